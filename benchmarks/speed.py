@@ -21,7 +21,7 @@ import msgspec
 
 from launcher.cli.app import request_of
 from launcher.compiler import compile_fleet
-from launcher.ir.speed import Measurement
+from launcher.ir.measured import Measurement
 from launcher.plan import expected, touched
 from tests.tinymodels import write
 

@@ -16,19 +16,16 @@ import msgspec
 from launcher import __version__, catalog, config, engine, plan
 from launcher.base.environment import libraries
 from launcher.errors import CatalogError, ConfigError, EngineError, Finding, LaunchError, PlanError, fault, has_errors
-from launcher.files import known_codes, known_rates, known_read_speed, packaged_dir, write_atomic
-from launcher.ir.catalog import Catalog
+from launcher.files import known_codes, packaged_dir, write_atomic
+from launcher.ir.catalog import Catalog, HeaderLock, ReadHeader, SeenDevice
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
 from launcher.ir.dialect import Dialect
-from launcher.ir.headers import HeaderLock, ReadHeader, SeenCard
-from launcher.ir.plan import FleetPlan
-from launcher.ir.proof import Proved
-from launcher.ir.settings import RAM
-from launcher.ir.speed import ServerSpeed
+from launcher.ir.measured import Proved, ServerSpeed
+from launcher.ir.plan import RAM, FleetPlan
 from launcher.render import Command, render_commands
 
 if TYPE_CHECKING:
-    from launcher.render import Rendered
+    from launcher.render.fleet import Rendered
 
 
 class Compilation(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,8 +97,13 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
         engines = {name: _engine(fleet, name) for name in sorted({s.engine for s in fleet.servers.values()})}
     except LaunchError as error:
         raise type(error)(config.locate(error.findings, composed.sources)) from None
+    built = _of_builds(fleet, engines)
+    if any(server.rpc for server in fleet.servers.values()):
+        from launcher.plan.peers import with_peers
+
+        built = with_peers(built, {name: binary for name, (binary, _) in engines.items()})
     planned = plan.plan_fleet(
-        plan.with_peers(_of_builds(fleet, engines), {name: binary for name, (binary, _) in engines.items()}),
+        built,
         models,
         deployment=deployment_name(fleet),
         input_digest=_input_digest(composed.tree, models, engines),
@@ -170,8 +172,10 @@ def compose_config(
     draft: str | None = None,
 ) -> Composed:
     """The first stage alone. Raises ConfigError, or CatalogError for a header that it needs."""
+    from launcher.config.composing import compose
+
     dirs = tuple(config_dirs)
-    return config.compose(
+    return compose(
         overrides,
         config_dirs=(*dirs, packaged_dir("conf")),
         virtual={"hardware/auto": _probe_hardware},
@@ -181,7 +185,7 @@ def compose_config(
     )
 
 
-def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
+def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenDevice, ...] | None:
     """The devices that the binary of an `engines` entry lists here; None where it does not, or is not here."""
     binary, path = entry.get("binary"), entry.get("library_path")
     if not isinstance(binary, str):
@@ -192,10 +196,9 @@ def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenCard, ...] | None:
         return None
     folders = [str(folder) for folder in path] if isinstance(path, list) else []
     try:
-        listed = engine.list_devices(found, env=libraries(folders)) if found else None
+        return engine.list_devices(found, env=libraries(folders)) if found else None
     except engine.NoAnswerError:  # the check of this host asks, too, and says so
         return None
-    return None if listed is None else tuple(SeenCard(d.name, d.model, d.total_bytes) for d in listed)
 
 
 def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
@@ -225,10 +228,12 @@ def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Findi
 
 def render(compiled: Compilation) -> Rendered:
     """The files of a compilation without errors, as values. Raises what `Compilation.require` raises."""
-    from launcher.render import render_fleet
+    from launcher.render.fleet import render_fleet
 
     compiled.require()
-    rendered = render_fleet(compiled.plan, compiled.engines, _templates(), __version__)
+    root = packaged_dir("templates")
+    templates = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.j2"))}
+    rendered = render_fleet(compiled.plan, compiled.engines, templates, __version__, compiled.commands)
     if has_errors(rendered.findings):
         raise EngineError(config.locate(rendered.findings, compiled.composed.sources))
     return rendered
@@ -255,6 +260,7 @@ def deployment_name(fleet: FleetConfig) -> str:
 
 def _probe_hardware() -> dict[str, Any]:
     """This host as a hardware fragment, with the speeds of its disk and its memory as they were measured here."""
+    from launcher.files.measured import known_rates, known_read_speed
     from launcher.hardware import hardware_tree, take_inventory
 
     tree, disk, rates = hardware_tree(take_inventory()), known_read_speed(), known_rates("auto")
@@ -297,8 +303,3 @@ def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, t
         "dialects": {name: dialect.version for name, (_, dialect) in engines.items()},
     }
     return "sha256:" + hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
-
-
-def _templates() -> dict[str, str]:
-    root = packaged_dir("templates")
-    return {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8") for p in sorted(root.rglob("*.j2"))}

@@ -49,16 +49,6 @@ def argv_digest(argv: Iterable[str]) -> str:
     return f"sha256:{hashlib.sha256(words).hexdigest()}"
 
 
-def encode_fleet(manifest: FleetManifest) -> bytes:
-    """`fleet.json`."""
-    return encode_document(manifest)
-
-
-def encode_routes(table: RoutingTable) -> bytes:
-    """`routes.json`."""
-    return encode_document(table)
-
-
 def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
     """The manifest in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
     return _decode(data, FleetManifest, FLEET_SCHEMA, source, _wrong_in_fleet)

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from launcher.config import fragments
+from launcher.config import repository
 from launcher.config.yamltree import YamlText, parse_yaml
 
 _TEXTS: dict[tuple[str, str, str], YamlText] = {}
@@ -21,7 +21,7 @@ _compile: Any = Environment.compile
 
 def keep() -> None:
     """From now on, in this process."""
-    fragments.parse_yaml = _parsed
+    repository.parse_yaml = _parsed
     Environment.compile = _compiled  # type: ignore[method-assign]
 
 

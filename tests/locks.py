@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.files import LockOwner
+from launcher.files.state import LockOwner
 
 
 def lock_owner(path: Path) -> LockOwner | None:

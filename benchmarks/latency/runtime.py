@@ -16,7 +16,7 @@ import httpx
 import msgspec
 
 from benchmarks.latency.bare import completion
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import (
     BreakerUnit,
     DeviceBudget,
@@ -28,7 +28,7 @@ from launcher.ir.fleet import (
     ServerUnit,
     SupervisorUnit,
 )
-from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.manifest import argv_digest, encode_document
 from launcher.runtime import ControlClient
 
 NAME = "model"
@@ -46,8 +46,8 @@ class WarmRuntime:
         self._came = threading.Condition()
         os.environ["LAUNCH_STATE_DIR"] = str(directory / "state")
         fleet = _manifest(argv, model, port)
-        (directory / "fleet.json").write_bytes(encode_fleet(fleet))
-        (directory / "routes.json").write_bytes(encode_routes(_routes(fleet, front_port)))
+        (directory / "fleet.json").write_bytes(encode_document(fleet))
+        (directory / "routes.json").write_bytes(encode_document(_routes(fleet, front_port)))
 
     def __enter__(self) -> Self:
         """Start it, and return when it serves."""

@@ -20,7 +20,7 @@ from launcher.hardware import take_inventory
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import DraftConfig, EngineConfig, ServerConfig
 from launcher.ir.proof import Difference
-from launcher.plan import is_mismatch
+from launcher.plan.proof import is_mismatch
 from launcher.proving import prove_fleet
 from launcher.sizes import MIB
 from tests.plan import drawn, fleets

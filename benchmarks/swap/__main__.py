@@ -31,7 +31,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.orchestrate import resident
 from launcher.orchestrate.resident import Part
 from launcher.supervise import Supervisor, events

@@ -10,7 +10,7 @@ from itertools import chain, count
 
 import msgspec
 
-from launcher.ir.headers import HeaderFacts
+from launcher.ir.catalog import HeaderFacts
 
 _QUANTIZATION = re.compile(
     r"[-_.](?:UD-)?(?:I?Q\d+(?:_[A-Z0-9]+)*|TQ\d_\d|BF16|F16|F32|FP16|MXFP4(?:_MOE)?|NVFP4)$", re.IGNORECASE

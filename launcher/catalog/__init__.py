@@ -12,7 +12,7 @@ from launcher.catalog.fleet import build, vault
 from launcher.catalog.headers import Headers
 from launcher.catalog.locate import resolve_path, split_paths
 from launcher.catalog.mix import MIXES, find_mix
-from launcher.catalog.traits import complete
+from launcher.ir.architectures import complete
 
 if TYPE_CHECKING:
     from launcher.catalog.files import describe, load_model, read_header

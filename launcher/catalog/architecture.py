@@ -12,8 +12,7 @@ import msgspec
 
 from launcher.catalog.gguf import BadHeader, Header
 from launcher.catalog.layouts import LAYOUTS
-from launcher.catalog.traits import MAX_LAYERS, complete
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import MAX_LAYERS, complete, traits
 from launcher.ir.config import ArchitectureConfig
 
 _CONVOLUTION = 4

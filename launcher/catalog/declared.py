@@ -14,9 +14,8 @@ from launcher.catalog.ggml_types import tensor_bytes
 from launcher.catalog.layouts import LAYOUTS, Layer, Part, layer_kind, layer_parts, model_parts, shared_width
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import V_LIKE, Mix, Model, Place, category_of, find_mix, moves, tensor_type
-from launcher.catalog.traits import MAX_LAYERS, complete, first_positive, is_recurrent
 from launcher.errors import Finding, Fix, fault, has_errors
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import MAX_LAYERS, complete, first_positive, is_recurrent, traits
 from launcher.ir.catalog import FilePart, ModelFile, Tensor
 from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib

@@ -13,11 +13,9 @@ import msgspec
 from launcher.catalog.declared import compare, declared_file, with_human_knowledge
 from launcher.catalog.locate import PACKAGE_SCHEME, resolve_path, split_paths
 from launcher.catalog.mix import MIXES, Mix, find_mix
-from launcher.catalog.projector import adapter_file, projector_file
 from launcher.errors import CatalogError, Finding, fault
-from launcher.ir.catalog import AdapterFile, Catalog, ModelFile, ProjectorFile, StoredFile
-from launcher.ir.config import FleetConfig
-from launcher.ir.headers import HeaderFacts
+from launcher.ir.catalog import AdapterFile, Catalog, HeaderFacts, ModelFile, ProjectorFile, StoredFile
+from launcher.ir.config import FleetConfig, LoraConfig, ModelConfig, ProjectorConfig
 
 
 def vault(fleet: FleetConfig, catalog: Catalog) -> tuple[StoredFile, ...]:
@@ -115,7 +113,7 @@ def build(
                 files[f"{model}@{quantization}"] = file
     for model in sorted({s.model for s in fleet.servers.values() if s.projector}):
         config = fleet.models.get(model)
-        if config is not None and config.projector is not None:
+        if config is not None:
             widths = (f.architecture.n_embd for f in files.values() if f.model == model)
             n_embd = next(widths, config.architecture.n_embd)
             projector, found = projector_file(config, model, fleet.hardware.model_dir, n_embd, kept)
@@ -235,3 +233,89 @@ def _dangling(kind: str, name: str, key: str, known: Mapping[str, object], of: s
     message = f"there is no {kind} {name!r}{of}"
     notes = (f"did you mean {near[0]!r}?",) if near else (f"there are {', '.join(sorted(known)) or 'none'}",)
     return fault(f"catalog/unknown-{kind}", key, message, *notes)
+
+
+def projector_file(
+    config: ModelConfig, model: str, model_dir: str, n_embd: int, kept: Mapping[str, HeaderFacts] = _NOTHING_KEPT
+) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
+    """The projector of a model of width `n_embd`, with its findings; None when it cannot be sized.
+
+    Absent files count as `kept` has them, or with their declared size; without one: `catalog/projector-size-unknown`.
+    """
+    entry, key = config.projector, f"models.{model}.projector"
+    if entry is None:
+        return None, ()
+    try:
+        path = resolve_path(entry.path, model_dir, key=f"{key}.path")
+        if os.path.lexists(path):
+            return _read_projector(entry, model, path, n_embd)
+    except CatalogError as error:
+        return None, error.findings
+    if entry.bytes is None:
+        message = f"the projector of {model} is not at {path!r} and declares no size"
+        notes = (f"is the path right? {key}.path", f"to plan where the file is not, write its size: {key}.bytes=…")
+        return None, (fault("catalog/projector-size-unknown", key, message, *notes),)
+    facts = kept.get(path)
+    file = ProjectorFile(
+        model=model,
+        path=path,
+        tensor_bytes=entry.bytes,
+        compute_bytes=entry.compute_bytes,
+        source="declared",
+        modalities=(facts.modalities if facts else ()) or ("image",),
+        encoder=facts.encoder if facts else None,
+    )
+    return file, ()
+
+
+def _read_projector(
+    entry: ProjectorConfig, model: str, path: str, n_embd: int
+) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
+    """A projector at hand: it must be one, and fit the model's width."""
+    from launcher.catalog.files import read_header  # noqa: PLC0415 - only a file at hand is read
+    from launcher.catalog.projector import image_encoder, modalities, projected_widths  # noqa: PLC0415 - as above
+
+    key = f"models.{model}.projector.path"
+    header = read_header(path, key=key)
+    arch = header.values.get("general.architecture")
+    if arch != "clip":
+        message = f"{path!r} is a model of architecture {arch!r}, not a multimodal projector"
+        return None, (fault("catalog/projector-mismatch", key, message),)
+    widths = projected_widths(header)
+    findings: tuple[Finding, ...] = ()
+    if widths and n_embd not in widths:
+        message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
+        findings = (fault("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
+    file = ProjectorFile(
+        model=model,
+        path=path,
+        tensor_bytes=sum(t.size_bytes for t in header.tensors),
+        compute_bytes=entry.compute_bytes,
+        source="gguf",
+        modalities=modalities(header) or ("image",),
+        encoder=image_encoder(header),
+    )
+    return file, findings
+
+
+def adapter_file(entry: LoraConfig, model_dir: str, key: str) -> tuple[AdapterFile | None, tuple[Finding, ...]]:
+    """The adapter at `entry`, with its findings; None when it cannot be sized.
+
+    Findings: `catalog/adapter-size-unknown`, `catalog/not-an-adapter`, and those of headers.
+    """
+    try:
+        path = resolve_path(entry.path, model_dir, key=f"{key}.path")
+        if not os.path.lexists(path):
+            if entry.bytes is not None:
+                return AdapterFile(path=path, tensor_bytes=entry.bytes), ()
+            message = f"the adapter is not at {path!r} and declares no size"
+            return None, (fault("catalog/adapter-size-unknown", key, message, f"write its size: {key}.bytes=…"),)
+        from launcher.catalog.files import read_header  # noqa: PLC0415 - as above
+
+        header = read_header(path, key=f"{key}.path")
+    except CatalogError as error:
+        return None, error.findings
+    if header.values.get("general.type") != "adapter":
+        message = f"{path!r} is no LoRA adapter: its general.type is {header.values.get('general.type')!r}"
+        return None, (fault("catalog/not-an-adapter", f"{key}.path", message),)
+    return AdapterFile(path=path, tensor_bytes=sum(t.size_bytes for t in header.tensors)), ()

@@ -12,10 +12,8 @@ import msgspec
 
 from launcher.catalog.ggml_types import TYPES, GgmlType
 from launcher.catalog.locate import resolve_path
-from launcher.catalog.projector import image_encoder, modalities, projected_widths
 from launcher.errors import CatalogError, Finding
-from launcher.ir.catalog import ModelFile
-from launcher.ir.headers import LOCK_SCHEMA, HeaderFacts, HeaderLock
+from launcher.ir.catalog import LOCK_SCHEMA, HeaderFacts, HeaderLock, ModelFile
 
 _BY_NAME = {kind.name: kind for kind in TYPES.values()}
 
@@ -23,6 +21,7 @@ _BY_NAME = {kind.name: kind for kind in TYPES.values()}
 def header_facts(path: str, *, key: str = "") -> HeaderFacts:
     """What the header of the file at `path` says. Raises CatalogError with findings at `key`."""
     from launcher.catalog.files import describe, read_header  # noqa: PLC0415 - only a file at hand is read
+    from launcher.catalog.projector import image_encoder, modalities, projected_widths  # noqa: PLC0415 - as above
 
     try:
         file = describe(path)
@@ -97,7 +96,6 @@ class Headers:
         return HeaderLock(schema=LOCK_SCHEMA, files=dict(sorted(self._used.items())))
 
     def _look(self, path: str, key: str) -> HeaderFacts:
-        """Read the file, or take what was kept of it."""
         resolved, name = resolve_path(path, "", key=key), self._name(path)
         if name in self._kept and not os.path.lexists(resolved):
             facts = self._kept[name]

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from launcher.catalog.traits import is_recurrent
-from launcher.ir.architectures import at_layer, traits
+from launcher.ir.architectures import at_layer, is_recurrent, traits
 from launcher.ir.config import ArchitectureConfig
 
 

@@ -196,7 +196,9 @@ def _wanted(mix: Mix, model: Model, category: str, shape: tuple[int, ...], place
     i = place.layer if model.n_expert > 1 else place.i_ffn  # in models with experts the layer counts, else the tensor
     if category == "ffn_down":
         return _ffn_down(mix, model, i)
-    return _ffn_up(mix, model, i) if category in {"ffn_up", "ffn_gate"} else mix.base
+    if category in {"ffn_up", "ffn_gate"} and mix.name == "IQ3_XS":  # it saves on the middle layers
+        return "iq3_xxs" if model.n_layer // 8 <= i < 7 * model.n_layer // 8 else mix.base
+    return mix.base
 
 
 def _vocabulary(mix: Mix, model: Model, category: str, shape: tuple[int, ...]) -> str:
@@ -258,14 +260,7 @@ _V_TYPES = {"Q2_K": "q3_K", "IQ3_M": "q4_K", "Q3_K_M": "q4_K", "Q3_K_L": "q5_K"}
 """Types of V-like tensors that do not depend on layer or grouping."""
 
 
-def _ffn_up(mix: Mix, model: Model, i: int) -> str:
-    """Types of ffn_up and ffn_gate: IQ3_XS saves on the middle layers."""
-    middle = model.n_layer // 8 <= i < 7 * model.n_layer // 8
-    return "iq3_xxs" if mix.name == "IQ3_XS" and middle else mix.base
-
-
 def _ffn_down(mix: Mix, model: Model, i: int) -> str:
-    """Types of ffn_down and its expert forms."""
     n = model.n_layer
     falcon, early = model.arch == "falcon", i < n // 8
     chosen = mix.base
@@ -293,7 +288,6 @@ def _ffn_down(mix: Mix, model: Model, i: int) -> str:
 
 
 def _attention(mix: Mix, model: Model, category: str) -> str:
-    """Types of attn_k, attn_q and attn_output."""
     mixtral = model.n_expert == _MIXTRAL
     if category == "attention_k" and mixtral:
         return "q8_0"

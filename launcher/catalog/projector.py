@@ -1,68 +1,11 @@
-"""Files beside a model, multimodal projectors and LoRA adapters: read where at hand, else as declared. I/O: headers."""
+"""What a multimodal projector is, by its header: what it takes, its widths, the measures of its encoder. Pure."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
-from launcher.catalog.locate import resolve_path
-from launcher.errors import CatalogError, Finding, fault
-from launcher.ir.catalog import AdapterFile, ImageEncoder, ProjectorFile
-from launcher.ir.config import LoraConfig, ModelConfig, ProjectorConfig
-from launcher.ir.headers import HeaderFacts
-
-if TYPE_CHECKING:
-    from launcher.catalog.gguf import Header
-
-_NOTHING_KEPT: Mapping[str, HeaderFacts] = MappingProxyType({})
-
-
-def projector_file(
-    config: ModelConfig, model: str, model_dir: str, n_embd: int, kept: Mapping[str, HeaderFacts] = _NOTHING_KEPT
-) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
-    """The projector of a model of width `n_embd`, with its findings; None when it cannot be sized.
-
-    Absent files count as `kept` has them, or with their declared size; without one: `catalog/projector-size-unknown`.
-    """
-    entry, key = config.projector, f"models.{model}.projector"
-    if entry is None:
-        return None, ()
-    try:
-        path = resolve_path(entry.path, model_dir, key=f"{key}.path")
-        if os.path.lexists(path):
-            return _read(entry, model, path, n_embd)
-    except CatalogError as error:
-        return None, error.findings
-    if entry.bytes is None:
-        message = f"the projector of {model} is not at {path!r} and declares no size"
-        notes = (f"is the path right? {key}.path", f"to plan where the file is not, write its size: {key}.bytes=…")
-        return None, (fault("catalog/projector-size-unknown", key, message, *notes),)
-    facts = kept.get(path)
-    takes, encoder = (facts.modalities, facts.encoder) if facts else ((), None)
-    return _file(entry, model, path, tensor_bytes=entry.bytes, takes=takes, encoder=encoder), ()
-
-
-def _file(
-    entry: ProjectorConfig,
-    model: str,
-    path: str,
-    *,
-    tensor_bytes: int,
-    takes: tuple[str, ...] = (),
-    encoder: ImageEncoder | None = None,
-    source: Literal["gguf", "declared"] = "declared",
-) -> ProjectorFile:
-    return ProjectorFile(
-        model=model,
-        path=path,
-        tensor_bytes=tensor_bytes,
-        compute_bytes=entry.compute_bytes,
-        source=source,
-        modalities=takes or ("image",),
-        encoder=encoder,
-    )
+from launcher.catalog.gguf import Header
+from launcher.ir.catalog import ImageEncoder
 
 
 def modalities(header: Header) -> tuple[str, ...]:
@@ -129,54 +72,8 @@ def image_encoder(header: Header) -> ImageEncoder | None:
     )
 
 
-def _read(
-    entry: ProjectorConfig, model: str, path: str, n_embd: int
-) -> tuple[ProjectorFile | None, tuple[Finding, ...]]:
-    """A projector at hand: it must be one, and fit the model's width."""
-    from launcher.catalog.files import read_header  # noqa: PLC0415 - only a file at hand is read
-
-    key = f"models.{model}.projector.path"
-    header = read_header(path, key=key)
-    arch = header.values.get("general.architecture")
-    if arch != "clip":
-        message = f"{path!r} is a model of architecture {arch!r}, not a multimodal projector"
-        return None, (fault("catalog/projector-mismatch", key, message),)
-    widths = projected_widths(header)
-    findings: tuple[Finding, ...] = ()
-    if widths and n_embd not in widths:
-        message = f"{path!r} projects to {'/'.join(map(str, widths))} dimensions, but {model} has {n_embd}"
-        findings = (fault("catalog/projector-mismatch", key, message, "llama-server refuses this pair"),)
-    size = sum(t.size_bytes for t in header.tensors)
-    takes, encoder = modalities(header), image_encoder(header)
-    file = _file(entry, model, path, tensor_bytes=size, takes=takes, encoder=encoder, source="gguf")
-    return file, findings
-
-
 def projected_widths(header: Header) -> tuple[int, ...]:
     """Widths that a projector's output has, by what its header says; empty when it says nothing."""
     keys = ("clip.vision.projection_dim", "clip.audio.projection_dim", "clip.projection_dim")
     found = (header.values.get(key) for key in keys)
     return tuple(dict.fromkeys(v for v in found if type(v) is int and v > 0))
-
-
-def adapter_file(entry: LoraConfig, model_dir: str, key: str) -> tuple[AdapterFile | None, tuple[Finding, ...]]:
-    """The adapter at `entry`, with its findings; None when it cannot be sized.
-
-    Findings: `catalog/adapter-size-unknown`, `catalog/not-an-adapter`, and those of headers.
-    """
-    try:
-        path = resolve_path(entry.path, model_dir, key=f"{key}.path")
-        if not os.path.lexists(path):
-            if entry.bytes is not None:
-                return AdapterFile(path=path, tensor_bytes=entry.bytes), ()
-            message = f"the adapter is not at {path!r} and declares no size"
-            return None, (fault("catalog/adapter-size-unknown", key, message, f"write its size: {key}.bytes=…"),)
-        from launcher.catalog.files import read_header  # noqa: PLC0415 - as above
-
-        header = read_header(path, key=f"{key}.path")
-    except CatalogError as error:
-        return None, error.findings
-    if header.values.get("general.type") != "adapter":
-        message = f"{path!r} is no LoRA adapter: its general.type is {header.values.get('general.type')!r}"
-        return None, (fault("catalog/not-an-adapter", f"{key}.path", message),)
-    return AdapterFile(path=path, tensor_bytes=sum(t.size_bytes for t in header.tensors)), ()

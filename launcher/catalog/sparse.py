@@ -12,8 +12,7 @@ from pathlib import Path
 
 from launcher.catalog.architecture import POOLING, SCALAR_KEYS
 from launcher.catalog.ggml_types import BY_NAME
-from launcher.catalog.traits import complete
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import complete, traits
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 
@@ -108,7 +107,6 @@ def _padded(n: int) -> int:
 
 
 def _string(text: str) -> bytes:
-    """A length and UTF-8."""
     data = text.encode()
     return struct.pack("<Q", len(data)) + data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,20 +23,14 @@ from launcher.compiler import (
     with_speeds,
 )
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, PlanError, has_errors
-from launcher.files import FileDifference, compare_deployment, deployment_state_dir, read_measured, write_deployment
+from launcher.files import FileDifference, compare_deployment, write_deployment
 from launcher.ir.config import FleetConfig
 from launcher.ir.deployment import RECORDS
-from launcher.ir.documents import (
-    CheckDocument,
-    CheckedDocument,
-    ConfigDocument,
-    FleetChange,
-    MultirunDocument,
-    RenderDocument,
-    RunDocument,
-)
-from launcher.ir.speed import ServerSpeed
+from launcher.ir.measured import ServerSpeed
 from launcher.sizes import gib
+
+if TYPE_CHECKING:
+    from launcher.ir.documents import FleetChange, RunDocument
 
 
 def exit_code(compiled: Compilation) -> int:
@@ -95,6 +90,8 @@ def _may_run(compiled: Compilation) -> bool:
 
     Told by names of files: what looks closer takes 0.15 s to import.
     """
+    from launcher.files.state import deployment_state_dir
+
     whole = compiled.plan.deployment
     names = [whole, *(f"{whole}-{host}" for host in compiled.plan.config.hardware.hosts)]
     try:
@@ -108,6 +105,7 @@ def _may_run(compiled: Compilation) -> bool:
 def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
     """Tokens a second that the servers are expected to make, by the hardware file and what was measured here."""
     from launcher import plan
+    from launcher.files.measured import read_measured
 
     known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
     keys = {}
@@ -146,6 +144,8 @@ def write(
         if written:
             write_deployment(rendered.deployment, target / below)
     if as_json:
+        from launcher.ir.documents import RenderDocument
+
         out.json(RenderDocument(directory=str(target), written=written, changes=tuple(changes)))
     elif diff:
         for change in changes:
@@ -211,6 +211,8 @@ def examine(
     findings = (*compiled.findings, *spoken, *found, *here.findings)
     checked = (*checked, *here.lines)
     if as_json:
+        from launcher.ir.documents import CheckDocument, CheckedDocument
+
         said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
         out.json(CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
     else:
@@ -257,6 +259,8 @@ def show_config(
         if not out.interactive:
             err.line("this is for people; a fleet file that composes to the same: launch config --yaml")
     if as_json:
+        from launcher.ir.documents import ConfigDocument
+
         origins = {key: str(place) for key, _, place in values if place}
         out.json(ConfigDocument(config=composed.tree, origins=origins))
         return 0
@@ -286,14 +290,18 @@ RUNS_MAX = 500
 
 def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
     """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
+    from launcher.config.typed import each_run
+
     out, _ = terminals(no_color=no_color)
-    runs = config.each_run(overrides)
+    runs = each_run(overrides)
     if len(runs) > RUNS_MAX:
         message = f"{len(runs)} combinations are more than {RUNS_MAX}"
         raise ConfigError.of("config/override", message)
     swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
     found = [_run_of(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
     if as_json:
+        from launcher.ir.documents import MultirunDocument
+
         out.json(MultirunDocument(runs=tuple(found)))
     else:
         _show_runs(out, found)
@@ -302,6 +310,8 @@ def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, n
 
 
 def _run_of(overrides: tuple[str, ...], changed: tuple[str, ...], config_dirs: list[Path]) -> RunDocument:
+    from launcher.ir.documents import RunDocument
+
     try:
         compiled = compile_fleet(overrides, config_dirs=config_dirs)
     except LaunchError as error:

@@ -10,10 +10,10 @@ from pathlib import Path
 from launcher.cli.sweep import check_servers, nothing_measured, utc_now
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
-from launcher.files import keep_measured, keep_read_speed, known_rates
+from launcher.files.measured import keep_measured, keep_read_speed, known_rates
 from launcher.ir.answers import CalibrateDocument
-from launcher.ir.settings import RAM
-from launcher.ir.speed import Measurement, ReadSpeed
+from launcher.ir.measured import Measurement, ReadSpeed
+from launcher.ir.plan import RAM
 from launcher.ir.sweep import Point, PointResult, Workload
 from launcher.sizes import gib
 from launcher.sweep import summarise

@@ -14,7 +14,7 @@ from launcher.cli.installed import require_rights
 from launcher.cli.reloaded import change_lines
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import CatalogError, ConfigError, SuperviseError
-from launcher.files import (
+from launcher.files.checkpoints import (
     Checkpoint,
     FileDigest,
     changed_files,
@@ -26,8 +26,8 @@ from launcher.files import (
     files_of,
     read_checkpoint,
     save_checkpoint,
-    state_root,
 )
+from launcher.files.state import state_root
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet, diff_manifests

@@ -11,7 +11,9 @@ from launcher.cli.fleet import DEPLOYMENT_NAME, served_directory, stored_request
 from launcher.cli.installed import fleet_status, installed_here
 from launcher.cli.running import fleets
 from launcher.errors import ConfigError, SuperviseError
-from launcher.files import checkpoint_names, deployment_state_dir, known_deployments, owned_files
+from launcher.files import owned_files
+from launcher.files.checkpoints import checkpoint_names
+from launcher.files.state import deployment_state_dir, known_deployments
 from launcher.install import Installed, bundle_files, file_drift
 from launcher.ir.live import FleetStatus
 from launcher.supervise import runtime_holder

@@ -15,12 +15,13 @@ from launcher.cli.terminal import Terminal
 from launcher.cli.this_host import of_host
 from launcher.compiler import Compilation, render
 from launcher.errors import ConfigError, SuperviseError, has_errors
-from launcher.files import compare_deployment, deployment_state_dir, owned_files
+from launcher.files import compare_deployment, owned_files
+from launcher.files.state import deployment_state_dir
 from launcher.install import Changes, Installed, plan_changes
 from launcher.install.steps import unit_of
 from launcher.ir.documents import FleetChange
 from launcher.manifest import diff_manifests, front_changes
-from launcher.render import Rendered
+from launcher.render.fleet import Rendered
 from launcher.supervise import runtime_holder
 
 

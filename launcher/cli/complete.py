@@ -88,7 +88,8 @@ def complete_deployed(incomplete: str) -> list[str]:
 def complete_checkpoints(incomplete: str) -> list[str]:
     """The actions of `checkpoint`, then the names of checkpoints."""
     from launcher.cli.checkpoint import ACTIONS
-    from launcher.files import checkpoint_names, deployment_state_dir, known_deployments
+    from launcher.files.checkpoints import checkpoint_names
+    from launcher.files.state import deployment_state_dir, known_deployments
 
     args, typed = words_before(os.environ, incomplete)
     words = [word for word in args if not word.startswith("-")]

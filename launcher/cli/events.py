@@ -12,7 +12,7 @@ from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.events import FILE_NAME, read_records, store_files
-from launcher.files import deployment_state_dir, known_deployments
+from launcher.files.state import deployment_state_dir, known_deployments
 from launcher.ir.events import EventList, Record
 from launcher.ir.page import EventLists
 

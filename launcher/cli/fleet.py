@@ -26,6 +26,7 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
 from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault, has_errors
+from launcher.files.state import asked_at_ns, deployment_state_dir, start_under_way, state_root
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.plan import FleetPlan
@@ -35,7 +36,7 @@ from launcher.supervise import LOCK_NAME, offline_status, runtime_holder
 from launcher.supervise.events import AnyEvent, FleetReady, Stopping
 
 if TYPE_CHECKING:
-    from launcher.render import Rendered
+    from launcher.render.fleet import Rendered
 
 REQUEST_NAME = "request.json"
 DEPLOYMENT_NAME = "deployment"
@@ -87,8 +88,8 @@ def bring_up(
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
     out, err = terminals(no_color=no_color)
-    asked_ns = files.asked_at_ns()
-    with files.start_under_way():
+    asked_ns = asked_at_ns()
+    with start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
     progress = Progress(err, verbose=verbose)
     on_ready = None if as_json else functools.partial(_report_ready, out, rendered, ask, detach=detach)
@@ -185,7 +186,7 @@ def require_not_installed(deployment: str) -> None:
 
 def _require_stopped(manifest: FleetManifest) -> None:
     """Raises HostError when a runtime serves this deployment: its files must not change under it."""
-    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
+    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     pid = offline_status(state).runtime_pid
     if pid is not None:
         runtime = f"its runtime is pid {pid}" if pid else f"{state / LOCK_NAME} is held and does not say by whom"
@@ -198,8 +199,8 @@ def _require_stopped(manifest: FleetManifest) -> None:
 
 def _state_dir(manifest: FleetManifest) -> Path:
     """The deployment's state directory, made; where config puts it elsewhere, the usual place points to it."""
-    state = files.deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
-    usual = files.state_root() / manifest.deployment
+    state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
+    usual = state_root() / manifest.deployment
     if state != usual and not usual.exists():
         with files.writing(usual):
             usual.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from launcher import catalog, config, engine, hardware, plan
+from launcher import catalog, engine, hardware, plan
 from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.cli.build import show
@@ -178,6 +178,8 @@ class Needing:
 
     def __call__(self, candidate: Candidate, tokens: int) -> int:
         """Bytes with `SLOTS` slots of so many tokens."""
+        from launcher.config.composing import server_from_fields
+
         key = (candidate.path, tokens)
         if key not in self._known:
             embeds = candidate.kind != "chat"
@@ -187,7 +189,7 @@ class Needing:
             fields.append(f"cache_ram_mib={0 if embeds else CACHE_MIB}")
             if self._host.gpus:
                 fields += [f"devices=[{','.join(self._host.gpus)}]", "n_gpu_layers=all"]
-            settled = plan.settle(config.server_from_fields(fields), candidate.facts.file, self._host)
+            settled = plan.settle(server_from_fields(fields), candidate.facts.file, self._host)
             memory = plan.estimate(candidate.facts.file, settled.settings)
             beside = candidate.projector_facts.file.file_bytes if candidate.projector_facts else 0
             if self._host.gpus:  # what stays in RAM beside them is little, and the plan counts it

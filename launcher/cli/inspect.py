@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from launcher import catalog, config, hardware, plan
+from launcher import catalog, hardware, plan
 from launcher.author.text import declaration_text
 from launcher.cli.findings import counted, show_findings
 from launcher.cli.plan_view import show_proof
@@ -116,8 +116,10 @@ def _inspected(
     file: Path, fields: list[str], host: HardwareConfig, prover: str | None
 ) -> tuple[InspectDocument, ModelFile]:
     """One file, and what a server with `fields` needs of `host`. Raises CatalogError, ConfigError."""
+    from launcher.config.composing import server_from_fields
+
     model = catalog.describe(str(file))
-    server = config.server_from_fields(fields)
+    server = server_from_fields(fields)
     settled = plan.settle(server, model, host)
     if any(f.severity == "error" for f in settled.findings):
         raise ConfigError(settled.findings)

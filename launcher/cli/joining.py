@@ -17,10 +17,9 @@ from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
 from launcher.errors import ConfigError, Finding, PlanError, fault
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.host import HostInventory
-from launcher.ir.plan import FleetPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, FleetPlan
 from launcher.sizes import gib
 from launcher.supervise import offline_status
 

@@ -15,7 +15,7 @@ import msgspec
 from launcher.cli.installed import installed_here, journal_of, names_of
 from launcher.cli.running import fleets, require_known
 from launcher.cli.terminal import Terminal, terminals
-from launcher.files import deployment_state_dir, known_deployments
+from launcher.files.state import deployment_state_dir, known_deployments
 from launcher.ir.answers import LogLine, LogsDocument
 from launcher.supervise.logs import tail
 

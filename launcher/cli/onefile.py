@@ -13,15 +13,11 @@ from launcher.errors import ConfigError
 FLEET_FILE = "launch.yaml"
 
 
-def user_fleet_file() -> Path:
-    """`launch.yaml` in the user's config folder, whether it is there or not."""
-    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base, "launch", FLEET_FILE)
-
-
 def found_fleet_file() -> Path | None:
-    """The fleet file that is used when none is named: the one here, else the user's."""
-    return next((path.absolute() for path in (Path(FLEET_FILE), user_fleet_file()) if path.is_file()), None)
+    """The fleet file that is used when none is named: the one here, else that of the user's config folder."""
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    places = (Path(FLEET_FILE), Path(base, "launch", FLEET_FILE))
+    return next((path.absolute() for path in places if path.is_file()), None)
 
 
 def shown_path(path: Path) -> str:

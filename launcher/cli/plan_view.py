@@ -9,10 +9,10 @@ from launcher.base.addresses import socket_of
 from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
+from launcher.ir.measured import ServerSpeed
 from launcher.ir.plan import DevicePlan, FleetPlan, ResidentSet, ServerPlan, ServicePlan, Solved
 from launcher.ir.proof import Proof, ServerProof
-from launcher.ir.speed import ServerSpeed
-from launcher.plan import is_mismatch
+from launcher.plan.proof import is_mismatch
 from launcher.sizes import GIB, MIB, gib
 
 SHOWN = 3

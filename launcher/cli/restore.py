@@ -17,7 +17,7 @@ from launcher.cli.reload import converge
 from launcher.cli.reloaded import deployment_in, without_those_down
 from launcher.cli.terminal import Terminal
 from launcher.errors import Finding, SuperviseError, fault
-from launcher.files import Checkpoint, changed_since, checkpoint_files
+from launcher.files.checkpoints import Checkpoint, changed_since, checkpoint_files
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest

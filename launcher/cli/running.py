@@ -15,7 +15,8 @@ from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.terminal import watch as watch_screen
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault
-from launcher.files import call_off, cannot_read, deployment_state_dir, known_deployments, state_root
+from launcher.files import cannot_read
+from launcher.files.state import call_off, deployment_state_dir, known_deployments, state_root
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.sizes import gib
 from launcher.supervise.control import ControlClient, NoRuntimeError

@@ -16,7 +16,7 @@ import msgspec
 
 from launcher.cli.fields import first_paragraph, meanings_of
 from launcher.config import schema as shapes
-from launcher.config.fragments import ENTRY_GROUPS
+from launcher.config.index import ENTRY_GROUPS
 from launcher.errors import ConfigError
 from launcher.ir.config import DraftConfig, EngineConfig, FleetConfig, ModelConfig, ModelFileConfig, ServerConfig
 

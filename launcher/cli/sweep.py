@@ -21,7 +21,9 @@ from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, SuperviseError
-from launcher.ir.speed import Measurement
+from launcher.files.measured import keep_measured, read_measured
+from launcher.files.state import LockHeldError, LockOwner, OwnedLock, state_root
+from launcher.ir.measured import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 from launcher.supervise import procfs
 
@@ -60,7 +62,7 @@ def run_sweep(
     compiled.require()
     check_servers(servers, compiled)
     places = places_to_write(servers, config_dirs) if options.apply else {}
-    csv = options.csv or files.state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
+    csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
     with files.writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
         if options.fresh:
             csv.unlink(missing_ok=True)
@@ -132,7 +134,7 @@ class _Sweep:
             raise _usage(f"{csv}: {error}; another with --csv, or --fresh to begin anew") from None
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
         self._pairs = PAIRS * (options.workload.batches + 1)
-        self._known = files.read_measured()
+        self._known = read_measured()
         """Of this host, before the sweep."""
 
     def run(
@@ -196,7 +198,7 @@ class _Sweep:
                 results.append(result)
                 new += self._measurement(found, result)
         if now := [measured for measured in new if measured.load_s]:
-            files.keep_measured(now)
+            keep_measured(now)
         return list(rules.with_multipliers(results))
 
     def _measurement(self, found: trial.Candidate, result: PointResult) -> tuple[Measurement, ...]:
@@ -259,13 +261,11 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
 def _alone(csv: Path) -> Iterator[None]:
     """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
-    lock = files.OwnedLock(csv.with_suffix(".lock"))
+    lock = OwnedLock(csv.with_suffix(".lock"))
     stat = procfs.proc_stat(os.getpid())
     try:
-        lock.acquire(
-            files.LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id())
-        )
-    except files.LockHeldError as error:
+        lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
+    except LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
     try:
         yield

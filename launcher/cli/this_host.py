@@ -16,12 +16,12 @@ from launcher.base.programs import unrunnable
 from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, fault
-from launcher.files import deployment_state_dir, state_root
+from launcher.files.state import deployment_state_dir, state_root
 from launcher.ir.backends import BACKENDS
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.host import HostGpu
-from launcher.plan import peer_devices
+from launcher.plan.peers import peer_devices
 from launcher.supervise import offline_status, port_owner
 
 
@@ -121,7 +121,7 @@ def _devices(
 
     Raises EngineError (`engine/probe-failed`) for one that hangs.
     """
-    from launcher.render.devices import place
+    from launcher.render.command import place
 
     absent = peer_devices(compiled.plan.config)  # `rpc`: each start waits for them, and they need not be up yet
     gpus = {name: gpu for name, gpu in compiled.plan.config.hardware.gpus.items() if name not in absent}

@@ -42,8 +42,6 @@ def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, group
 
 
 class _Target(NamedTuple):
-    """One override and the tree it is for."""
-
     located: LocatedTree
     override: Typed
     shape: Shape
@@ -52,7 +50,6 @@ class _Target(NamedTuple):
 
 
 def _apply(target: _Target) -> None:
-    """Apply one override, or raise Misfit."""
     override, meaning = target.override, target.override.meaning
     if meaning.package is not None:
         raise Misfit(_unknown_group(target))
@@ -120,7 +117,6 @@ def _change(target: _Target) -> None:
 
 
 def _mapping_or_null(node: Any) -> bool:
-    """Whether a declared key may be created in `node`."""
     return isinstance(node, dict) or node is None or node == MISSING
 
 
@@ -166,7 +162,6 @@ def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> N
 
 
 def _index(target: _Target, node: Any, part: str) -> Any:
-    """`part` as a key of the mapping or list `node`."""
     if not isinstance(node, list):
         return part
     if child(node, part) is ABSENT:
@@ -176,7 +171,6 @@ def _index(target: _Target, node: Any, part: str) -> Any:
 
 
 def _first_unknown(target: _Target) -> int:
-    """The position of the first part of the key that is not in the tree."""
     for i in range(len(target.parts)):
         if target.located.find(target.parts[: i + 1]) is ABSENT:
             return i

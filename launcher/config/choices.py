@@ -16,8 +16,7 @@ from hydra.core.default_element import InputDefault, ResultDefault
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
-from launcher.config.index import PRIMARY, ConfigIndex
+from launcher.config.index import CATALOGUE_GROUPS, ENTRY_GROUPS, PRIMARY, ConfigIndex
 from launcher.config.nearest import listing, meant, nearest
 from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository
@@ -131,7 +130,6 @@ def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
 
 
 def _unknown_option(group: str, option: str, options: Sequence[str], override: Typed) -> Finding:
-    """The finding for an option that a group does not have."""
     near = nearest(option, options)
     fixes: tuple[Fix, ...] = ()
     if near is not None:
@@ -149,7 +147,6 @@ def _unknown_option(group: str, option: str, options: Sequence[str], override: T
 
 
 def _not_found(repository: FragmentRepository, path: str, error: Exception) -> Finding:
-    """The finding for a defaults list that names a file which is not there."""
     index = repository.index
     group, _, option = path.rpartition("/")
     location = repository.mentions.get(path) or _list_named_in(repository, str(error))
@@ -187,12 +184,11 @@ def _culprit(overrides: Sequence[Typed], message: str) -> Typed | None:
     key = about[2] if about else multiple[1] if multiple else None
     if key is None or message.startswith("In '"):
         return None
-    same = [o for o in overrides if o.position and o.meaning.get_key_element().lstrip("+~") == key]
+    same = [o for o in overrides if o.location.line and o.meaning.get_key_element().lstrip("+~") == key]
     return same[-1] if same else None
 
 
 def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
-    """The finding for a group override that the defaults list has no place for."""
     group = override.key
     if _MULTIPLE.search(message):
         return refused(override, f"{group} is chosen twice", f"name them in one list: +{group}=[a,b]")
@@ -206,7 +202,6 @@ def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
 
 
 def _failed(repository: FragmentRepository, error: Exception) -> Finding:
-    """The finding for a defaults list that Hydra refuses as a whole."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
     cycle = next(iter(cycles(repository.leads)), None) if isinstance(error, RecursionError) else None

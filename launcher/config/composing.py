@@ -13,20 +13,19 @@ import msgspec
 from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
-from launcher.config.filled import Fleet, by_engine, fill
-from launcher.config.fragments import ENTRY_GROUPS, Fragment
-from launcher.config.index import PRIMARY, ConfigIndex, index_of
+from launcher.config.filled import Filler, by_engine
+from launcher.config.index import ENTRY_GROUPS, PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
 from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
-from launcher.config.references import cache_types, check_references
-from launcher.config.repository import FragmentRepository, Virtual
+from launcher.config.references import CHECKS, cache_types
+from launcher.config.repository import NO_PROBES, Fragment, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, parse_overrides
 from launcher.errors import CatalogError, ConfigError, Finding, Fix, Location, fault, has_errors
+from launcher.ir.catalog import ReadHeader, SeeDevices
 from launcher.ir.config import Composed, FleetConfig, ServerConfig, SourceMap
-from launcher.ir.headers import ReadHeader, SeeDevices
 
 INCLUDE = "include_warm"
 """The key that lists the servers."""
@@ -40,22 +39,29 @@ class Assembled(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-def compose_fleet(
+def compose(
     overrides: Sequence[str],
-    config_dirs: Sequence[Path],
-    virtual: Virtual,
     *,
+    config_dirs: Sequence[Path],
+    virtual: Virtual = NO_PROBES,
     headers: ReadHeader | None = None,
     devices: SeeDevices | None = None,
     draft: str | None = None,
 ) -> Composed:
-    """See `launcher.config.compose`."""
+    """Compose, override, decode and cross-check the config.
+
+    `config_dirs` are searched in order: a file of an earlier one shadows the same group and name in a later one,
+    and `config.yaml` is the primary config. `virtual` maps config paths (`hardware/auto`) to functions that give
+    the tree of that fragment; a function is called only when its option is chosen, and a file of the same name
+    comes before it. A file among `config_dirs` is a whole fleet: a profile that is chosen. `headers` reads model files
+    that stand in the place of what their headers say; raises CatalogError where it does. `devices` says what an engine
+    sees of the machine's cards; `draft` is what the fleet file is taken to say. Raises ConfigError with every finding,
+    each located; findings that stop nothing are in the result.
+    """
     index = index_of(config_dirs, tuple(virtual), draft)
     typed, findings = parse_overrides(overrides, index.groups)
-    fleet_file = Fleet(here=str(Path.cwd()))
-    if index.fleet:
-        name = index.fleet.partition("/")[2]
-        fleet_file = Fleet(index.files[index.fleet], name, str(Path.cwd()))
+    here, name = str(Path.cwd()), index.fleet.partition("/")[2]
+    if name:
         typed = [*parse_overrides([f"profile={name}"])[0], *typed]
     if not has_errors(index.findings) and PRIMARY not in index.files:
         findings.append(_no_primary(config_dirs))
@@ -73,10 +79,11 @@ def compose_fleet(
     if has_interpolations(tree):
         tree, unresolved = resolve(tree)
         findings += locate(unresolved, sources)
-    if not fleet_file.name:
+    if not name:
         _call_profile(tree, assembled.choices)
     findings += locate(by_engine(tree, sources, devices), sources)
-    filled = locate(fill(tree, sources, headers, fleet_file), sources)
+    filler = Filler(tree, sources, headers, file=index.files.get(index.fleet, ""), name=name, here=here)
+    filled = locate(filler.run(), sources)
     if has_errors(filled):
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
@@ -103,7 +110,8 @@ def _decoded(
     if all("." in problem.key for problem in problems):
         wrong = [f"{problem.key}." for problem in problems]
         # a value that is wrong in itself has a stand-in, of which nothing is said
-        problems += [f for f in check_references(fleet) if not any(key.startswith(f"{f.key}.") for key in wrong)]
+        crossed = [f for check in CHECKS for f in check(fleet)]
+        problems += [f for f in crossed if not any(key.startswith(f"{f.key}.") for key in wrong)]
     return fleet, problems
 
 
@@ -246,7 +254,6 @@ def _include(
 
 
 def _starts_at_boot(tree: Mapping[str, Any], server: Any) -> bool:
-    """Whether a server of the merged tree is in a tier that starts at boot."""
     tier = mapping_at(mapping_at(tree, "tiers"), server.get("tier") if isinstance(server, dict) else None)
     return tier.get("start") == "boot"
 
@@ -295,8 +302,11 @@ def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Find
     ]
 
 
-def decode_fields(fields: Sequence[str]) -> ServerConfig:
-    """`fields` in the override grammar, without signs, as a ServerConfig. Raises ConfigError with every finding."""
+def server_from_fields(fields: Sequence[str]) -> ServerConfig:
+    """A server with these fields (`n_ctx=16384 slots=2`) and no name, model or tier.
+
+    Raises ConfigError with every finding.
+    """
     typed, findings = parse_overrides(fields)
     tree: dict[str, Any] = {"model": "", "quantization": "", "tier": ""}
     places = {}
@@ -313,5 +323,4 @@ def decode_fields(fields: Sequence[str]) -> ServerConfig:
 
 
 def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
-    """The finding at the field that it is about."""
     return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

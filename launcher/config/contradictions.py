@@ -48,7 +48,7 @@ def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
-    """A device once, and a split that gives something to one of them."""
+    """A device once, a split that gives something to one of them, and cards that containers have in containers."""
     for name, server in fleet.servers.items():
         key, once = f"servers.{name}.devices", list(dict.fromkeys(server.devices))
         if len(once) < len(server.devices):
@@ -66,10 +66,6 @@ def check_device_lists(fleet: FleetConfig) -> Iterator[Finding]:
                 "the numbers are proportions: [3, 1] puts three quarters on the first device",
                 Fix(override=f"{key}=[]", effect="as their memory allows"),
             )
-
-
-def check_container_cards(fleet: FleetConfig) -> Iterator[Finding]:
-    """A container's cards are of a kind that containers have."""
     for name, service in fleet.services.items():
         gpus = fleet.gpus(service.host)
         for device in service.vram_bytes if service.container else ():
@@ -137,7 +133,6 @@ def check_files(fleet: FleetConfig) -> Iterator[Finding]:
 CONTRADICTIONS: tuple[Callable[[FleetConfig], Iterable[Finding]], ...] = (
     check_exclusive_fields,
     check_device_lists,
-    check_container_cards,
     check_orchestrated,
     check_files,
 )

@@ -76,8 +76,6 @@ def stand_in(shape: Shape) -> Any:
 
 
 class _Decoder:
-    """Walks shapes and values together, collecting findings."""
-
     def __init__(self, sources: SourceMap) -> None:
         self.sources = sources
         self.findings: list[Finding] = []

@@ -21,8 +21,8 @@ from launcher.config.located import mapping_at
 from launcher.config.schema import Number, fields_of
 from launcher.errors import THIS_MACHINE, CatalogError, Finding, Location, fault
 from launcher.ir.backends import BACKENDS
+from launcher.ir.catalog import HeaderFacts, ReadHeader, SeeDevices
 from launcher.ir.config import SourceMap, TierConfig
-from launcher.ir.headers import HeaderFacts, ReadHeader, SeeDevices
 
 PORTS = range(18001, 18901)
 """Where ports are taken from for servers that name none."""
@@ -46,27 +46,18 @@ _BY_DEVICE = {
 _CARD = re.compile(rf"({'|'.join(_BY_DEVICE)})(\d+)")
 
 
-class Fleet(msgspec.Struct, frozen=True):
-    """Where the config comes from: the fleet file and the fleet's name (empty without one), and where it was typed."""
+class Filler:
+    """Writes into a config's tree what nobody wrote."""
 
-    file: str = ""
-    name: str = ""
-    here: str = "."
+    def __init__(
+        self, tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, *, file: str, name: str, here: str
+    ) -> None:
+        """`file`, `name`: the fleet file and the fleet's, empty without one; `here`: where the config was typed.
 
-
-def fill(tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, fleet: Fleet) -> list[Finding]:
-    """Write into `tree` what nobody wrote; findings are about files that could not be read.
-
-    Without `read` no header can be asked, and only what needs none is filled in.
-    """
-    return _Filler(tree, sources, read, fleet).run()
-
-
-class _Filler:
-    """One tree being filled."""
-
-    def __init__(self, tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, fleet: Fleet) -> None:
-        self.tree, self.sources, self.read, self.fleet = tree, sources, read, fleet
+        Without `read` no header can be asked, and only what needs none is filled in.
+        """
+        self.tree, self.sources, self.read = tree, sources, read
+        self.file, self.name, self.here = file, name, here
         self.findings: list[Finding] = []
         self.facts: dict[str, HeaderFacts] = {}
         self.hardware = mapping_at(tree, "hardware")
@@ -74,9 +65,9 @@ class _Filler:
         self.model_dir = model_dir if isinstance(model_dir, str) and model_dir != "." else ""
 
     def run(self) -> list[Finding]:
-        """Fill in everything, in the order in which one thing needs another."""
+        """Fill in everything, in the order in which one thing needs another; what is found is about unread files."""
         servers = {n: s for n, s in mapping_at(self.tree, "servers").items() if isinstance(s, dict)}
-        if self.fleet.name:
+        if self.name:
             self._fleet()
         easy = [name for name, server in servers.items() if "file" in server or self._ours(f"servers.{name}")]
         self._files(servers)
@@ -111,14 +102,14 @@ class _Filler:
     def _ours(self, key: str) -> bool:
         """Whether the fleet file wrote `key`."""
         place = self.sources.locations.get(key)
-        return bool(self.fleet.file) and place is not None and place.file == self.fleet.file
+        return bool(self.file) and place is not None and place.file == self.file
 
     def _fleet(self) -> None:
         """The fleet's name, its engines' dialects, and who answers when a request names nobody."""
         profile = self._made("profile")
         if "name" not in profile:
-            profile["name"] = self.fleet.name
-            self.sources.locations.setdefault("profile.name", Location(file=self.fleet.file, line=1))
+            profile["name"] = self.name
+            self.sources.locations.setdefault("profile.name", Location(file=self.file, line=1))
         for name, engine in mapping_at(self.tree, "engines").items():
             here = f"engines.{name}"
             if not isinstance(engine, dict):
@@ -134,12 +125,11 @@ class _Filler:
         if os.path.isabs(path) or "://" in path or self.model_dir:  # noqa: PTH117 - a string is wanted
             return path
         place = self.sources.find(key)
-        ours = self.fleet.file and place is not None and place.file == self.fleet.file
-        folder = os.path.dirname(self.fleet.file) if ours else self.fleet.here  # noqa: PTH120
+        ours = self.file and place is not None and place.file == self.file
+        folder = os.path.dirname(self.file) if ours else self.here  # noqa: PTH120
         return os.path.normpath(os.path.join(folder, path))  # noqa: PTH118
 
     def _header(self, path: str, key: str) -> HeaderFacts | None:
-        """What a header says; None, with findings, where it cannot be read."""
         if self.read is None:
             return None
         where = path if "://" in path else os.path.join(self.model_dir, path)  # noqa: PTH118

@@ -21,8 +21,25 @@ PRIMARY = "config"
 MAX_DEPTH = 5
 """How deep groups nest (`server/gpu/…`); a symlink to a parent directory must not go on for ever."""
 
-
 SUFFIXES = (".yaml", ".yml")
+
+ENTRY_GROUPS = {
+    "server": "servers",
+    "service": "services",
+    "upstream": "upstreams",
+    "model": "models",
+    "quantization": "quantizations",
+    "tier": "tiers",
+    "hook": "hooks",
+    "engine": "engines",
+}
+"""Groups whose every file is one entry of a map: a file without a header lands at `<map>.<file name>`."""
+
+DEFAULT_ENGINE = "engines.default"
+"""Where engine/ files without a header land: choosing an engine chooses what servers run by default."""
+
+CATALOGUE_GROUPS = ("model", "quantization", "tier")
+"""Groups that are always loaded whole: entries do nothing until something refers to them."""
 
 
 class ConfigIndex(msgspec.Struct, frozen=True):

@@ -287,8 +287,18 @@ def _bad_address(key: str, written: str, why: str, note: str) -> Finding:
 
 
 def check_paths(fleet: FleetConfig) -> Iterator[Finding]:
-    """`config/path`: what begins as no path of a file does."""
-    for key, path in _paths(fleet):
+    """`config/path`: what begins as no path of a file does, wherever one is opened."""
+    written = {"hardware.model_dir": fleet.hardware.model_dir}
+    for name, model in fleet.models.items():
+        files = model.files.items()
+        written |= {f"models.{name}.files.{quantization}.path": file.path for quantization, file in files}
+        if model.projector is not None:
+            written[f"models.{name}.projector.path"] = model.projector.path
+    for name, server in fleet.servers.items():
+        written |= {f"servers.{name}.lora.{place}.path": adapter.path for place, adapter in enumerate(server.lora)}
+        for field in ("chat_template_file", "slot_save_path"):
+            written[f"servers.{name}.{field}"] = getattr(server, field) or ""
+    for key, path in written.items():
         scheme = _SCHEME.match(path)
         hub = _HUB.match(path)
         message = f"{key} is {path!r}, which is no path of a file"
@@ -297,18 +307,3 @@ def check_paths(fleet: FleetConfig) -> Iterator[Finding]:
         elif hub or (scheme and scheme[1].lower() not in _OURS):
             there = "launch add hf:ORG/REPO[:QUANT] fetches a model" if hub else "fetch the file"
             yield fault("config/path", key, message, f"{there}; a path is where the file then lies")
-
-
-def _paths(fleet: FleetConfig) -> Iterator[tuple[str, str]]:
-    """Every path that is opened as a file, with its key."""
-    yield "hardware.model_dir", fleet.hardware.model_dir
-    for name, model in fleet.models.items():
-        for quantization, file in model.files.items():
-            yield f"models.{name}.files.{quantization}.path", file.path
-        if model.projector is not None:
-            yield f"models.{name}.projector.path", model.projector.path
-    for name, server in fleet.servers.items():
-        for place, adapter in enumerate(server.lora):
-            yield f"servers.{name}.lora.{place}.path", adapter.path
-        for field in ("chat_template_file", "slot_save_path"):
-            yield f"servers.{name}.{field}", getattr(server, field) or ""

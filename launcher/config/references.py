@@ -34,13 +34,12 @@ KV_TYPES: tuple[str, ...] = get_args(OwnKvType)
 Check = Callable[[FleetConfig], Iterable[Finding]]
 
 
-def check_included(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server of include_warm is in the fleet by that name (its file may say another)."""
+def check_servers(fleet: FleetConfig) -> Iterator[Finding]:
+    """Servers of include_warm are in the fleet (their files may say another name); models, tiers, engines are there.
+
+    Every server's and draft's model has a file in the quantization asked for, and that of every file is known.
+    """
     yield from _members("include_warm", fleet.include_warm, "server", set(fleet.servers))
-
-
-def check_models(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server's and draft's model exists and has a file in the quantization asked for, every file's does, too."""
     for name, server in fleet.servers.items():
         yield from _model_file(fleet, f"servers.{name}", server.model, server.quantization)
         if server.draft is not None and server.draft.file is not None:
@@ -49,10 +48,14 @@ def check_models(fleet: FleetConfig) -> Iterator[Finding]:
         for quantization in model.files:
             key = f"models.{name}.files.{quantization}"
             yield from _named(key, quantization, "quantization", fleet.quantizations, fixes=())
+    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
+        for name, entry in entries.items():
+            yield from _named(f"{collection}.{name}.tier", entry.tier, "tier", fleet.tiers)
+    for name, server in fleet.servers.items():
+        yield from _named(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
 
 
 def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str) -> Iterator[Finding]:
-    """One reference to a model file."""
     model = fleet.models.get(model_name)
     yield from _named(f"{key}.model", model_name, "model", fleet.models)
     if quantization and quantization not in fleet.quantizations:
@@ -70,15 +73,6 @@ def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str
             f"files of {model_name}: " + (", ".join(sorted(model.files)) or "none"),
             fixes=fixes,
         )
-
-
-def check_tiers(fleet: FleetConfig) -> Iterator[Finding]:
-    """Every server and service is in a tier that exists, and every server's engine does."""
-    for collection, entries in (("servers", fleet.servers), ("services", fleet.services)):
-        for name, entry in entries.items():
-            yield from _named(f"{collection}.{name}.tier", entry.tier, "tier", fleet.tiers)
-    for name, server in fleet.servers.items():
-        yield from _named(f"servers.{name}.engine", server.engine, "engine", fleet.engines)
 
 
 def check_cache_types(fleet: FleetConfig) -> Iterator[Finding]:
@@ -365,7 +359,6 @@ def cycles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
 
 
 def _cycle(key: str, cycle: list[str], what: str, broken: str) -> Finding:
-    """A `config/cycle` error; the override `broken` ends it."""
     fix = Fix(override=broken, effect="breaks the cycle there")
     said = f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]])
     return fault("config/cycle", key, said, "one of them must be the last", fixes=(fix,))
@@ -375,9 +368,7 @@ CHECKS: tuple[Check, ...] = (
     check_names,
     check_variables,
     check_duplicate_names,
-    check_included,
-    check_models,
-    check_tiers,
+    check_servers,
     check_cache_types,
     check_devices,
     check_hosts,
@@ -393,8 +384,3 @@ CHECKS: tuple[Check, ...] = (
     *CONTRADICTIONS,
 )
 """Every rule, in the order its findings are reported."""
-
-
-def check_references(fleet: FleetConfig) -> list[Finding]:
-    """All findings of all checks."""
-    return [finding for check in CHECKS for finding in check(fleet)]

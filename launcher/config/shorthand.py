@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from launcher.base.names import derived_name
-from launcher.config.located import LocatedTree
+from launcher.config.located import LocatedTree, mapping_at
 
 PATHS = frozenset(
     {
@@ -34,24 +34,20 @@ def spell_out(located: LocatedTree, home: str) -> None:
     """Write every short form in `located` out, in place; each value keeps the place where it was written."""
     tree = located.tree
     for key, short in (("servers", "file"), ("models", "path"), ("engines", "binary")):
-        _spell_entries(tree.get(key), short)
-    for model in _mappings(tree.get("models")):
-        _spell_entries(model.get("files"), "path")
-    for server in _mappings(tree.get("servers")):
-        if isinstance(server.get("draft"), str):
+        _spell_entries(mapping_at(tree, key), short)
+    for model in mapping_at(tree, "models").values():
+        _spell_entries(mapping_at(model, "files"), "path")
+    for server in mapping_at(tree, "servers").values():
+        if isinstance(server, dict) and isinstance(server.get("draft"), str):
             server["draft"] = {"file": server["draft"]}
     if home:
         _at_home(tree, home)
     _name_servers(located)
 
 
-def _mappings(entries: Any) -> list[dict[Any, Any]]:
-    return [entry for entry in entries.values() if isinstance(entry, dict)] if isinstance(entries, dict) else []
-
-
-def _spell_entries(entries: Any, key: str) -> None:
+def _spell_entries(entries: dict[Any, Any], key: str) -> None:
     """Every entry that is a string is a mapping with it at `key`, in place."""
-    for name, entry in list(entries.items()) if isinstance(entries, dict) else ():
+    for name, entry in list(entries.items()):
         if isinstance(entry, str):
             entries[name] = {key: entry}
 
@@ -104,8 +100,7 @@ def _name_servers(located: LocatedTree) -> None:
 
 def know_by_id(located: LocatedTree) -> None:
     """Have every server's `id` among its aliases, in place: whoever names it means that server."""
-    servers = located.tree.get("servers")
-    for server in servers.values() if isinstance(servers, dict) else ():
+    for server in mapping_at(located.tree, "servers").values():
         if isinstance(server, dict):
             called, aliases = server.get("id"), server.get("aliases") or []
             if isinstance(called, str) and isinstance(aliases, list) and called not in aliases:

@@ -47,26 +47,16 @@ _CALL = re.compile(r"\w+ while evaluating ('.*?'): (.+)")
 
 
 class Typed(msgspec.Struct, frozen=True):
-    """One override: its position on the command line (from 1; 0 when we added it), its text, its meaning."""
+    """One override: where it was typed (at position 0 when we added it), its text, and what it means.
 
-    position: int
+    `key` is the dotted key or the group, without package; `value` is plain, and None also where there is none.
+    """
+
+    location: Location
     text: str
     meaning: Override
-
-    @property
-    def key(self) -> str:
-        """The dotted key or the group, without package."""
-        return self.meaning.key_or_group
-
-    @property
-    def value(self) -> Any:
-        """The plain value; None also where there is none."""
-        return self.meaning.value()
-
-    @property
-    def location(self) -> Location:
-        """Where it was typed."""
-        return command_line(self.position)
+    key: str
+    value: Any
 
     @property
     def value_text(self) -> str:
@@ -95,7 +85,7 @@ def parse_overrides(
         except REFUSES as error:
             findings.append(_unparsed(texts, position, str(error), groups))
             continue
-        override = Typed(position, text, meaning)
+        override = Typed(command_line(position), text, meaning, meaning.key_or_group, meaning.value())
         if not override.key.strip("."):
             message = f"{text!r} names no key"
             findings.append(fault("config/override", override.key, message, _HOW_TO, location=override.location))
@@ -113,7 +103,6 @@ def refused(override: Typed, why: str, *notes: str, fixes: tuple[Fix, ...] = ())
 
 
 def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
-    """The finding for text that Hydra's grammar refuses."""
     text = texts[position - 1]
     key, equals, value = text.partition("=")
     bare_key = key.strip().lstrip("+~")
@@ -228,8 +217,10 @@ def _sweep(override: Typed) -> Finding:
     return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
 
 
-def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Every combination, the last override's values changing first.
+def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination.
+
+    The last override's values change first.
 
     What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
     """
@@ -238,7 +229,6 @@ def combinations(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
 
 
 def _values(parser: OverridesParser, text: str) -> list[str]:
-    """One override for each of its values."""
     try:
         override = parser.parse_rule(text, "override")
         if not override.is_sweep_override() or not override.is_discrete_sweep():

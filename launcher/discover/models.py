@@ -15,7 +15,7 @@ import msgspec
 from launcher.author.pairing import ModelOnDisk
 from launcher.discover.ollama import ollama_models, unreadable
 from launcher.errors import CatalogError, Finding
-from launcher.ir.headers import ReadHeader
+from launcher.ir.catalog import ReadHeader
 
 MAX_DEPTH = 8
 """How deep folders are searched; the Hugging Face cache has models four deep."""

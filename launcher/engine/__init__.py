@@ -8,7 +8,7 @@ What a dry run needs is imported when it is first asked for: a plan needs none o
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from launcher.engine.asking import NoAnswerError, SeenDevice, list_devices
+from launcher.engine.asking import NoAnswerError, list_devices
 from launcher.engine.help import parse_help
 from launcher.engine.identity import binary_digest, may_be_kept
 from launcher.engine.probing import (
@@ -21,6 +21,7 @@ from launcher.engine.probing import (
     resolve_binary,
     with_cache_types,
 )
+from launcher.ir.catalog import SeenDevice
 
 if TYPE_CHECKING:
     from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run

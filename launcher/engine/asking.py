@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from launcher.base.environment import passed_on
 from launcher.base.processes import ProcessScope, heard, signal_name, wait_for_end
+from launcher.ir.catalog import SeenDevice
 from launcher.sizes import MIB
 
 SAID_MAX = 8 * 1024**2
@@ -83,15 +84,6 @@ def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d{1,9}) MiB, (\d{1,9}) MiB free\))?\s*$", re.MULTILINE)
 LIST_TIMEOUT_S = 30.0
 """A CUDA build opens every card first."""
-
-
-class SeenDevice(NamedTuple):
-    """A device by its name for `--device` (`CUDA0`, `Vulkan1`, `RPC0`); sizes are 0 where the build gives none."""
-
-    name: str
-    model: str
-    total_bytes: int
-    free_bytes: int
 
 
 def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[SeenDevice, ...] | None:

@@ -1,13 +1,10 @@
 """Files on disk: atomic writes, locks with an owner, where state lives, where packaged data lies.
 
 In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs
-from a `Deployment`. I/O. Checkpoints are imported when they are first asked for: only their commands need them.
+from a `Deployment`. I/O. State, measurements and checkpoints have modules of their own.
 """
 
 from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
 
 from launcher.files.atomic import (
     ChangedMeanwhileError,
@@ -20,95 +17,22 @@ from launcher.files.atomic import (
     writing,
 )
 from launcher.files.deployment import compare_deployment, owned_files, write_deployment
-from launcher.files.measured import (
-    keep_measured,
-    keep_read_speed,
-    known_rates,
-    known_read_speed,
-    measured_file,
-    read_measured,
-)
 from launcher.files.packaged import known_codes, packaged_dir
-from launcher.files.state import (
-    LockHeldError,
-    LockOwner,
-    OwnedLock,
-    asked_at_ns,
-    call_off,
-    deployment_state_dir,
-    is_called_off,
-    known_deployments,
-    start_under_way,
-    state_root,
-)
 from launcher.ir.deployment import FileDifference
-
-if TYPE_CHECKING:
-    from launcher.files.checkpoints import (
-        Checkpoint,
-        FileDigest,
-        changed_files,
-        changed_since,
-        checkpoint_dir,
-        checkpoint_files,
-        checkpoint_names,
-        cover,
-        delete_checkpoint,
-        file_digests,
-        files_of,
-        read_checkpoint,
-        save_checkpoint,
-    )
 
 __all__ = [
     "ChangedMeanwhileError",
-    "Checkpoint",
     "FileDifference",
-    "FileDigest",
-    "LockHeldError",
-    "LockOwner",
-    "OwnedLock",
-    "asked_at_ns",
-    "call_off",
     "cannot_read",
-    "changed_files",
-    "changed_since",
-    "checkpoint_dir",
-    "checkpoint_files",
-    "checkpoint_names",
     "compare_deployment",
-    "cover",
-    "delete_checkpoint",
-    "deployment_state_dir",
     "drop_leftovers",
-    "file_digests",
-    "files_of",
-    "is_called_off",
-    "keep_measured",
-    "keep_read_speed",
     "known_codes",
-    "known_deployments",
-    "known_rates",
-    "known_read_speed",
     "make_key_file",
-    "measured_file",
     "one_at_a_time",
     "owned_files",
     "packaged_dir",
-    "read_checkpoint",
-    "read_measured",
     "replace_as_read",
-    "save_checkpoint",
-    "start_under_way",
-    "state_root",
     "write_atomic",
     "write_deployment",
     "writing",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """What is about checkpoints, imported on first use. AttributeError for any other name."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.checkpoints"), name)

@@ -23,6 +23,7 @@ import msgspec
 from launcher.base.regular import read_regular
 from launcher.errors import ConfigError, Finding, fault
 from launcher.files.atomic import write_atomic, writing
+from launcher.files.deployment import sha256
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 
@@ -85,7 +86,7 @@ def save_checkpoint(state_dir: Path, checkpoint: Checkpoint, files: Mapping[str,
     if target.exists():
         remedy = f"`launch checkpoint delete {checkpoint.name}`, or take another name"
         raise ConfigError([_refused("exists", f"there is a checkpoint {checkpoint.name} already", remedy)])
-    contents = {path: _sum(data) for path, data in sorted(files.items())}
+    contents = {path: sha256(data) for path, data in sorted(files.items())}
     checkpoint = msgspec.structs.replace(checkpoint, contents=contents)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,7 +118,9 @@ def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
         raise ConfigError([_refused("unknown", f"{state_dir.name} has no checkpoint {name}", hint)])
     try:
         checkpoint = msgspec.json.decode(read_regular(directory / _RECORD), type=Checkpoint)
-        wrong = [p for p, digest in checkpoint.contents.items() if _sum(read_regular(directory / _inside(p))) != digest]
+        wrong = [
+            p for p, digest in checkpoint.contents.items() if sha256(read_regular(directory / _inside(p))) != digest
+        ]
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError([_damaged(directory, str(error))]) from None
     if checkpoint.name != name or checkpoint.deployment != state_dir.name:
@@ -155,11 +158,6 @@ def _inside(path: str) -> PurePosixPath:
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or path == _RECORD:
         raise ValueError(f"not a path inside a checkpoint: {path!r}")
     return pure
-
-
-def _sum(data: bytes) -> str:
-    """`sha256:` and the hex digest."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _damaged(directory: Path, why: str) -> Finding:

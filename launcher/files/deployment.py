@@ -80,7 +80,7 @@ def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
         before = owned_files(directory)
         changed = [file for file in deployment.files if _compare(file, directory) is not None]
         content = {file.path: (file.text.encode(), 0o755 if file.executable else 0o644) for file in changed}
-        digests = {file.path: _digest(file.text.encode()) for file in deployment.files}
+        digests = {file.path: sha256(file.text.encode()) for file in deployment.files}
         owned = OwnedFiles(deployment=deployment.name, files=digests)
         raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
         if not (directory / OWNED_NAME).is_file() or (directory / OWNED_NAME).read_bytes() != raw:
@@ -164,7 +164,7 @@ def _prune(directory: Path, stale: dict[str, str]) -> tuple[tuple[str, ...], tup
         target = directory / _safe(path)
         if not target.is_file() or target.is_symlink() or _link_above(directory, path) is not None:
             continue
-        if _digest(target.read_bytes()) != digest:
+        if sha256(target.read_bytes()) != digest:
             kept.append(path)
             continue
         target.unlink()
@@ -206,7 +206,7 @@ def _safe(path: str) -> PurePosixPath:
     return pure
 
 
-def _digest(raw: bytes) -> str:
+def sha256(raw: bytes) -> str:
     """`sha256:` and the hex digest."""
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 

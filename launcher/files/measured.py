@@ -11,7 +11,7 @@ import msgspec
 
 from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
-from launcher.ir.speed import Measurement, ReadSpeed
+from launcher.ir.measured import Measurement, ReadSpeed
 
 KEPT = 500
 """Measurements, the newest; one a key."""

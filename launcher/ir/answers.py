@@ -20,9 +20,9 @@ from launcher.ir.documents import (
 from launcher.ir.events import EventList
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
+from launcher.ir.measured import Measurement, ReadSpeed
 from launcher.ir.page import EventLists, StreamDocument, UiDocument
 from launcher.ir.project import Draft, ProjectSummary
-from launcher.ir.speed import Measurement, ReadSpeed
 from launcher.ir.sweep import SweepDocument
 
 

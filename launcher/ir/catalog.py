@@ -1,9 +1,10 @@
-"""What the models are: read from GGUF headers, or made from what the catalogue declares. Pure."""
+"""What the models are, by their GGUF headers or by what the catalogue declares, and whom a config asks. Pure."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -140,3 +141,60 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     def get(self, model: str, quantization: str) -> ModelFile | None:
         """The file of `model` in `quantization`, if the catalogue has it."""
         return self.files.get(f"{model}@{quantization}")
+
+
+class HeaderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One model file, as read here or as a lock file kept it.
+
+    `file.model` is the model's own name. `base_type`, `block` and `block_bytes` are the GGML type of most of its
+    weights, `widths` those that a projector feeds; none where it says nothing, or is no projector. `modalities` and
+    `encoder` are a projector's, see `ProjectorFile`.
+    """
+
+    file: ModelFile
+    base_type: str
+    block: int
+    block_bytes: int
+    widths: tuple[int, ...] = ()
+    modalities: tuple[str, ...] = ()
+    encoder: ImageEncoder | None = None
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether it is a multimodal projector (mmproj) and no model."""
+        return self.file.architecture.arch == "clip"
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it is nothing but a drafting head (EAGLE-3, DFlash), which runs beside its model alone."""
+        return self.file.architecture.arch in DRAFT_ARCHITECTURES
+
+
+DRAFT_ARCHITECTURES = frozenset({"eagle3", "dflash"})
+"""llama.cpp's architectures that are drafting heads (src/llama-arch.cpp)."""
+
+ReadHeader = Callable[[str, str], HeaderFacts]
+"""A path and the config key that names it → what the file's header says. Raises CatalogError at that key."""
+
+
+class HeaderLock(msgspec.Struct, frozen=True, kw_only=True):
+    """The lock file beside a fleet file: model files by their path as the fleet file would write it."""
+
+    schema: str
+    files: dict[str, HeaderFacts]
+
+
+LOCK_SCHEMA = "launch.lock/v1"
+
+
+class SeenDevice(NamedTuple):
+    """A device by its name for `--device` (`CUDA0`, `Vulkan1`, `RPC0`); sizes are 0 where the build gives none."""
+
+    name: str
+    model: str
+    total_bytes: int
+    free_bytes: int
+
+
+SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenDevice] | None]
+"""An entry of `engines` → the devices that its binary lists here; None where it does not say."""

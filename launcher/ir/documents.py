@@ -11,9 +11,9 @@ from launcher.base.addresses import socket_of
 from launcher.errors import Finding
 from launcher.ir.deployment import FileDifference
 from launcher.ir.live import Manager
+from launcher.ir.measured import ServerSpeed
 from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, Residency, ServerPlan, Solved
 from launcher.ir.proof import Proof
-from launcher.ir.speed import ServerSpeed
 
 
 class FleetChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,15 +42,7 @@ class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server answered to a question of ours."""
-
-    status: int
-    body: bytes
-    server: str
-
-
-class Passed(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that passed through. `body`: all of it where it ended as it should and was not too long, else empty."""
+    """What a server answered: to a question of ours, or past us to the client."""
 
     status: int
     body: bytes
@@ -93,10 +85,10 @@ class Exchange(Protocol):
         `as_caller`: whoever answers, a fallback too, is one that the caller's key allows.
         """
 
-    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Passed:
+    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Answered:
         """Have `server` answer the client itself; `headers` go with its answer, `decision` into the front's journal.
 
-        Returns what went by of it once it has ended, where it was no longer than `keep_bytes`.
+        Returns what went by once it has ended; with no body where that was longer than `keep_bytes`, or was cut off.
         """
 
     async def whole(self, status: int, data: bytes, headers: Headers) -> None:

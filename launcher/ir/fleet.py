@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from launcher.ir.config import OrchestrationConfig
-from launcher.ir.proof import Proved
+from launcher.ir.measured import Proved
 
 FLEET_SCHEMA = "launch.fleet/v1"
 ROUTES_SCHEMA = "launch.routes/v1"

@@ -6,8 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Component = Literal["model", "kv", "recurrent", "output", "compute", "draft"]
-"""What a dry run tells apart; names as in `launcher.ir.plan.DeviceMemory`."""
+from launcher.ir.measured import Component
 
 
 class ProvenMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,25 +37,6 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     component: Component
     predicted_bytes: int
     proven_bytes: int
-
-
-class Excess(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dry run said of one component on one device beyond the plan, in bytes: the plan has to grow by it."""
-
-    device: str
-    component: Component
-    excess_bytes: int
-
-
-class Proved(msgspec.Struct, frozen=True, kw_only=True):
-    """That a server's own binary was asked: its build, what it takes by its own word, and beyond the bound.
-
-    `memory`: bytes by device of what a dry run tells (weights, context, compute; the draft's too).
-    """
-
-    build: str
-    memory: dict[str, int] = {}
-    excess: tuple[Excess, ...] = ()
 
 
 class ServerProof(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,25 +3,16 @@
 In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pure: no file, clock or machine.
 
 `plan_fleet` is the stage, `plan_of_host` one host's part of its plan; `settle` and `estimate` answer for one model
-(`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages.
+(`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages. `peers` is imported
+where a server is spread over several hosts, `proof` where a plan is held against its binaries.
 """
 
-from launcher.ir.settings import Settings
+from launcher.ir.plan import Settings
 from launcher.plan.checks.front import OUT_OF_REACH, too_slow
 from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
 from launcher.plan.memory.process import estimate
-from launcher.plan.peers import peer_devices, with_peers
-from launcher.plan.proof import (
-    beyond_rounding,
-    differences,
-    excesses,
-    is_mismatch,
-    proof_findings,
-    proven_memory,
-    unshared_memory,
-)
 from launcher.plan.settling import settle
 from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
@@ -30,25 +21,16 @@ __all__ = [
     "OUT_OF_REACH",
     "Settings",
     "apply_waivers",
-    "beyond_rounding",
-    "differences",
     "estimate",
-    "excesses",
     "expected",
     "front_host",
-    "is_mismatch",
-    "peer_devices",
     "plan_fleet",
     "plan_of_host",
-    "proof_findings",
-    "proven_memory",
     "settle",
     "sort_findings",
     "speeds",
     "too_slow",
     "touched",
-    "unshared_memory",
     "unsized",
-    "with_peers",
     "without_waived",
 ]

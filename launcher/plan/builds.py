@@ -11,6 +11,7 @@ import msgspec
 
 from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
+from launcher.ir.plan import Settings
 
 UNKNOWN = 0
 """Number of a build whose dialect has no number."""
@@ -56,13 +57,13 @@ def drafts_further(arch: ArchitectureConfig, build: int) -> bool:
     return traits(arch.arch).always_loads_nextn or build == UNKNOWN or build >= SKIPS_NEXTN_KV
 
 
-def rolled_back(arch: ArchitectureConfig, draft_kind: str, n_max: int) -> int:
+def rolled_back(arch: ArchitectureConfig, settings: Settings) -> int:
     """States beside the present one that a sequence keeps, to which drafted tokens are rolled back (n_rs_seq).
 
     Others keep a copy on the host instead (a checkpoint). Source: common.h need_n_rs_seq, llama-arch.cpp
     llm_arch_supports_rs_rollback.
     """
-    return n_max if traits(arch.arch).rolls_back and draft_kind in TRAINED_DRAFTS else 0
+    return settings.draft_n_max if traits(arch.arch).rolls_back and settings.draft_kind in TRAINED_DRAFTS else 0
 
 
 def as_built(arch: ArchitectureConfig, build: int) -> ArchitectureConfig:

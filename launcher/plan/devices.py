@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from launcher.ir.config import FleetConfig, NumaNodeConfig, ServiceConfig, Start, UpstreamConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, NodePlan, Part, PlanTotals, ServerPlan, ServicePlan
-from launcher.ir.settings import RAM
+from launcher.ir.config import FleetConfig, NumaNodeConfig, ServiceConfig, UpstreamConfig
+from launcher.ir.plan import (
+    RAM,
+    START_RANK,
+    DeviceMemory,
+    DevicePlan,
+    NodePlan,
+    Part,
+    PlanTotals,
+    ServerPlan,
+    ServicePlan,
+)
 from launcher.plan.memory.process import add_up
-
-RANKS: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
-"""Who owns the pages of a file, by when it starts: the last may be down while others need them."""
 
 
 def figure(server: ServerPlan, device: str, field: str) -> int:
@@ -21,6 +27,11 @@ def figure(server: ServerPlan, device: str, field: str) -> int:
     memory: DeviceMemory | None = server.takes(device)
     value: int = getattr(memory, field) if memory else 0
     return value
+
+
+def steady(process: ServerPlan | ServicePlan) -> bool:
+    """Whether it is up whenever the fleet is: what is started on demand or takes turns comes and goes."""
+    return process.starts == "boot" and process.config.exclusive is None
 
 
 def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
@@ -53,9 +64,9 @@ def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
     partners: defaultdict[str, set[str]] = defaultdict(set)
     owned: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for source, mapping in users.items():
-        rank = {s.name: RANKS["never" if s.config.exclusive else s.starts] for s in mapping}
+        rank = {s.name: START_RANK["never" if s.config.exclusive else s.starts] for s in mapping}
         owner = min(mapping, key=lambda s: (rank[s.name], s.name))
-        if rank[owner.name] == RANKS["never"]:
+        if rank[owner.name] == START_RANK["never"]:
             continue
         pages = sum(part.file for part in owner.parts if part.source == source)
         together = [s for s in mapping if s is not owner and rank[owner.name] in (0, rank[s.name])]

@@ -11,16 +11,14 @@ import msgspec
 from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
+from launcher.ir.measured import Proved
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
-from launcher.ir.proof import Proved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
-from launcher.plan.devices import device_plans, elect, others_on, share, totals
+from launcher.plan.devices import device_plans, elect, others_on, share, steady, totals
 from launcher.plan.hosts import Host, check_hosts, split, told_by, without_foreign
 from launcher.plan.memory.weights import WeightTables
-from launcher.plan.peers import check_peers, with_shares
 from launcher.plan.server import ladders, plan_server, with_proof
 from launcher.plan.speed import speeds
-from launcher.plan.together import residency, steady
 from launcher.plan.waivers import sort_findings
 
 
@@ -42,10 +40,16 @@ def plan_fleet(
     tables = WeightTables()
     hosts, solved = _solved(split(fleet), catalog, tables)
     planned = [_planned(host, fleet, catalog, tables, findings, proved=proved or {}) for host in hosts]
-    everyone = [server for servers in planned for server in servers]
+    services = [tuple(_services(host, findings)) for host in hosts]
+    if any(server.rpc for server in fleet.servers.values()):
+        from launcher.plan import peers  # noqa: PLC0415 - only a fleet with a model over several hosts needs it
+
+        everyone = [server for servers in planned for server in servers]
+        services = [peers.with_shares(own, everyone) for own in services]
+        findings += peers.check_peers(fleet)
     parts = [
-        _part(host, catalog, tables, servers, with_shares(_services(host, findings), everyone), solved=solved)
-        for host, servers in zip(hosts, planned, strict=True)
+        _part(host, catalog, tables, servers, own, solved=solved)
+        for host, servers, own in zip(hosts, planned, services, strict=True)
     ]
     whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
     checks = tuple(checks)
@@ -55,7 +59,7 @@ def plan_fleet(
         findings += [told_by(finding, host) for finding in found] if host.name else found
     if len(parts) > 1:
         findings += (finding for check in checks if check in WHOLE for finding in check(whole))
-    findings += (*check_hosts(fleet), *check_peers(fleet))
+    findings += check_hosts(fleet)
     plan = FleetPlan(
         deployment=deployment,
         input_digest=input_digest,
@@ -133,6 +137,11 @@ def _part(
 
 
 def _residency(part: Planning) -> Residency | None:
+    processes: tuple[ServerPlan | ServicePlan, ...] = (*part.servers, *part.services)
+    if all(process.starts == "never" or steady(process) for process in processes):
+        return None
+    from launcher.plan.together import residency  # noqa: PLC0415 - only where something comes and goes
+
     always = [s for s in part.services if steady(s)]
     standing = {d.name: sum(size for _, size in others_on(d.name, part.fleet, always)) for d in part.devices}
     return residency(part.servers, part.services, part.devices, standing=standing, pooled=part.fleet.hardware.pooled)

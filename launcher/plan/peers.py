@@ -89,8 +89,6 @@ def _sized(peer: ServicePlan, share: int) -> ServicePlan:
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
     spread = {name: server for name, server in fleet.servers.items() if server.rpc}
-    if not spread:
-        return
     endpoints = _endpoints(fleet)
     shared = _shared(fleet, endpoints)
     for name, server in spread.items():

@@ -7,8 +7,9 @@ import msgspec
 from launcher.errors import Finding, Severity, fault
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
+from launcher.ir.measured import Component, Excess
 from launcher.ir.plan import DeviceMemory
-from launcher.ir.proof import Breakdown, Component, Difference, Excess, ProvenMemory, ServerProof
+from launcher.ir.proof import Breakdown, Difference, ProvenMemory, ServerProof
 from launcher.plan.hosts import split
 from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price

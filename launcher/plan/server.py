@@ -8,9 +8,8 @@ from launcher.base.addresses import is_path
 from launcher.errors import Finding, fault
 from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import FleetConfig, RungConfig, ServerConfig
-from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan
-from launcher.ir.proof import Proved
-from launcher.ir.settings import Settings
+from launcher.ir.measured import Proved
+from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan, Settings
 from launcher.plan.builds import UNKNOWN, build_number
 from launcher.plan.memory.process import Companions, add_up, server_parts
 from launcher.plan.memory.weights import WeightTables

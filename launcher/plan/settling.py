@@ -14,7 +14,7 @@ from launcher.ir.architectures import traits
 from launcher.ir.backends import BACKENDS
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, CacheTypeConfig, CpuConfig, HardwareConfig, ServerConfig
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Settings
 from launcher.plan.memory.caches import ROW
 from launcher.plan.memory.layout import AUTO_SLOTS, SLOTS_MAX, resolve_context
 from launcher.plan.memory.process import Companions, add_up, server_parts

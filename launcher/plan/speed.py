@@ -16,9 +16,8 @@ import msgspec
 
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
-from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
-from launcher.ir.settings import RAM, Settings
-from launcher.ir.speed import Measurement, ServerSpeed, Touched
+from launcher.ir.measured import Measurement, ServerSpeed, Touched
+from launcher.ir.plan import RAM, DeviceMemory, FleetPlan, ServerPlan, Settings
 from launcher.plan.memory.layout import split_name, trunk
 from launcher.plan.memory.weights import INPUT, is_bank
 

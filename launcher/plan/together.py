@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from launcher.ir.plan import DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
-from launcher.ir.settings import RAM
-from launcher.plan.devices import taken_on
+from launcher.ir.plan import RAM, DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
+from launcher.plan.devices import steady, taken_on
 from launcher.plan.memory.process import add_up
 
 Step = Literal["decide", "leave out", "forget"]
@@ -63,11 +62,6 @@ def residency(
         never=tuple(s.name for s in search.never),
         complete=search.complete,
     )
-
-
-def steady(service: ServicePlan) -> bool:
-    """Whether a service is up whenever the fleet is: what is started on demand or takes turns comes and goes."""
-    return service.starts == "boot" and service.config.exclusive is None
 
 
 def _server(server: ServerPlan, pooled: frozenset[str]) -> Member:

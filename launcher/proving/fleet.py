@@ -12,7 +12,7 @@ from launcher import config, engine, plan
 from launcher.base.environment import libraries
 from launcher.compiler import Compilation
 from launcher.errors import EngineError, Finding, fault
-from launcher.files import state_root
+from launcher.files.state import state_root
 from launcher.hardware import take_inventory
 from launcher.ir.catalog import Catalog, ModelFile
 from launcher.ir.config import (
@@ -27,6 +27,7 @@ from launcher.ir.config import (
 from launcher.ir.host import HostInventory
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.proof import Proof, ServerProof
+from launcher.plan.proof import differences, proof_findings, unshared_memory
 from launcher.proving.runs import Outcome, Prover, job_of, named_devices, prover, run_each
 
 Machine = TypeVar("Machine", HardwareConfig, HostConfig)
@@ -82,12 +83,12 @@ def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = Non
             features, seen = used, _as_seen_here(fleet, stood, used, dialect.name)
             planned, outcomes = _proved(using, seen, models)
             outcomes = {n: o._replace(cached=o.cached and n not in made) for n, o in outcomes.items()}
-        memory = plan.unshared_memory(seen, models)
+        memory = unshared_memory(seen, models)
         servers = tuple(
             _judge(using, server, memory.get(server.name, ()), outcomes[server.name]) for server in planned.servers
         )
     proof = Proof(binary=str(path), version=dialect.version, features=features, servers=servers)
-    return proof, plan.sort_findings((*notes, *(f for server in servers for f in plan.proof_findings(server))))
+    return proof, plan.sort_findings((*notes, *(f for server in servers for f in proof_findings(server))))
 
 
 def _proved(using: Prover, fleet: FleetConfig, models: Catalog) -> tuple[FleetPlan, dict[str, Outcome]]:
@@ -151,5 +152,5 @@ def _judge(prover: Prover, server: ServerPlan, memory: tuple[DeviceMemory, ...],
     if outcome.proven is None:
         cause = outcome.error.cause if outcome.error else "refused"
         return msgspec.structs.replace(proof, failure=str(outcome.error), cause=cause)
-    differences = plan.differences(memory, outcome.proven.own, outcome.proven.draft)
-    return msgspec.structs.replace(proof, differences=differences)
+    found = differences(memory, outcome.proven.own, outcome.proven.draft)
+    return msgspec.structs.replace(proof, differences=found)

@@ -13,8 +13,9 @@ from launcher.errors import Finding
 from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
+from launcher.ir.measured import Proved
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.ir.proof import Proved
+from launcher.plan.proof import excesses, proven_memory, unshared_memory
 from launcher.proving.faults import failures
 from launcher.proving.runs import Job, Outcome, engine_here, job_of, named_devices, prover, run_each
 from launcher.sizes import gib
@@ -50,12 +51,12 @@ def prove_here(compiled: Compilation) -> Here:
         shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
         outcomes = run_each(here, {n: job for n, job in jobs.items() if n not in shared and _files_here(job)})
     findings = failures(jobs, outcomes, engines, inventory)
-    memory = plan.unshared_memory(planned.config, compiled.catalog)
+    memory = unshared_memory(planned.config, compiled.catalog)
     proved = {
         server.name: Proved(
             build=engines[server.config.engine][1].name,
-            memory=plan.proven_memory(outcome.proven.own, outcome.proven.draft),
-            excess=plan.excesses(memory.get(server.name, ()), outcome.proven.own, outcome.proven.draft),
+            memory=proven_memory(outcome.proven.own, outcome.proven.draft),
+            excess=excesses(memory.get(server.name, ()), outcome.proven.own, outcome.proven.draft),
         )
         for server in asked
         if (outcome := outcomes.get(server.name)) is not None and outcome.proven is not None

@@ -11,7 +11,7 @@ from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
-from launcher.plan import beyond_rounding
+from launcher.plan.proof import beyond_rounding
 from launcher.proving.faults import failures
 from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, engine_here, in_order, names_of, prover, run_each, without
 from launcher.sizes import gib

@@ -19,7 +19,7 @@ import msgspec
 from launcher import catalog, engine
 from launcher.base.processes import ProcessScope, kill_left_behind
 from launcher.errors import LaunchError
-from launcher.files import state_root
+from launcher.files.state import state_root
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ServerConfig
 from launcher.ir.dialect import Dialect

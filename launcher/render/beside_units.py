@@ -13,16 +13,14 @@ from launcher.base.addresses import is_loopback, is_path
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import ContainerConfig, GpuConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.devices import place
+from launcher.render.command import place
 from launcher.render.passed import own_key_file
 from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
 from launcher.render.routes import outside_targets
 from launcher.render.units import (
     EXPOSURE_RUNTIME,
     HIDDEN,
-    MIB,
     RESTART_S,
-    boot_target,
     device_nodes,
     hidden_paths,
     runtime_tier,
@@ -32,8 +30,7 @@ from launcher.render.units import (
     unit_name,
     units_of,
 )
-
-_MIB = 1024**2
+from launcher.sizes import MIB
 
 
 class Cards(NamedTuple):
@@ -82,7 +79,7 @@ def published_ports(config: ServiceConfig, container: ContainerConfig) -> tuple[
 
 def memory_limit(ram_bytes: int) -> int:
     """The memory limit of a service that takes `ram_bytes`, 0 for none: a quarter and 256 MiB more."""
-    return ram_bytes + ram_bytes // 4 + 256 * _MIB if ram_bytes else 0
+    return ram_bytes + ram_bytes // 4 + 256 * MIB if ram_bytes else 0
 
 
 def container_argv(config: ServiceConfig, name: str, engine: str, gpus: Mapping[str, GpuConfig]) -> tuple[str, ...]:
@@ -149,7 +146,6 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     services = [s for s in plan.services if s.config.builtin is None and s.starts != "never"]
     return {
         **sandbox(plan, (), (front.port,), loopback=near),
-        **boot_target(plan),
         "unit": unit_name(plan, plan.deployment),
         "description": f"launch runtime: {plan.deployment}, and its one HTTP port",
         "slice": unit_name(plan, tier, "slice") if tier else None,

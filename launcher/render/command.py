@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from launcher.base.environment import libraries
-from launcher.errors import Finding, Severity, fault
+from launcher.errors import Finding, Fix, Severity, fault
+from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.dialect import Dialect, Flag
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.manifest import argv_digest
-from launcher.render.devices import place
 from launcher.render.extra import (
     check_architecture,
     check_environment,
     check_extra_args,
     known,
-    named_flags,
     refused_value,
+    walk,
 )
 from launcher.render.quoting import bad_characters
-from launcher.render.spellings import TABLE, Alternatives, Meaning
+from launcher.render.spellings import TABLE, Alternatives, Meaning, Placement
+
+_OWN_NAME = re.compile(rf"({'|'.join(BACKENDS)})(\d+)")
 
 
 def server_words(
@@ -54,7 +56,7 @@ def server_words(
         projector=tuple(names[d] for d in seeing if d in names),
     )
     findings = [*found, *check_architecture(server, dialect)]
-    theirs = named_flags(server.config.extra_args, index)
+    theirs = [flag for _, _, flag, _ in walk(server.config.extra_args, index) if flag is not None]
     words = [binary]
     for meaning in TABLE:
         if theirs and meaning.soft and any(index.get(flag) in theirs for flag in meaning.owns if flag in index):
@@ -77,6 +79,45 @@ def server_words(
     return argv, tuple(findings)
 
 
+def place(names: tuple[str, ...], gpus: Mapping[str, GpuConfig], key: str) -> tuple[Placement, tuple[Finding, ...]]:
+    """llama.cpp's names of the devices `names`, for `--device` and `--rpc`; findings at `key` for unknown ones.
+
+    A name of the form `cuda1` says backend and number itself. Others are found in `gpus` (hardware.gpus): the
+    number is the position among the entries of that backend. RPC devices count in the order of their endpoints.
+    """
+    devices: list[str] = []
+    rpc: list[str] = []
+    findings: list[Finding] = []
+    for name in names:
+        own = _OWN_NAME.fullmatch(name)
+        gpu = gpus.get(name)
+        if gpu is not None and gpu.backend == "rpc":
+            if gpu.endpoint is None:
+                findings.append(_no_endpoint(name))
+            devices.append(f"RPC{len(rpc)}")
+            rpc.append(gpu.endpoint or "")
+        elif own is not None and (gpu is None or gpu.backend == own[1]):
+            devices.append(f"{BACKENDS[own[1]].device}{own[2]}")
+        elif gpu is not None:
+            siblings = [n for n, g in gpus.items() if g.backend == gpu.backend]
+            devices.append(f"{BACKENDS[gpu.backend].device}{siblings.index(name)}")
+        else:
+            findings.append(_unknown(name, gpus, key))
+    return Placement(devices=tuple(devices), rpc=tuple(rpc)), tuple(findings)
+
+
+def _unknown(name: str, gpus: Mapping[str, GpuConfig], key: str) -> Finding:
+    there = ", ".join(gpus) or "none"
+    return fault("render/unknown-device", key, f"no device {name!r}; hardware has {there}")
+
+
+def _no_endpoint(name: str) -> Finding:
+    key = f"hardware.gpus.{name}.endpoint"
+    message = f"device {name} has backend rpc but no endpoint"
+    fixes = (Fix(override=f"{key}=127.0.0.1:50052", effect="where its ggml-rpc-server listens"),)
+    return fault("render/no-endpoint", key, message, fixes=fixes)
+
+
 def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
     """`numactl …` for a memory policy (with the CPUs), `taskset …` for CPUs alone, nothing otherwise."""
     if server.config.numa is None:
@@ -90,22 +131,17 @@ def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
 def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ...]:
     """Why a build would not take `words` (flags with their values), one sentence each; empty if it takes them."""
     reasons: list[str] = []
-    position = 0
-    while position < len(words):
-        word = words[position]
-        flag = index.get(word)
+    switch: str | None = None
+    for _, word, flag, values in walk(words, index):
         if flag is None:
-            return (f"{word} is not known",)
+            return (*reasons, f"{switch} takes no value" if switch else f"{word} is not known")
         if flag.removed:
             return (f"{word} was removed: {flag.help}",)
         arity = 0 if word in flag.negations else flag.arity
-        values = words[position + 1 : position + 1 + arity]
         if len(values) < arity:
             return (f"{word} takes a value",)
         reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
-        position += 1 + arity
-        if position < len(words) and words[position] not in index:
-            return (*reasons, f"{word} takes no value" if arity == 0 else f"{words[position]} is not known")
+        switch = None if arity else word
     return tuple(reasons)
 
 
@@ -157,6 +193,8 @@ class Command(NamedTuple):
     @property
     def digest(self) -> str:
         """`sha256:…` of argv."""
+        from launcher.manifest import argv_digest  # noqa: PLC0415 - a plan needs none, nor what the runtime reads
+
         return argv_digest(self.argv)
 
 

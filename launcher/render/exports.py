@@ -15,9 +15,10 @@ from launcher.base.addresses import is_path
 from launcher.base.names import control_character
 from launcher.errors import Finding, fault
 from launcher.ir.config import ExportName
-from launcher.ir.dialect import Dialect, Flag
+from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines
+from launcher.render.extra import known, walk
 from launcher.render.fleet_manifest import targets_of
 from launcher.render.quoting import shell_lines
 from launcher.render.units import reachable_url
@@ -124,22 +125,15 @@ def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) 
 
 def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] | str:
     """Flags with their values as keys of an INI section, or why that cannot be written."""
-    index: Mapping[str, Flag] = dialect.index()
     options: dict[str, str] = {}
-    position = 0
-    while position < len(words):
-        word = words[position]
-        flag = index.get(word)
-        arity = 0 if flag is None or word in flag.negations else flag.arity
-        values = words[position + 1 : position + 1 + arity]
-        position += 1 + arity
+    for _, word, _, values in walk(words, known(dialect).flags):
         if word in _ROUTERS_OWN:
             continue
         text = " ".join(values) if values else "true"
         key = word.lstrip("-")
         if key in options:
             return f"{word} is given twice"
-        if arity > 1 or not text or text != text.strip() or {*";#"} & {*text} or control_character(text):
+        if len(values) > 1 or not text or text != text.strip() or {*";#"} & {*text} or control_character(text):
             return f"no INI line can carry the value of {word}"
         options[key] = text
     return list(options.items())

@@ -72,9 +72,15 @@ COMMON_KEYS = ("general.", "tokenizer.", "adapter.", "quantize.", "split.", "cli
 """Beginnings of metadata keys that every architecture has."""
 
 
-def named_flags(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[Flag, ...]:
-    """The flags of the dialect that `words` use."""
-    return tuple(flag for _, _, flag, _ in _walk(words, index) if flag is not None)
+def walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[int, str, Flag | None, tuple[str, ...]]]:
+    """Position, word, its flag (None where a flag should stand and none does) and the values that follow."""
+    position = 0
+    while position < len(words):
+        word = words[position]
+        flag = index.get(word)
+        arity = 0 if flag is None or word in flag.negations else flag.arity
+        yield position, word, flag, words[position + 1 : position + 1 + arity]
+        position += 1 + arity
 
 
 def check_extra_args(server: ServerPlan, dialect: Dialect) -> list[Finding]:
@@ -82,7 +88,7 @@ def check_extra_args(server: ServerPlan, dialect: Dialect) -> list[Finding]:
     index, owners, _ = known(dialect)
     extra_args = server.config.extra_args
     findings: list[Finding] = []
-    for position, word, flag, values in _walk(extra_args, index):
+    for position, word, flag, values in walk(extra_args, index):
         key = f"servers.{server.name}.extra_args.{position}"
         if flag is None:
             findings.append(_unknown(key, word, dialect, index, _owner_before(extra_args, position, index)))
@@ -169,17 +175,6 @@ def check_environment(env: Mapping[str, str], key: str, dialect: Dialect) -> Ite
             yield fault("engine/bad-value", at, reason)
         if secret := next((known for known in SECRET_FLAGS if known in flag.names), None):
             yield _secret(at, secret)
-
-
-def _walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[int, str, Flag | None, tuple[str, ...]]]:
-    """Position, word, its flag (None where a flag should stand and none does) and the values that follow."""
-    position = 0
-    while position < len(words):
-        word = words[position]
-        flag = index.get(word)
-        arity = 0 if flag is None or word in flag.negations else flag.arity
-        yield position, word, flag, words[position + 1 : position + 1 + arity]
-        position += 1 + arity
 
 
 def _owner_before(words: tuple[str, ...], position: int, index: Mapping[str, Flag]) -> str | None:

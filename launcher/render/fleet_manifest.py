@@ -34,10 +34,10 @@ def targets_of(plan: FleetPlan) -> tuple[TargetUnit, ...]:
     if cycle and cycle.swap_target_s is not None and any(s.config.exclusive for s in plan.servers):
         found.append(TargetUnit(name="swap_seconds", server="", limit=cycle.swap_target_s))
     for server in plan.servers:
-        speed = plan.config.slowest(server.name)
+        speed = plan.config.wanted(server.name, "tokens_per_second_min")
         if speed is not None:
             found.append(TargetUnit(name="tokens_per_second", server=server.name, limit=speed))
-        first = plan.config.latest(server.name)
+        first = plan.config.wanted(server.name, "first_token_max_s")
         if first is not None:
             found.append(TargetUnit(name="first_token_seconds", server=server.name, limit=first))
     return tuple(found)
@@ -87,7 +87,6 @@ def fleet_manifest(
 
 
 def _server_unit(server: ServerPlan, plan: FleetPlan, command: Command, rungs: tuple[Command, ...]) -> ServerUnit:
-    """One server as the supervisor runs it."""
     tier = plan.config.tiers[server.tier]
     gpus = plan.config.hardware.machine(server.on).gpus
     endpoints = (gpus[device].endpoint for device in server.settings.devices if device in gpus)

@@ -15,7 +15,9 @@ from launcher.ir.config import SlurmConfig
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
 from launcher.render.pods import as_in_pod, card_amounts, pod_port
-from launcher.render.units import MIB, RESTART_S, memory_max, start_limit, starts_at_boot
+from launcher.render.quoting import shell_lines
+from launcher.render.units import RESTART_S, memory_max, start_limit, starts_at_boot
+from launcher.sizes import MIB
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -184,14 +186,5 @@ def _own_environment(env: Mapping[str, str]) -> Iterable[str]:
 
 def _lines(words: Iterable[str]) -> Iterable[str]:
     """`words` quoted for a shell, a flag with its values a line; where it listens the script knows."""
-    lines: list[str] = []
-    before = ""
-    for word in words:
-        shown = {"--host": '"$listen"', "--port": '"$port"'}.get(before) or shlex.quote(word)
-        is_flag = word.startswith("-") and not word[1:2].isdigit()
-        if lines and not is_flag:
-            lines[-1] += f" {shown}"
-        else:
-            lines.append(shown)
-        before = word
-    return lines
+    known = {"--host": '--host "$listen"', "--port": '--port "$port"'}
+    return [known.get(line.partition(" ")[0], line) for line in shell_lines(words)]

@@ -16,7 +16,7 @@ from launcher.ir.config import KubernetesConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.manifest import argv_digest, encode_document
 from launcher.render.beside_units import memory_limit
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
@@ -133,7 +133,6 @@ def _in_cluster(target: RouteTarget, name: str) -> RouteTarget:
 
 
 def _container(objects: list[Object]) -> Object:
-    """The container of a Deployment, which is the first of `objects`."""
     found: Object = objects[0]["spec"]["template"]["spec"]["containers"][0]
     return found
 
@@ -147,7 +146,7 @@ def _front(
     name = own_name(plan, FRONT)
     own = labels(plan, name, FRONT)
     table = cluster_routes(plan, routing_table(plan))
-    data = {"fleet.json": encode_fleet(manifest).decode(), "routes.json": encode_routes(table).decode()}
+    data = {"fleet.json": encode_document(manifest).decode(), "routes.json": encode_document(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
         message = f"the front's tables have {size} bytes, and a ConfigMap at most {CONFIG_MAP_BYTES}"
         findings.append(fault("render/kubernetes-size", "servers", message))
@@ -159,7 +158,7 @@ def _front(
         lost.append("a memory of projects that outlives its pod (deploy.kubernetes.state_claim)")
     leads = manifest.cluster is not msgspec.UNSET
     pod = _front_pod(plan, settings, table, data, leads=leads)
-    same = encode_fleet(msgspec.structs.replace(manifest, input_digest=""))  # what it reads, not what it was made of
+    same = encode_document(msgspec.structs.replace(manifest, input_digest=""))  # what it reads, not what it was made of
     digest = argv_digest((same.decode(), data["routes.json"]))
     config_map = {
         "apiVersion": "v1",

@@ -129,7 +129,7 @@ def _open(key: str, name: str) -> Finding:
     return fault("render/open-secret", key, message, *notes)
 
 
-def shell_lines(argv: Sequence[str]) -> tuple[str, ...]:
+def shell_lines(argv: Iterable[str]) -> tuple[str, ...]:
     """`argv` quoted for sh, one flag with its values a line, to be joined by a backslash and a line break.
 
     A new line begins at each word that starts with `-`; negative numbers stay with their flag.

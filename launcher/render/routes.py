@@ -8,15 +8,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from launcher.base.addresses import spelled
 from launcher.ir.config import Start, UpstreamConfig
 from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, OutsideUnit, RoutePool, RouteTarget, RoutingTable
-from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.ir.plan import START_RANK, FleetPlan, ServerPlan, ServicePlan
 from launcher.render.passed import own_key_file
-
-
-def all_names(servers: Iterable[ServerPlan]) -> tuple[str, ...]:
-    """Every name that a request may use, sorted."""
-    return tuple(sorted({name for server in servers for names in _claims(server) for name in names}))
 
 
 def resolve(
@@ -86,8 +82,7 @@ def _upstream(name: str, config: UpstreamConfig) -> RouteTarget:
 def _service(service: ServicePlan) -> RouteTarget:
     """A process of this fleet: started, stopped and looked after as servers are."""
     config = service.config
-    shown = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"http://{shown}:{service.port}{_V1}"
+    url = f"http://{spelled(config.host, service.port)}{_V1}"
     return _outside(
         *(service.name, config.host, service.port, config.models),
         model=config.model or config.description,
@@ -112,10 +107,6 @@ def _outside(name: str, host: str, port: int, models: Mapping[str, str], **field
     return RouteTarget(name=name, host=host, port=port, faces=faces, **fields)
 
 
-START_RANK: dict[Start, int] = {"boot": 0, "demand": 1, "never": 2}
-"""Resident servers are preferred to those that must be started."""
-
-
 def routing_table(plan: FleetPlan) -> RoutingTable:
     """The routing table of `plan`.
 
@@ -127,7 +118,8 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
     routing = plan.config.routing
     others = outside_targets(plan)
     speeds = {speed.server: speed.decode[0] for speed in plan.speeds}
-    names = {name: resolve(name, everyone, START_RANK, speeds) for name in all_names(everyone)}
+    called = {name for server in everyone for names in _claims(server) for name in names}
+    names = {name: resolve(name, everyone, START_RANK, speeds) for name in sorted(called)}
     names |= {name: (unit.name,) for unit in others for name in (unit.name, *unit.aliases, *unit.faces)}
     front = msgspec.convert(plan.config.runtime.front, FrontUnit, from_attributes=True)
     for port in (service.port for service in plan.services if service.config.builtin == "front"):

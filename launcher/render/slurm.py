@@ -19,7 +19,7 @@ from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.manifest import argv_digest, encode_document
 from launcher.render.command import Command, Engines
 from launcher.render.jobs import JobScripts, job_command
 from launcher.render.led import asked_of, device_name, node_budgets
@@ -88,8 +88,8 @@ def slurm_files(
     fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
     front = scripts.front(plan, fleet_name(plan, "front", ""))
     files += [
-        RenderedFile(path="slurm/fleet.json", text=encode_fleet(fleet).decode()),
-        RenderedFile(path="slurm/routes.json", text=encode_routes(slurm_routes(plan, routing_table(plan))).decode()),
+        RenderedFile(path="slurm/fleet.json", text=encode_document(fleet).decode()),
+        RenderedFile(path="slurm/routes.json", text=encode_document(slurm_routes(plan, routing_table(plan))).decode()),
         RenderedFile(path="slurm/front.sbatch", text=front, executable=True),
     ]
     return files, findings

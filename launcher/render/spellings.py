@@ -14,13 +14,29 @@ from typing import NamedTuple
 import msgspec
 
 from launcher.ir.plan import ServerPlan
-from launcher.render.devices import Placement
 
 Alternatives = tuple[tuple[str, ...], ...]
 """Words in order of preference; an empty tuple of alternatives: nothing to say."""
 
 ALL_LAYERS = "999"
 """More layers than any model has; older builds do not know the word `all`."""
+
+
+class Placement(NamedTuple):
+    """Devices by llama.cpp's names, in order, and the `host:port` of each RPC server among them."""
+
+    devices: tuple[str, ...]
+    rpc: tuple[str, ...]
+    draft: tuple[str, ...] = ()
+    """Those of the draft, where it has its own."""
+    projector: tuple[str, ...] = ()
+    """That of the projector, where it has its own."""
+
+    def buffer(self, device: str) -> str:
+        """llama.cpp's name of a device's buffer type: the device's; of an RPC server the first, with its endpoint."""
+        number = device.removeprefix("RPC")
+        known = device.startswith("RPC") and number.isdecimal() and int(number) < len(self.rpc)
+        return f"RPC0[{self.rpc[int(number)]}]" if known else device
 
 
 class Meaning(NamedTuple):

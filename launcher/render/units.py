@@ -11,14 +11,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from launcher.base.addresses import SOCKET_END, is_loopback, is_path
+from launcher.base.addresses import SOCKET_END, is_loopback, is_path, spelled
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import RuntimeConfig
-from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.plan import RAM, FleetPlan, ServerPlan
 from launcher.render.command import Command
 from launcher.render.passed import files_of, own_key_file, with_credential
 from launcher.render.quoting import credential_path, quote_assignments, quote_bind, quote_command
+from launcher.sizes import MIB
 
 ProbeKind = Literal["completion", "embedding", "rerank"]
 
@@ -34,8 +35,7 @@ def probe_kind(server: ServerPlan) -> ProbeKind:
 
 def reachable_url(host: str, port: int) -> str:
     """URL under which this host reaches a server that listens on `host`."""
-    address = _ANY_ADDRESS.get(host, host)
-    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+    return f"http://{spelled(_ANY_ADDRESS.get(host, host), port)}"
 
 
 def unit_name(plan: FleetPlan, name: str, kind: str = "service") -> str:
@@ -130,8 +130,6 @@ RESTART_S = 3.0
 LONGEST_S = 10**9
 """The longest interval a unit gets (32 years): systemd counts microseconds in 64 bits, and refuses more."""
 
-RAM = "ram"
-MIB = 1024**2
 GPU_HOST_BYTES = 2048 * MIB
 """Room for a GPU driver's host memory, which no plan counts."""
 
@@ -274,12 +272,7 @@ def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
     boot = plan.config.tiers[tier].start == "boot"
     members = [s.name for s in plan.servers if s.tier == tier and starts_at_boot(s)]
     members += [s.name for s in plan.services if boot and s.config.tier == tier and s.config.builtin is None]
-    return {"tier": tier, "wants": tuple(unit_name(plan, name) for name in members), "boot": boot} | boot_target(plan)
-
-
-def boot_target(plan: FleetPlan) -> dict[str, str]:
-    """What boots."""
-    return {"boot_target": "default.target" if plan.config.deploy.scope == "user" else "multi-user.target"}
+    return {"tier": tier, "wants": tuple(unit_name(plan, name) for name in members), "boot": boot}
 
 
 def hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:

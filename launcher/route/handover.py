@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from launcher.ir.exchange import Answered, Headers, Passed, Refusal
+from launcher.ir.exchange import Answered, Headers, Refusal
 from launcher.route.exchange import Exchange
 from launcher.route.head import lines_of
 from launcher.route.keys import EVERYTHING
@@ -90,7 +90,7 @@ class Handover:
         )
         return await ask(exchange.services, server, question, timeout_s=timeout_s)
 
-    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Passed:
+    async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Answered:
         """Have `server` answer the client itself. Raises Refusal."""
         exchange = self._exchange
         exchange.tap = tap = Tap(keep_bytes) if keep_bytes else None
@@ -108,7 +108,7 @@ class Handover:
         exchange.start(exchange.view.route(server), granted=self.asked)
         await ended.wait()
         body = tap.whole if tap is not None else b""
-        return Passed(status=exchange.status, body=body, server=exchange.target.name if exchange.target else server)
+        return Answered(status=exchange.status, body=body, server=exchange.target.name if exchange.target else server)
 
     async def whole(self, status: int, data: bytes, headers: Headers) -> None:
         """Answer with JSON."""

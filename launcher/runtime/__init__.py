@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launcher.base.background import Background, BackgroundHandler
 from launcher.errors import LaunchError
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.runtime.deployment import read_deployment, require_ours
 from launcher.runtime.fleet import Runtime, UnitsOptions
 from launcher.runtime.front_only import route_only as serve_front_only

@@ -18,6 +18,7 @@ import msgspec
 from launcher import files, supervise
 from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
+from launcher.files.state import LockOwner, deployment_state_dir, is_called_off
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -214,7 +215,7 @@ class Runtime:
                 self._observer.pool.remember(e.name for e in self._events.after() if e.kind in ("starting", "adopted"))
                 keep_pins(self._observer.pool, lambda: self._state_dir)
                 # With the lock held: whoever stops everything from now on finds it.
-                if self._asked_ns is not None and files.is_called_off(self._asked_ns):
+                if self._asked_ns is not None and is_called_off(self._asked_ns):
                     raise SuperviseError([supervise.early_finding(self._manifest.deployment)])
                 # At once: who sees the lock held can ask from now on, and is answered when the doors open.
                 with contextlib.ExitStack() as doors:
@@ -230,11 +231,11 @@ class Runtime:
                     self._events.close()
 
     def _make_state_dir(self) -> Path:
-        return files.deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
+        return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
 
-    def _holder(self) -> files.LockOwner:
+    def _holder(self) -> LockOwner:
         mine = supervise.proc_stat(os.getpid())
-        return files.LockOwner(
+        return LockOwner(
             pid=os.getpid(),
             start_ticks=mine.start_ticks if mine else 0,
             boot_id=supervise.boot_id(),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.errors import LaunchError
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
 from launcher.supervise.events import AnyEvent, FleetReady, RuntimeStarted

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from launcher.errors import HostError, LaunchError
-from launcher.files import LockHeldError, LockOwner, OwnedLock, write_atomic, writing
+from launcher.files import write_atomic, writing
+from launcher.files.state import LockHeldError, LockOwner, OwnedLock
 from launcher.orchestrate.pool import WarmPool
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control

@@ -15,8 +15,8 @@ from launcher import engine
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import LaunchError
 from launcher.ir.config import HardwareConfig
+from launcher.ir.measured import Measurement
 from launcher.ir.plan import ServerPlan
-from launcher.ir.speed import Measurement
 from launcher.ir.sweep import PointResult, Values, Workload
 from launcher.plan import expected, touched
 from launcher.sweep import GROUPS

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.author.pairing import ModelOnDisk
-from launcher.ir.catalog import FilePart, ModelFile
+from launcher.ir.catalog import FilePart, HeaderFacts, ModelFile
 from launcher.ir.config import ArchitectureConfig
-from launcher.ir.headers import HeaderFacts
 
 GIB = 1024**3
 

@@ -12,8 +12,7 @@ from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.files import describe
 from launcher.catalog.gguf import BadHeader, parse_header
 from launcher.catalog.layouts import LAYOUTS
-from launcher.catalog.traits import complete, is_recurrent
-from launcher.ir.architectures import ARCHITECTURES
+from launcher.ir.architectures import ARCHITECTURES, complete, is_recurrent
 from launcher.ir.config import ArchitectureConfig
 from tests import tinymodels
 

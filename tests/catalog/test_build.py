@@ -14,8 +14,8 @@ import pytest
 from launcher.catalog import build, describe, load_model, resolve_path, vault
 from launcher.catalog.headers import header_facts
 from launcher.errors import CatalogError, Finding, has_errors
+from launcher.ir.catalog import HeaderFacts
 from launcher.ir.config import FleetConfig
-from launcher.ir.headers import HeaderFacts
 from tests import tinymodels
 from tests.tinymodels import faulty
 

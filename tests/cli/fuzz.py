@@ -27,7 +27,7 @@ import msgspec
 import typer.main
 
 from launcher.cli import main as launch
-from launcher.manifest import encode_fleet
+from launcher.manifest import encode_document
 
 LAUNCH = Path(sys.executable).with_name("launch")
 CODES = {0, 2, 3, 4, 5, 6, 7, 8, 130, 141}
@@ -156,7 +156,7 @@ class Arena:
         (state / "runtime.lock").write_bytes(b'{"pid":1,"start_ticks":1,"boot_id":"x"}')
         request = {"schema": "launch.request/v1", "overrides": ["hardware=dev", "profile=dev"], "config_dirs": []}
         (state / "request.json").write_bytes(msgspec.json.encode(request))
-        (state / "deployment/fleet.json").write_bytes(encode_fleet(manifest(server, deployment="fz")))
+        (state / "deployment/fleet.json").write_bytes(encode_document(manifest(server, deployment="fz")))
         installed = self.good / "tree/var/lib/launch/installed"
         installed.mkdir(parents=True)
         files = {"/etc/systemd/system/launch-a.service": "sha256:0", "/etc/launch/fz/fleet.json": "sha256:0"}

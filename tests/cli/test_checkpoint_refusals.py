@@ -13,7 +13,7 @@ from launcher.cli.checkpoint import run_checkpoint
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
 from launcher.cli.memory import show_memory
 from launcher.cli.restore import _verify
-from launcher.files import read_checkpoint
+from launcher.files.checkpoints import read_checkpoint
 from launcher.ir.live import FleetStatus
 from launcher.manifest import decode_fleet
 from tests.cli.conftest import Cli, cli

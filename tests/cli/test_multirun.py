@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launcher.cli.arguments import with_command
 from launcher.cli.build import RUNS_MAX, plan_each
-from launcher.config import each_run
+from launcher.config.typed import each_run
 from launcher.errors import ConfigError
 from tests.cli.test_documents import holds
 

@@ -22,9 +22,9 @@ from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.compiler import compile_fleet
 from launcher.engine import resolve_binary
 from launcher.errors import ConfigError, HostError, SuperviseError
-from launcher.files import keep_read_speed
+from launcher.files.measured import keep_read_speed
 from launcher.ir.config import EngineConfig
-from launcher.ir.speed import ReadSpeed
+from launcher.ir.measured import ReadSpeed
 from launcher.ir.sweep import Gain, Recommendation, Workload
 from launcher.trial import candidate_of, read_speed
 from tests.cli.conftest import Cli

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.supervise import Supervisor
 from launcher.supervise.kubernetes import Pods

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.config import compose
+from launcher.config.composing import compose
 from launcher.ir.config import FleetConfig
 
 CONF = Path(__file__).parents[2] / "conf"

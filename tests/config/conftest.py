@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.config import compose
+from launcher.config.composing import compose
 from launcher.errors import ConfigError, Finding
 from launcher.ir.config import Composed
 

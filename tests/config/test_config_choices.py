@@ -12,8 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from launcher.config.fragments import CATALOGUE_GROUPS, ENTRY_GROUPS
-from launcher.config.index import index_of
+from launcher.config.index import CATALOGUE_GROUPS, ENTRY_GROUPS, index_of
 from launcher.config.repository import FragmentRepository
 from launcher.errors import LaunchError
 from tests.config.conftest import FILES, Conf
@@ -114,7 +113,8 @@ def test_a_small_fleet_composes_as_under_plain_hydra(headed: Conf, by_hydra: Pla
 )
 def test_the_shipped_config_composes_as_under_plain_hydra(by_hydra: Plain, overrides: tuple[str, ...]) -> None:
     """Every packaged profile: the same tree, and a location for each of its values."""
-    from launcher.config import compose, flatten
+    from launcher.config import flatten
+    from launcher.config.composing import compose
 
     composed = compose(overrides, config_dirs=[SHIPPED])
     plain = by_hydra(SHIPPED, *overrides)

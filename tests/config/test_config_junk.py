@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.config import compose
+from launcher.config.composing import compose
 from launcher.errors import ConfigError
 from tests.config.conftest import FILES, Conf
 

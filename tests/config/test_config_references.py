@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.config import compose, flatten, locate
+from launcher.config import flatten, locate
+from launcher.config.composing import compose
 from launcher.config.references import CHECKS, cycles
 from launcher.errors import Finding, Location
 from launcher.ir.config import SourceMap

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.config import server_from_fields
+from launcher.config.composing import server_from_fields
 from launcher.config.decode import decode, stand_in
 from launcher.config.schema import Number, Record, Shape, Table, describe, fields_of, inner, shape_of
 from launcher.errors import ConfigError
@@ -298,7 +298,7 @@ SOMEWHERE = st.sampled_from(
 def test_junk_values_become_findings(pieces: list[tuple[str, Any]]) -> None:
     """Decoding and cross-checking any tree gives a fleet and findings, and raises nothing."""
     from launcher.config.located import LocatedTree
-    from launcher.config.references import check_references
+    from launcher.config.references import CHECKS
     from launcher.errors import Location
 
     located = LocatedTree()
@@ -306,7 +306,7 @@ def test_junk_values_become_findings(pieces: list[tuple[str, Any]]) -> None:
         parent, _, name = package.rpartition(".")
         located.embed({name: values}, parent, {"": Location(file="f", line=1)})
     fleet, findings = decode(FleetConfig, located.tree)
-    findings += check_references(fleet)
+    findings += [finding for check in CHECKS for finding in check(fleet)]
     assert all(f.notes or f.fixes for f in findings)
 
 

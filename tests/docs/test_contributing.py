@@ -12,7 +12,8 @@ import pytest
 from launcher.engine import recorded
 from launcher.ir.config import DeployConfig
 from launcher.plan import plan_fleet
-from launcher.render import exports, render_fleet
+from launcher.render import exports
+from launcher.render.fleet import render_fleet
 from launcher.route import Front, answers
 from launcher.supervise.scheduler import Resident, choose_victims
 from tests.cases.case import read_case

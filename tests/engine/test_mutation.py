@@ -17,7 +17,7 @@ from launcher.errors import Finding
 from launcher.files import packaged_dir
 from launcher.ir.dialect import Dialect, Flag
 from launcher.render import Command, render_commands
-from launcher.render.devices import place as place_devices
+from launcher.render.command import place as place_devices
 from launcher.render.spellings import TABLE, Meaning
 
 CONF = packaged_dir("conf")

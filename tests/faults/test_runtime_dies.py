@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from launcher.errors import HostError, SuperviseError
-from launcher.files import asked_at_ns, call_off, start_under_way
+from launcher.files.state import asked_at_ns, call_off, start_under_way
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, stop_orphans
 from launcher.supervise.procfs import is_suspended

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from launcher.errors import ConfigError
-from launcher.files import (
+from launcher.files.checkpoints import (
     Checkpoint,
     checkpoint_dir,
     checkpoint_files,

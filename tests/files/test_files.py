@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 import launcher
 from launcher.errors import HostError
 from launcher.files import (
+    compare_deployment,
+    drop_leftovers,
+    make_key_file,
+    packaged_dir,
+    write_atomic,
+    write_deployment,
+)
+from launcher.files.state import (
     LockHeldError,
     LockOwner,
     OwnedLock,
-    compare_deployment,
     deployment_state_dir,
-    drop_leftovers,
     known_deployments,
-    make_key_file,
-    packaged_dir,
     state_root,
-    write_atomic,
-    write_deployment,
 )
 from launcher.ir.deployment import Deployment, RenderedFile
 from tests.children import killed_on_failure
@@ -100,7 +102,8 @@ def test_a_lock_names_its_owner_until_released(tmp_path: Path) -> None:
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     """Killed with -9, the holder holds nothing, and a torn name does not confuse."""
     script = (
-        "import sys, time; from pathlib import Path; from launcher.files import *; lock = OwnedLock(Path(sys.argv[1]));"
+        "import sys, time; from pathlib import Path; from launcher.files.state import *;"
+        "lock = OwnedLock(Path(sys.argv[1]));"
         "lock.acquire(LockOwner(pid=1, start_ticks=2, boot_id='b')); print(flush=True); time.sleep(60)"
     )
     path = tmp_path / "lock"

@@ -8,9 +8,8 @@ import msgspec
 import pytest
 
 from launcher.errors import HostError
-from launcher.files import keep_measured, known_rates, measured_file, read_measured
-from launcher.files.measured import KEPT
-from launcher.ir.speed import Measurement, Touched
+from launcher.files.measured import KEPT, keep_measured, known_rates, measured_file, read_measured
+from launcher.ir.measured import Measurement, Touched
 
 
 def of(key: str, at: str, decode: float = 1.0) -> Measurement:

@@ -18,7 +18,7 @@ import pytest
 
 from launcher.ir.config import OrchestrationConfig, ValidationConfig
 from launcher.ir.fleet import RoutingTable
-from launcher.manifest import encode_fleet, encode_routes
+from launcher.manifest import encode_document
 from launcher.orchestrate import FILE_NAME
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
@@ -59,8 +59,8 @@ class Deployment:
             router="router", workers=("worker",), validation=ValidationConfig(validator="validator")
         )
         table: RoutingTable = msgspec.structs.replace(routes(self.manifest, front), orchestration=orchestration)
-        (folder / "fleet.json").write_bytes(encode_fleet(self.manifest))
-        (folder / "routes.json").write_bytes(encode_routes(table))
+        (folder / "fleet.json").write_bytes(encode_document(self.manifest))
+        (folder / "routes.json").write_bytes(encode_document(table))
 
     def start(self) -> None:
         """Start, or start again: the servers that live are adopted."""

@@ -9,8 +9,8 @@ import pytest
 
 from launcher.ir.config import GpuConfig, HardwareConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan
-from launcher.plan import plan_fleet, plan_of_host, with_peers
-from launcher.plan.peers import PROCESS_BYTES, peer_devices
+from launcher.plan import plan_fleet, plan_of_host
+from launcher.plan.peers import PROCESS_BYTES, peer_devices, with_peers
 from launcher.sizes import GIB
 
 from .fleets import LLAMA_8B, catalog, codes, fleet, hardware, model_file, only, server

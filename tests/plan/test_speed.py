@@ -9,8 +9,8 @@ import pytest
 
 from launcher.compiler import with_speeds
 from launcher.ir.config import HardwareConfig
+from launcher.ir.measured import Measurement, Touched
 from launcher.ir.plan import ServerPlan
-from launcher.ir.speed import Measurement, Touched
 from launcher.plan import OUT_OF_REACH, expected, speeds, touched
 from tests.plan.documents import EPYC, ROWS, SOVEREIGN, compiled, markdown
 

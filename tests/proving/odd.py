@@ -12,7 +12,8 @@ import msgspec
 from launcher.catalog import MIXES, complete, synthesise
 from launcher.ir.catalog import Catalog, FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig, EngineConfig, FleetConfig, NgramConfig, ServerConfig
-from launcher.plan import is_mismatch, plan_fleet
+from launcher.plan import plan_fleet
+from launcher.plan.proof import is_mismatch
 from launcher.proving import prove_fleet
 from launcher.sizes import GIB, MIB
 from tests.plan import drawn, fleets

@@ -225,19 +225,17 @@ def test_shared_tensors_have_no_dry_run(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_the_binary_says_is_planned_where_it_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bound that is too small (its own figure halved), the plan takes the proof."""
-    from launcher import plan
-
-    whole = plan.unshared_memory
+    from launcher.plan.proof import unshared_memory
 
     def halved(*args: object) -> dict[str, object]:
-        memory = whole(*args)  # type: ignore[arg-type]
+        memory = unshared_memory(*args)  # type: ignore[arg-type]
         return {
             name: tuple(msgspec.structs.replace(m, kv_bytes=m.kv_bytes // 2) for m in each)
             for name, each in memory.items()
         }
 
     bound = compiled()
-    monkeypatch.setattr(plan, "unshared_memory", halved)
+    monkeypatch.setattr("launcher.proving.here.unshared_memory", halved)
     here = prove_here(bound)
     before, after = bound.plan.servers[0].memory[0], here.compiled.plan.servers[0].memory[0]
     assert after.kv_bytes == pytest.approx(before.kv_bytes * 1.5, rel=0.01)

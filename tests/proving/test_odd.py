@@ -12,8 +12,8 @@ import pytest
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import DraftConfig
 from launcher.ir.proof import Difference, ServerProof
-from launcher.plan import proof_findings
 from launcher.plan.builds import loads_nextn
+from launcher.plan.proof import proof_findings
 from launcher.proving.runs import in_order, names_of
 from launcher.sizes import GIB
 from tests.plan import drawn, fleets

@@ -13,7 +13,7 @@ from launcher.errors import EngineError
 from launcher.ir.catalog import Catalog, FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.proof import Difference, ServerProof
-from launcher.plan import is_mismatch, proof_findings
+from launcher.plan.proof import is_mismatch, proof_findings
 from launcher.proving import prove, prove_fleet
 from launcher.sizes import MIB
 from tests.catalog.architectures import PUBLISHED

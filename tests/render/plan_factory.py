@@ -23,8 +23,7 @@ from launcher.ir.config import (
     TierConfig,
 )
 from launcher.ir.dialect import Dialect
-from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, ServerPlan
-from launcher.ir.settings import Settings
+from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, ServerPlan, Settings
 from launcher.render import placement_prefix, server_words
 
 MIB = 1024**2

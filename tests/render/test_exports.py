@@ -20,8 +20,8 @@ from launcher.engine import probe, recorded
 from launcher.ir.config import DeployConfig, ExportName, FaceConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import FleetPlan
-from launcher.render import Rendered, render_fleet
 from launcher.render.exports import EXPORTS
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.conftest import get_json, running
 from tests.render.plan_factory import fleet_plan, server_plan
 

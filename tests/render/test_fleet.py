@@ -24,10 +24,11 @@ from launcher.ir.config import (
     ServiceConfig,
 )
 from launcher.ir.dialect import Dialect
+from launcher.ir.measured import ServerSpeed
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.ir.speed import ServerSpeed
 from launcher.manifest import argv_digest, decode_fleet, decode_routes
-from launcher.render import Rendered, render_fleet
+from launcher.render import render_commands
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.plan_factory import fleet_plan, server_plan
 
 NEWEST = recorded("b10434")
@@ -157,6 +158,17 @@ def test_findings_of_every_server_are_collected(templates: dict[str, str]) -> No
     servers = [server_plan(name, extra_args=("--lookup",)) for name in ("a", "b")]
     rendered = render_fleet(fleet_plan(*servers), ENGINES, templates, "0.1.0")
     assert [f.key for f in rendered.findings] == ["servers.a.extra_args.0", "servers.b.extra_args.0"]
+
+
+def test_commands_that_are_spelled_already_are_judged_once(templates: dict[str, str]) -> None:
+    """Whoever spelled them has said what is wrong with them: the files say it no second time."""
+    plan = fleet_plan(server_plan(extra_args=("--defrag-thold", "0.1")))
+    spelled, found = render_commands(plan, ENGINES)
+    again = render_fleet(plan, ENGINES, templates, "0.1.0")
+    rendered = render_fleet(plan, ENGINES, templates, "0.1.0", spelled)
+    assert [f.code for f in found] == ["engine/deprecated-flag"]
+    assert (rendered.deployment, rendered.commands) == (again.deployment, spelled)
+    assert [f for f in again.findings if f not in rendered.findings] == list(found)
 
 
 # --- manifest ------------------------------------------------------------------------------------------------

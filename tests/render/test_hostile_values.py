@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from launcher.errors import has_errors
 from launcher.ir.config import ContainerConfig, DeployConfig, FrontConfig, RuntimeConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render import render_fleet
+from launcher.render.fleet import render_fleet
 from launcher.render.quoting import control_characters, open_secrets, refused_value
 from tests.render.conftest import REPOSITORY, verify
 from tests.render.plan_factory import fleet_plan, server_plan

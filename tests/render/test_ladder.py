@@ -9,8 +9,8 @@ import pytest
 
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError
-from launcher.manifest import argv_digest, encode_fleet, encode_routes
-from launcher.render import Rendered
+from launcher.manifest import argv_digest, encode_document
+from launcher.render.fleet import Rendered
 from launcher.runtime import read_deployment
 
 
@@ -66,13 +66,13 @@ def test_the_rest_of_the_budget_is_what_the_pool_may_hold(sovereign: Rendered) -
 
 def test_a_rung_that_was_not_compiled_is_refused(sovereign: Rendered, tmp_path: Path) -> None:
     """A command smuggled into a rung is found by its digest, like that of a server."""
-    (tmp_path / "routes.json").write_bytes(encode_routes(sovereign.routes))
+    (tmp_path / "routes.json").write_bytes(encode_document(sovereign.routes))
     servers = list(sovereign.manifest.servers)
     at = next(i for i, unit in enumerate(servers) if unit.rungs)
     evil = msgspec.structs.replace(servers[at].rungs[0], argv=("/bin/sh", "-c", "true"))
     servers[at] = msgspec.structs.replace(servers[at], rungs=(evil, *servers[at].rungs[1:]))
     fleet = msgspec.structs.replace(sovereign.manifest, servers=tuple(servers))
-    (tmp_path / "fleet.json").write_bytes(encode_fleet(fleet))
+    (tmp_path / "fleet.json").write_bytes(encode_document(fleet))
     with pytest.raises(ConfigError, match="not what its digest says"):
         read_deployment(tmp_path)
 

@@ -26,10 +26,9 @@ from launcher.manifest import (
     decode_routes,
     diff_manifests,
     encode_document,
-    encode_fleet,
-    encode_routes,
 )
-from launcher.render import Rendered, render_commands, render_fleet
+from launcher.render import render_commands
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.plan_factory import MIB, fleet_plan, server_plan
 
 ENGINES = {"default": ("/opt/llama-server", recorded("b10434"))}
@@ -68,22 +67,22 @@ def refused(data: bytes) -> Finding:
 
 def test_round_trip(rendered: Rendered) -> None:
     """Both documents come back equal, from bytes that are the same every time."""
-    fleet, routes = encode_fleet(rendered.manifest), encode_routes(rendered.routes)
+    fleet, routes = encode_document(rendered.manifest), encode_document(rendered.routes)
     assert decode_fleet(fleet) == rendered.manifest
     assert decode_routes(routes) == rendered.routes
-    assert encode_fleet(decode_fleet(fleet)) == fleet
-    assert encode_routes(decode_routes(routes)) == routes
+    assert encode_document(decode_fleet(fleet)) == fleet
+    assert encode_document(decode_routes(routes)) == routes
 
 
 def test_bytes_are_for_people_too(rendered: Rendered) -> None:
     """Indented, keys sorted, one newline at the end."""
-    text = encode_fleet(rendered.manifest).decode()
+    text = encode_document(rendered.manifest).decode()
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def test_torn_files(rendered: Rendered) -> None:
     """Cut anywhere, empty, not UTF-8."""
-    data = encode_fleet(rendered.manifest)
+    data = encode_document(rendered.manifest)
     for cut in (b"", data[:1], data[: len(data) // 2], data[:-3], b"\xff\xfe"):
         assert refused(cut).code == "manifest/unreadable"
 
@@ -110,7 +109,7 @@ def test_foreign_old_and_incomplete(text: str, code: str, part: str) -> None:
 
 def test_a_value_of_the_wrong_type_is_named(rendered: Rendered) -> None:
     """The path to the value is in the message."""
-    plain = json.loads(encode_fleet(rendered.manifest))
+    plain = json.loads(encode_document(rendered.manifest))
     plain["servers"][1]["port"] = "eighty"
     assert "$.servers[1].port" in refused(json.dumps(plain).encode()).message
 
@@ -118,7 +117,7 @@ def test_a_value_of_the_wrong_type_is_named(rendered: Rendered) -> None:
 def test_routes_are_not_a_fleet(rendered: Rendered) -> None:
     """The two files of a deployment cannot be taken for each other."""
     with pytest.raises(ConfigError):
-        decode_routes(encode_fleet(rendered.manifest))
+        decode_routes(encode_document(rendered.manifest))
 
 
 @given(st.lists(st.text()), st.lists(st.text()))
@@ -165,8 +164,8 @@ def test_documents_obey_their_schemas(rendered: Rendered) -> None:
     )
     status = FleetStatus(deployment="d", input_digest="x", runtime_pid=None, front=None, ready=False, processes=())
     documents: list[dict[str, Any]] = [
-        json.loads(encode_fleet(rendered.manifest)),
-        json.loads(encode_routes(rendered.routes)),
+        json.loads(encode_document(rendered.manifest)),
+        json.loads(encode_document(rendered.routes)),
         plan_document(plan, {n: c.argv for n, c in commands.items()}, {n: c.env for n, c in commands.items()}),
         json.loads(encode_document(inspect)),
         json.loads(encode_document(status)),

@@ -8,7 +8,7 @@ from launcher.ir.config import GpuConfig, PoolConfig, RoutingConfig, ServiceConf
 from launcher.ir.fleet import FaceUnit, OutsideUnit
 from launcher.ir.plan import ServicePlan
 from launcher.manifest import decode_fleet, decode_routes
-from launcher.render import Rendered, render_fleet
+from launcher.render.fleet import Rendered, render_fleet
 from tests.render.plan_factory import fleet_plan, server_plan
 from tests.render.test_fleet import ENGINES
 

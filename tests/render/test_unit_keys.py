@@ -11,7 +11,7 @@ import pytest
 from launcher.engine import recorded
 from launcher.ir.config import DeployConfig, FrontConfig, RuntimeConfig
 from launcher.ir.plan import FleetPlan
-from launcher.render import render_fleet
+from launcher.render.fleet import render_fleet
 from tests.render.conftest import verify
 from tests.render.plan_factory import fleet_plan, server_plan
 

@@ -22,8 +22,8 @@ from launcher.ir.config import (
     ServiceConfig,
 )
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan, ServicePlan
-from launcher.render import Rendered, render_fleet
 from launcher.render.beside_units import cards, container_argv
+from launcher.render.fleet import Rendered, render_fleet
 from launcher.render.units import memory_max
 from tests.render.conftest import exposure, verify
 from tests.render.plan_factory import MIB, fleet_plan, server_plan

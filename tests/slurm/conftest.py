@@ -16,8 +16,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from launcher.files import deployment_state_dir
 from launcher.files.packaged import packaged_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.config import DeployConfig, SlurmConfig
 from launcher.ir.fleet import FleetManifest, JobUnit, ServerUnit, SlurmUnit
 from launcher.render.command import Command

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import ServerUnit
 from launcher.supervise.control import ControlClient
 from tests.soak.clients import TYPED

@@ -27,9 +27,9 @@ import msgspec
 import psutil
 
 from launcher.errors import LaunchError
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import DeviceNeed, FleetManifest, ServerUnit
-from launcher.manifest import encode_fleet, encode_routes
+from launcher.manifest import encode_document
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from tests.ports import free_port
 from tests.soak.clients import Crowd, say
@@ -81,8 +81,8 @@ class Fleet:
         table = routes(fleet, self.front)
         table = msgspec.structs.replace(table, names={**table.names, "hot": HOT})
         self.directory.mkdir(exist_ok=True, mode=0o700)
-        (self.directory / "fleet.json").write_bytes(encode_fleet(fleet))
-        (self.directory / "routes.json").write_bytes(encode_routes(table))
+        (self.directory / "fleet.json").write_bytes(encode_document(fleet))
+        (self.directory / "routes.json").write_bytes(encode_document(table))
 
     def _server(self, name: str) -> ServerUnit:
         """One server in its present version."""

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.files import deployment_state_dir, write_atomic
+from launcher.files import write_atomic
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import (
     BreakerUnit,
     DeviceBudget,
@@ -24,7 +25,7 @@ from launcher.ir.fleet import (
     ServerUnit,
     SupervisorUnit,
 )
-from launcher.manifest import argv_digest, encode_fleet, encode_routes
+from launcher.manifest import argv_digest, encode_document
 from launcher.supervise import Children, Supervisor
 from launcher.supervise.events import AnyEvent
 
@@ -197,9 +198,9 @@ def routes(fleet: FleetManifest, front_port: int) -> RoutingTable:
 def write_deployment_dir(directory: Path, fleet: FleetManifest, front_port: int, **changes: Any) -> Path:
     """What `launch render` leaves for the runtime; the routing table changed as asked."""
     directory.mkdir(exist_ok=True)
-    (directory / "fleet.json").write_bytes(encode_fleet(fleet))
+    (directory / "fleet.json").write_bytes(encode_document(fleet))
     table = msgspec.structs.replace(routes(fleet, front_port), **changes)
-    (directory / "routes.json").write_bytes(encode_routes(table))
+    (directory / "routes.json").write_bytes(encode_document(table))
     return directory
 
 

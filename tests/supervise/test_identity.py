@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.files import LockOwner, OwnedLock, write_atomic
+from launcher.files import write_atomic
+from launcher.files.state import LockOwner, OwnedLock
 from launcher.supervise import (
     LOCK_NAME,
     RecordStore,

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.ir.fleet import ServerUnit
-from launcher.manifest import encode_routes
+from launcher.manifest import encode_document
 from launcher.runtime import ControlClient, spawn_detached
 from launcher.supervise import LOCK_NAME, stop_orphans
 from launcher.supervise.reload import waves
@@ -41,7 +41,7 @@ def deploy(tmp_path: Path, state_dir: Path, free_port: FreePort, no_orphans: Non
         roles = sorted({role for s in servers for role in s.roles})
         names = {role: tuple(s.name for s in servers if role in s.roles) for role in roles}
         table = msgspec.structs.replace(table, names={**table.names, **names})
-        (directory / "routes.json").write_bytes(encode_routes(table))
+        (directory / "routes.json").write_bytes(encode_document(table))
         return directory
 
     make.front = f"http://127.0.0.1:{front}"  # type: ignore[attr-defined] # a handle for the tests

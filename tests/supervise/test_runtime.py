@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from launcher.errors import ConfigError, HostError, SuperviseError
-from launcher.files import deployment_state_dir
+from launcher.files.state import deployment_state_dir
 from launcher.ir.fleet import HookUnit, ServiceUnit
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, events, offline_status, stop_orphans

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from launcher.base.background import Background, BackgroundHandler
-from launcher.manifest import decode_routes, encode_routes
+from launcher.manifest import decode_routes, encode_document
 from launcher.runtime import ControlClient, NoRuntimeError
 from tests.supervise.conftest import fake, manifest, write_deployment_dir
 from tests.supervise.test_runtime import wait_until
@@ -47,7 +47,7 @@ def test_nobody_reads_the_terminal(
     directory = write_deployment_dir(tmp_path / "d", manifest(fake("one", free_port())), front)
     table = decode_routes((directory / "routes.json").read_bytes())
     unit = msgspec.structs.replace(table.front, access_log=access_log)
-    (directory / "routes.json").write_bytes(encode_routes(msgspec.structs.replace(table, front=unit)))
+    (directory / "routes.json").write_bytes(encode_document(msgspec.structs.replace(table, front=unit)))
     reading, writing = full_pipe()
     with contextlib.ExitStack() as ends:
         ends.callback(os.close, reading)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.engine import recorded
 from launcher.ir.config import DeployConfig
-from launcher.render import render_fleet
+from launcher.render.fleet import render_fleet
 from tests.render.conftest import templates
 from tests.render.plan_factory import fleet_plan, server_plan
 from tests.systemd.booted import BootedHost

@@ -238,16 +238,8 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """GPUs of the machine that an entry's `host` means."""
         return self.hardware.machine(self.hardware.whose(host, self.runtime.front.host)).gpus
 
-    def slowest(self, server: str) -> float | None:
-        """Tokens a second that a server should make at least, by itself or as a worker; None: nobody says."""
-        return self._wanted(server, "tokens_per_second_min")
-
-    def latest(self, server: str) -> float | None:
-        """Seconds within which a server's streamed answers should begin, as `slowest`; None: nobody says."""
-        return self._wanted(server, "first_token_max_s")
-
-    def _wanted(self, server: str, field: str) -> float | None:
-        """A target of a server: its own, else its orchestration's where it is a worker; 0 is none."""
+    def wanted(self, server: str, field: Literal["tokens_per_second_min", "first_token_max_s"]) -> float | None:
+        """A target of a server: its own, else its orchestration's where it is a worker; None: there is none, or 0."""
         own: float | None = getattr(self.servers[server], field)
         cycle = self.orchestration
         if own is None and cycle is not None and server in cycle.workers:

@@ -11,9 +11,9 @@ import msgspec
 from launcher.base.addresses import is_loopback
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import FleetConfig, OrchestrationConfig
+from launcher.ir.measured import ServerSpeed
 from launcher.ir.plan import ServerPlan
-from launcher.ir.speed import ServerSpeed
-from launcher.plan.checks.planning import Planning, set_field
+from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.hosts import LOOPBACK, is_private
 from launcher.plan.speed import expected, states_rates, touched
 from launcher.sizes import gib
@@ -210,7 +210,7 @@ def check_starts(planning: Planning) -> Iterator[Finding]:
             message = (
                 f"a start is called stalled after {stall:g} s without progress, but it is given up after {start:g} s"
             )
-            fixes = (set_field(server, "stall_timeout_s", f"{start:g}"),)
+            fixes = (set_fields(server, stall_timeout_s=f"{start:g}"),)
             yield fault("plan/timeout-order", f"{server.key}.stall_timeout_s", message, fixes=fixes, severity="warning")
         load_s = server.load_s
         if load_s is not None and load_s > start:
@@ -218,8 +218,8 @@ def check_starts(planning: Planning) -> Iterator[Finding]:
             speed = gib(int(size / load_s))
             message = f"{gib(size)} are read in {load_s:.0f} s at {speed} a second, the start is late after {start:g} s"
             longer = (
-                set_field(server, "start_timeout_s", f"{2 * load_s + 60:.0f}"),
-                set_field(server, "start_timeout_s", "null", "derives it from the size"),
+                set_fields(server, start_timeout_s=f"{2 * load_s + 60:.0f}"),
+                set_fields(server, "derives it from the size", start_timeout_s="null"),
             )
             yield fault(
                 "plan/start-too-short", f"{server.key}.start_timeout_s", message, fixes=longer, severity="warning"
@@ -272,7 +272,7 @@ OUT_OF_REACH = "plan/target-out-of-reach"
 def check_targets(planning: Planning) -> Iterator[Finding]:
     """`plan/target-out-of-reach`: by what the hardware file states, a speed or a swap misses its target."""
     fleet = planning.fleet
-    wanted = [s for s in planning.running if fleet.slowest(s.name) and not s.settings.embedding]
+    wanted = [s for s in planning.running if fleet.wanted(s.name, "tokens_per_second_min") and not s.settings.embedding]
     if wanted and states_rates(fleet.hardware):
         found = (expected(s, touched(s), fleet.hardware, (), "") for s in wanted)
         yield from too_slow(fleet, (speed for speed in found if speed is not None))
@@ -283,7 +283,7 @@ def check_targets(planning: Planning) -> Iterator[Finding]:
 def too_slow(fleet: FleetConfig, speeds: Iterable[ServerSpeed]) -> Iterator[Finding]:
     """Servers whose expected speed, at its highest, is below what is wanted of them."""
     for speed in speeds:
-        wanted, most = fleet.slowest(speed.server), speed.decode[1]
+        wanted, most = fleet.wanted(speed.server, "tokens_per_second_min"), speed.decode[1]
         if wanted is None or most >= wanted:
             continue
         own = fleet.servers[speed.server].tokens_per_second_min is not None

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
-from launcher.ir.settings import RAM
-from launcher.plan.checks.planning import Planning, set_field
+from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
+from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.devices import figure, worst
 from launcher.plan.server import price, rung_config
 from launcher.sizes import MIB, gib
@@ -107,7 +106,7 @@ def check_cards(planning: Planning) -> Iterator[Finding]:
         largest = max(plain, key=lambda s: figure(s, RAM, PEAK))
         names, taken = ", ".join(d.name for d in cards), gib(figure(largest, RAM, PEAK))
         message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
-        fixes = (set_field(largest, "devices", "auto", "as many layers on the card as fit"),)
+        fixes = (set_fields(largest, "as many layers on the card as fit", devices="auto"),)
         yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
 
 
@@ -167,12 +166,12 @@ def check_growth(planning: Planning) -> Iterator[Finding]:
         growing = [s for s in planning.running if figure(s, RAM, "growth_bytes")]
         each = room // max(1, len(growing)) // MIB
         message = f"prompt caches may grow to {gib(growth)}, but the worst set leaves {gib(room)} of RAM"
-        fixes = tuple(set_field(s, "cache_ram_mib", each) for s in growing)
+        fixes = tuple(set_fields(s, cache_ram_mib=each) for s in growing)
         yield fault("plan/prompt-cache-over-budget", "hardware.ram_bytes", message, fixes=fixes, severity="warning")
     for server in planning.running:
         if server.config.cache_ram_mib < 0 and not server.settings.embedding:
             message = "the prompt cache has no limit and is not counted: it grows until memory is full"
-            fixes = (set_field(server, "cache_ram_mib", 8192),)
+            fixes = (set_fields(server, cache_ram_mib=8192),)
             yield fault(
                 "plan/prompt-cache-unlimited", f"{server.key}.cache_ram_mib", message, fixes=fixes, severity="warning"
             )

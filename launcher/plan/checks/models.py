@@ -11,7 +11,7 @@ from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import DeviceMemory, ServerPlan
 from launcher.plan.builds import SPECULATES_EVERYWHERE, drafts_further
-from launcher.plan.checks.planning import Planning, set_field, set_fields
+from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.memory.caches import block_of
 from launcher.plan.memory.compute import PLAIN, not_compared
 from launcher.plan.memory.layout import is_mla, key_length, layers, torn, value_length
@@ -45,7 +45,7 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
             severity, instead = "warning", arch.n_expert_used_min
         else:
             continue
-        fixes = (set_field(server, "experts_used", instead),)
+        fixes = (set_fields(server, experts_used=instead),)
         yield fault("plan/moe-experts", f"{server.key}.experts_used", message, fixes=fixes, severity=severity)
 
 
@@ -56,7 +56,7 @@ def check_draft(planning: Planning) -> Iterator[Finding]:
     """
     for server in planning.running:
         draft, arch, build = server.config.draft, server.model.architecture, server.settings.build
-        key, fixes, model = f"{server.key}.draft", (set_field(server, "draft", "null"),), server.config.model
+        key, fixes, model = f"{server.key}.draft", (set_fields(server, draft="null"),), server.config.model
         if server.draft is not None:
             reasons = _unlike(arch, server.draft.architecture)
             if reasons:
@@ -99,7 +99,9 @@ def check_speculation(planning: Planning) -> Iterator[Finding]:
             if why:
                 message = f"{server.config.model} {why}: speculation is not supported"
                 key = f"{server.key}.{field}"
-                yield fault("plan/speculation-unsupported", key, message, fixes=(set_field(server, field, "null"),))
+                yield fault(
+                    "plan/speculation-unsupported", key, message, fixes=(set_fields(server, **{field: "null"}),)
+                )
 
 
 def _no_speculation(server: ServerPlan) -> str:
@@ -125,7 +127,7 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
         key = f"{server.key}.projector"
         if server.projector is None:
             message = f"{server.config.model} has no projector in the catalogue"
-            fixes = (set_field(server, "projector", "false"),)
+            fixes = (set_fields(server, projector="false"),)
             yield fault("plan/projector-missing", key, message, fixes=fixes)
         elif not server.projector.compute_bytes and server.projector.encoder is None:
             here = "of a kind that was not compared" if server.projector.source == "gguf" else "not at hand"
@@ -179,7 +181,7 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
         message = f"{names} load the same file of {size}, {len(copies)} of them into memory of their own"
         locked = any(s.config.load_mode == "mlock" for s in copies)
         mode = "mmap+mlock" if locked else "mmap"
-        together = " ".join(set_field(s, "load_mode", mode).override for s in copies)
+        together = " ".join(set_fields(s, load_mode=mode).override for s in copies)
         fixes = (Fix(override=together, effect="maps the file, so that its pages are shared"),)
         yield fault("plan/model-duplicated", key, message, fixes=fixes, severity="warning")
 
@@ -200,7 +202,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
         config, settings, slot = server.config, server.settings, server.settings.n_ctx_per_slot
         if config.embedding is False and not traits(server.model.architecture.arch).writes:
             message = f"{config.model} makes embeddings and nothing else"
-            fixes = (set_field(server, "embedding", "true"),)
+            fixes = (set_fields(server, embedding="true"),)
             yield fault("plan/embedding-only", f"{server.key}.embedding", message, fixes=fixes)
         if not settings.embedding:
             continue
@@ -211,7 +213,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
                 f"a text is embedded in one micro-batch of {settings.n_ubatch} tokens, a slot takes {slot}: "
                 "longer texts are refused"
             )
-            fixes = (set_fields(server, dict.fromkeys(short, slot)),)
+            fixes = (set_fields(server, **dict.fromkeys(short, slot)),)
             yield fault("plan/embedding-batch", f"{server.key}.n_ubatch", message, fixes=fixes, severity="warning")
 
 
@@ -226,7 +228,7 @@ def _slot_context(server: ServerPlan) -> Iterator[Finding]:
         padding = f" ({asked} over {settings.slots} slots is {asked // settings.slots}, padded to 256s)"
     field, value = ("n_ctx", wanted * settings.slots) if asked else ("n_ctx_per_slot", wanted)
     message = f"a slot has {slot} tokens{padding}, the model takes {trained}"
-    fixes = (set_field(server, field, value),)
+    fixes = (set_fields(server, **{field: value}),)
     yield fault("plan/slot-context", f"{server.key}.{field}", message, fixes=fixes, severity="warning")
 
 
@@ -243,8 +245,8 @@ def check_shared_context(planning: Planning) -> Iterator[Finding]:
             "beyond that llama-server answers 500"
         )
         fixes = (
-            set_fields(server, {"n_ctx": "null", **own}, f"gives each {settings.n_ctx_per_slot}"),
-            set_field(server, "slots", 1, "one request after another has it all"),
+            set_fields(server, f"gives each {settings.n_ctx_per_slot}", n_ctx="null", **own),
+            set_fields(server, "one request after another has it all", slots=1),
         )
         yield fault("plan/context-shared", f"{server.key}.slots", message, fixes=fixes, severity="note")
 
@@ -266,14 +268,14 @@ def check_roles(planning: Planning) -> Iterator[Finding]:
             beyond = 0 < trained < need
             message = f"a slot has {slot} tokens, the role {role} needs {need}"
             notes = (f"{config.model} was trained with {trained}: another model is needed",) if beyond else ()
-            fixes = () if beyond else (set_field(server, field, value),)
+            fixes = () if beyond else (set_fields(server, **{field: value}),)
             yield fault("plan/role-context", f"{server.key}.{field}", message, *notes, fixes=fixes)
         stated = [(routing.slots_max[name].slots, name) for name in names if name in routing.slots_max]
         most, role = min(stated, default=(settings.slots, ""))
         if settings.slots > most:
             reason = routing.slots_max[role].reason
             message = f"{settings.slots} slots, and {role} is to have {most} at most: {reason}"
-            fixes = (set_field(server, "slots", most),)
+            fixes = (set_fields(server, slots=most),)
             yield fault("plan/role-slots", f"{server.key}.slots", message, fixes=fixes, severity="warning")
 
 
@@ -289,11 +291,11 @@ def check_cache_types(planning: Planning) -> Iterator[Finding]:
         kind, key = settings.cache_type_v, f"{server.key}.cache_type_v"
         if kind in SLOW_V and not settings.embedding:
             message = f"a V cache of {kind} is slow: every attention unpacks it; q8_0 takes about twice the memory"
-            fixes = (set_field(server, "cache_type_v", "q8_0"),)
+            fixes = (set_fields(server, cache_type_v="q8_0"),)
             yield fault("plan/slow-cache-type", key, message, fixes=fixes, severity="note")
         if kind not in PLAIN and not settings.flash_attention:
             message = f"a V cache of {kind} needs flash attention, which is off"
-            either = (set_field(server, "flash_attention", "on"), set_field(server, "cache_type_v", "f16"))
+            either = (set_fields(server, flash_attention="on"), set_fields(server, cache_type_v="f16"))
             key = f"{server.key}.flash_attention"
             yield fault("plan/flash-attention-required", key, message, fixes=either)
         for field, of, width in (
@@ -303,7 +305,7 @@ def check_cache_types(planning: Planning) -> Iterator[Finding]:
             _, block = block_of(of, settings)
             if width % block:
                 message = f"heads of {width} values are not whole blocks of {block}, as {of} needs"
-                fixes = (set_field(server, field, "f16"),)
+                fixes = (set_fields(server, **{field: "f16"}),)
                 yield fault("plan/cache-type-block", f"{server.key}.{field}", message, fixes=fixes)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -39,12 +39,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
 Check = Callable[[Planning], Iterator[Finding]]
 
 
-def set_fields(server: ServerPlan, values: Mapping[str, object], effect: str = "") -> Fix:
-    """The overrides that set several fields of a server together."""
+def set_fields(server: ServerPlan, effect: str = "", /, **values: object) -> Fix:
+    """The overrides that set fields of a server, together."""
     override = " ".join(f"{server.key}.{field}={value}" for field, value in values.items())
     return Fix(override=override, effect=effect)
-
-
-def set_field(server: ServerPlan, field: str, value: object, effect: str = "") -> Fix:
-    """The override that sets a server's field."""
-    return set_fields(server, {field: value}, effect)

@@ -14,7 +14,7 @@ from launcher.ir.architectures import traits
 from launcher.ir.backends import BACKENDS
 from launcher.ir.plan import ServerPlan
 from launcher.plan.builds import TENSOR_SPLIT_SEEN
-from launcher.plan.checks.planning import Planning, set_field
+from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.devices import worst
 from launcher.plan.memory.compute import PLAIN
 from launcher.plan.memory.layout import fully_offloaded
@@ -64,7 +64,7 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
         own, what = (physical_cores(pinned, cpu), "its cpuset") if pinned else (cores, "the host")
         if server.settings.threads > own:
             message = f"{server.settings.threads} threads, but {what} has {own} physical cores"
-            fixes = (set_field(server, "threads", own),)
+            fixes = (set_fields(server, threads=own),)
             yield fault("cpu/oversubscribed", f"{server.key}.threads", message, fixes=fixes, severity="warning")
 
 
@@ -83,7 +83,7 @@ def check_cpusets(planning: Planning) -> Iterator[Finding]:
         key = f"{server.key}.cpus"
         if not pinned <= there:
             message = f"cpus {server.config.cpus}: the host has no CPU {format_cpulist(pinned - there)}"
-            fixes = (set_field(server, "cpus", "null", "leaves it to the scheduler"),)
+            fixes = (set_fields(server, "leaves it to the scheduler", cpus="null"),)
             yield fault("cpu/unknown-cpus", key, message, fixes=fixes)
         touched = [node for node, own in nodes.items() if pinned & own]
         if len(touched) > 1 and not server.config.numa:
@@ -265,7 +265,7 @@ def check_memlock(planning: Planning) -> Iterator[Finding]:
         locked = sum(part.locked for part in server.parts)
         if locked > limit:
             message = f"{gib(locked)} is to be locked, the limit (memlock) is {gib(limit)}: it would not be pinned"
-            fixes = (set_field(server, "load_mode", "mmap"),)
+            fixes = (set_fields(server, load_mode="mmap"),)
             yield fault("plan/memlock-limit", f"{server.key}.load_mode", message, fixes=fixes, severity="warning")
 
 
@@ -281,7 +281,7 @@ def check_offload(planning: Planning) -> Iterator[Finding]:
             instead = 0
         else:
             continue
-        fixes = (set_field(server, "n_gpu_layers", instead),)
+        fixes = (set_fields(server, n_gpu_layers=instead),)
         yield fault("plan/gpu-unused-layers", f"{server.key}.n_gpu_layers", message, fixes=fixes, severity="warning")
 
 
@@ -308,7 +308,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
             message = "what each device takes under split_mode row is computed, not compared with a server"
         else:
             continue
-        fixes = (set_field(server, "split_mode", "layer", effect),)
+        fixes = (set_fields(server, effect, split_mode="layer"),)
         yield fault("plan/split-mode", f"{server.key}.split_mode", message, fixes=fixes, severity=severity)
 
 
@@ -328,7 +328,7 @@ def check_slot_saving(planning: Planning) -> Iterator[Finding]:
         if server.model.architecture.n_swa and not server.settings.swa_full:
             model = server.config.model
             message = f"{model} has a sliding window: after a swap the server finds none of what it restores"
-            fixes = (set_field(server, "swa_full", True, "keeps the whole context of every layer"),)
+            fixes = (set_fields(server, "keeps the whole context of every layer", swa_full=True),)
             yield fault("plan/slot-save-useless", key, message, fixes=fixes, severity="warning")
         elif server.config.exclusive is None:
             message = "slots are saved when another of an exclusive group takes its place, and it is in no such group"

@@ -8,8 +8,7 @@ import msgspec
 
 from launcher.errors import Fix
 from launcher.ir.config import ServerConfig
-from launcher.ir.plan import DeviceMemory, DevicePlan, ServerPlan
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect, share
 from launcher.plan.memory.layout import pad
@@ -194,7 +193,6 @@ def _changes(server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _quantizations(planning: Planning, server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
-    """Other files of the model that are smaller than the present one."""
     model = planning.fleet.models.get(server.config.model)
     for name, file in (model.files if model else {}).items():
         known = planning.catalog.get(server.config.model, name)

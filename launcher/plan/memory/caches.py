@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 from launcher.ir.architectures import at_layer
 from launcher.ir.config import ArchitectureConfig, KvType
-from launcher.ir.plan import Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Part, Settings
 from launcher.plan.builds import rolled_back
 from launcher.plan.memory.layout import Layers, divided, is_mla, key_length, layer_devices, pad, value_length
 
@@ -116,16 +115,11 @@ def state_bytes(arch: ArchitectureConfig) -> int:
     return (history + arch.ssm_d_state * arch.ssm_d_inner) * F32
 
 
-def copies(arch: ArchitectureConfig, settings: Settings) -> int:
-    """States of one slot."""
-    return 1 + rolled_back(arch, settings.draft_kind, settings.draft_n_max)
-
-
 def recurrent_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
     """State bytes by device: one state a slot, and those that drafted tokens are rolled back to."""
     places = layer_devices(kinds.n_layer, settings)
     count = Counter(places[layer] if settings.kv_offload else RAM for layer in kinds.recurrent)
-    one = state_bytes(arch) * settings.slots * copies(arch, settings)
+    one = state_bytes(arch) * settings.slots * (1 + rolled_back(arch, settings))
     sizes = {device: n * one for device, n in count.items()}
     for device, size in divided(sizes, settings, everywhere=False).items():
         yield Part(device=device, component="recurrent", committed=size)

@@ -18,11 +18,10 @@ import msgspec
 
 from launcher.ir.architectures import traits
 from launcher.ir.config import ArchitectureConfig
-from launcher.ir.plan import Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Part, Settings
+from launcher.plan.builds import rolled_back
 from launcher.plan.memory.caches import (
     conv_dim,
-    copies,
     outputs_max,
     row_bytes,
     sliding_cells,
@@ -237,9 +236,10 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
     """
     if not kinds.recurrent:
         return []
+    kept = 1 + rolled_back(arch, settings)
     if arch.shortconv_l_cache:
         history = 2 * (arch.shortconv_l_cache - 1) * arch.n_embd
-        states = settings.slots * F32 * history * copies(arch, settings)
+        states = settings.slots * F32 * history * kept
         return [Phase(values=_base(arch) + 5 * arch.n_embd, states=states)]
     conv, inner, state = conv_dim(arch), arch.ssm_d_inner, arch.ssm_d_state
     states = 2 * inner * state + 2 * max(0, arch.ssm_d_conv - 1) * conv
@@ -249,7 +249,7 @@ def _recurrent(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> l
         projection = 2 * inner + 2 * arch.ssm_n_group * state + arch.ssm_dt_rank
         beside = 4 if traits(arch.arch).both_mixers else 2
         values = _base(arch) + beside * arch.n_embd + projection + 2 * conv + inner
-    return [Phase(values=values, states=settings.slots * F32 * states * copies(arch, settings))]
+    return [Phase(values=values, states=settings.slots * F32 * states * kept)]
 
 
 NEVER_COMPARED, UNKNOWN_DEVICE = 30, 10
@@ -312,7 +312,6 @@ def _pipelined(n_layer: int, settings: Settings) -> bool:
 
 
 def _layer_states(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
-    """Bytes of one layer's recurrent states."""
     return state_bytes(arch) * settings.slots if kinds.recurrent else 0
 
 

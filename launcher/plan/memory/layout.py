@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.ir.architectures import at_layer, traits
 from launcher.ir.config import ArchitectureConfig
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Settings
 
 SLOTS_MAX = 256
 """LLAMA_MAX_SEQ: more slots are refused (llama-context.cpp)."""
@@ -142,10 +142,10 @@ def _recurs(arch: ArchitectureConfig, layer: int) -> bool:
 
 
 def _attends(arch: ArchitectureConfig, layer: int, *, recurs: bool) -> bool:
-    """Whether `layer` keeps keys and values."""
-    if not traits(arch.arch).has_memory:
+    known = traits(arch.arch)
+    if known.is_encoder or not known.keeps_kv:  # it keeps nothing of earlier tokens (create_memory)
         return False
-    if traits(arch.arch).recurrent == "without heads or width":
+    if known.recurrent == "without heads or width":
         return at_layer(arch.n_head_kv, layer) != 0 and at_layer(arch.n_ff, layer) == 0
     if recurs and (arch.full_attention_interval or not isinstance(arch.n_head_kv, int)):
         return False  # else it keeps a state beside keys and values: as in falcon-h1, or nothing says which

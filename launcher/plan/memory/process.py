@@ -13,8 +13,7 @@ import msgspec
 from launcher.ir.architectures import traits
 from launcher.ir.catalog import ImageEncoder, ModelFile, ProjectorFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig
-from launcher.ir.plan import DeviceMemory, Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, DeviceMemory, Part, Settings
 from launcher.plan.builds import as_built, keeps_nextn_kv, loads_nextn, rolled_back
 from launcher.plan.memory.caches import cells, kv_parts, output_part, recurrent_parts, state_bytes, token_bytes
 from launcher.plan.memory.compute import SLACK, compute_parts, head_width, micro_batch, on_card
@@ -65,7 +64,7 @@ def context_overhead(arch: ArchitectureConfig, kinds: Layers, settings: Settings
         0 if settings.embedding else min(settings.context_checkpoints, settings.n_ctx_seq // CHECKPOINT_STEP + 4)
     )
     drafts = settings.draft_n_max > 0 or settings.ngram is not None
-    goes_back = drafts and not rolled_back(arch, settings.draft_kind, settings.draft_n_max)
+    goes_back = drafts and not rolled_back(arch, settings)
     kept = settings.slots * (max(0, checkpoints) + goes_back)
     return Part(
         device=RAM,

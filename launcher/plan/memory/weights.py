@@ -15,8 +15,7 @@ import msgspec
 
 from launcher.ir.architectures import traits
 from launcher.ir.catalog import ModelFile, Tensor
-from launcher.ir.plan import Part
-from launcher.ir.settings import RAM, Settings
+from launcher.ir.plan import RAM, Part, Settings
 from launcher.plan.memory.layout import divided, layer_devices, split_name, trunk
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}

@@ -20,8 +20,7 @@ import msgspec
 
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.ir.plan import Solved
-from launcher.ir.settings import RAM
+from launcher.ir.plan import RAM, Solved
 from launcher.plan.devices import taken_on
 from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import price, settled_price

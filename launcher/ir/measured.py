@@ -1,4 +1,4 @@
-"""How fast servers are: what was measured on a host, and what a plan expects of one. Pure.
+"""What is known of servers beyond their plan: how fast they are, and what one says itself that it takes. Pure.
 
 Speeds in tokens a second, memory in bytes, times in seconds.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+
+Component = Literal["model", "kv", "recurrent", "output", "compute", "draft"]
+"""What a dry run tells apart; names as in `launcher.ir.plan.DeviceMemory`."""
 
 
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,3 +72,22 @@ class ReadSpeed(msgspec.Struct, frozen=True, kw_only=True):
     read_bytes: int
     folder: str
     at: str
+
+
+class Excess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dry run said of one component on one device beyond the plan, in bytes: the plan has to grow by it."""
+
+    device: str
+    component: Component
+    excess_bytes: int
+
+
+class Proved(msgspec.Struct, frozen=True, kw_only=True):
+    """That a server's own binary was asked: its build, what it takes by its own word, and beyond the bound.
+
+    `memory`: bytes by device of what a dry run tells (weights, context, compute; the draft's too).
+    """
+
+    build: str
+    memory: dict[str, int] = {}
+    excess: tuple[Excess, ...] = ()
