@@ -273,6 +273,25 @@ async def test_a_file_that_is_replaced_is_seen_and_held_anew(pool: Pool, tmp_pat
     assert resident(tmp_path / "a") == 100
 
 
+def test_a_file_that_is_replaced_as_it_is_opened_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is open is the old file: the new one at its path makes it stale, whatever its size."""
+    path, new = cold(tmp_path / "a"), cold(tmp_path / "new")
+    really_open = os.open
+
+    def open_late(name: str, *flags: int) -> int:
+        descriptor = really_open(name, *flags)
+        if new.exists():
+            new.rename(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_late)
+    files = program.Files([str(path)])
+    assert files.is_stale()
+    files = files.anew()
+    assert not files.is_stale()
+    files.close()
+
+
 def test_the_child_ends_with_its_runtime(tmp_path: Path) -> None:
     """No runtime at the other end of its pipe: it goes, in the middle of a big file too."""
     path = cold(tmp_path / "big", 64 * MIB)
