@@ -8,6 +8,7 @@ import itertools
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -108,6 +109,13 @@ def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, b
                 with contextlib.suppress(TimeoutError):
                     yield from heard(child, until)
                 return
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has now, for a program that is about to listen."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @cache

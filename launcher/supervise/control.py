@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.errors import (
     CatalogError,
     ConfigError,
@@ -222,10 +223,8 @@ class ControlClient:
             raise NoRuntimeError(f"the runtime of {self._state_dir} does not answer: {error}") from None
         if answer.status_code == 200:
             return answer.content
-        try:
-            found = msgspec.json.decode(answer.content, type=_ErrorBody).error
-        except msgspec.DecodeError:
-            found = _Error(message=answer.text)
+        body = decoded(answer.content, _ErrorBody)
+        found = _Error(message=answer.text) if body is None else body.error
         if answer.status_code == 404:
             raise KeyError(found.message)
         if found.exit_code in ERROR_CLASSES:

@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.addresses import is_path, wrong_path
+from launcher.base.decoding import UNREADABLE
 from launcher.base.names import PROCESS
 from launcher.base.regular import read_regular
 from launcher.supervise import procfs
@@ -157,7 +158,7 @@ class RecordStore:
 def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
     try:
         record = msgspec.json.decode(read_regular(path), type=ServerRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *UNREADABLE) as error:
         return Rejected(path=str(path), reason=f"unreadable: {error}")
     if record.name != path.stem or (deployment is not None and record.deployment != deployment):
         return Rejected(path=str(path), reason=f"it describes {record.name!r} of deployment {record.deployment!r}")

@@ -25,6 +25,7 @@ from typing import Literal, TypedDict
 
 from launcher.base.addresses import is_path
 from launcher.base.environment import passed_on
+from launcher.base.processes import signal_name
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.fleet import ServerUnit, ServiceUnit
 from launcher.supervise import logs, procfs
@@ -266,12 +267,7 @@ def describe_exit(code: int | None) -> str:
     """`exited with code 1`, `killed by SIGKILL`, as people say it."""
     if code is None:
         return "ended (exit code unknown: started by an earlier runtime)"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
+    return f"exited with code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
 
 
 def _kill_group(pid: int, number: signal.Signals) -> None:

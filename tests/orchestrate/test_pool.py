@@ -195,7 +195,7 @@ async def test_what_is_pinned_stays_so_over_a_restart(pool: Pool, tmp_path: Path
     await until(lambda: states(third, "a") == ["locked"])
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff", b'["\xff"]', b"[" * 100_000])
 async def test_pins_that_cannot_be_read_or_written_cost_pins_alone(pool: Pool, tmp_path: Path, content: bytes) -> None:
     """A damaged file is as none, and told of; a directory that takes nothing stops nobody who pins."""
     (tmp_path / "pinned.json").write_bytes(content)
