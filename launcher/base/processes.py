@@ -13,9 +13,10 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
+
+from launcher.base import procfs
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -179,14 +180,10 @@ def kill_left_behind() -> None:
 
 def _marked() -> Iterator[tuple[int, str]]:
     """Processes that carry a mark, and may be looked at; those that are ending carry nothing any more."""
-    name = f"{MARK}=".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            yield from ((int(entry.name), os.fsdecode(w.removeprefix(name))) for w in words if w.startswith(name))
+    for pid in procfs.pids():
+        mark = procfs.environment(pid, MARK)
+        if mark is not None:
+            yield pid, mark
 
 
 def _ourselves() -> str:
@@ -209,8 +206,6 @@ def _is_alive(process: str) -> bool:
 
 
 def _began(pid: int) -> str:
-    """Field 22 of /proc/PID/stat; nothing where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    """Clock ticks since boot; nothing where there is no such process."""
+    stat = procfs.proc_stat(pid)
+    return "" if stat is None else str(stat.start_ticks)

@@ -16,6 +16,7 @@ import msgspec
 
 from launcher import files, trial
 from launcher import sweep as rules
+from launcher.base import procfs
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
@@ -23,7 +24,6 @@ from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, SuperviseError
 from launcher.ir.speed import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
-from launcher.supervise import procfs
 
 PAIRS = 2
 """Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
@@ -260,11 +260,8 @@ def _alone(csv: Path) -> Iterator[None]:
     """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
     lock = files.OwnedLock(csv.with_suffix(".lock"))
-    stat = procfs.proc_stat(os.getpid())
     try:
-        lock.acquire(
-            files.LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id())
-        )
+        lock.acquire(files.LockOwner(**procfs.birth(os.getpid())))
     except files.LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
     try:

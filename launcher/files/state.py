@@ -16,6 +16,7 @@ import msgspec
 from launcher.base.locks import LockOwner as LockOwner  # noqa: PLC0414 - whoever takes a lock says who it is
 from launcher.base.locks import is_locked, try_lock
 from launcher.base.names import DEPLOYMENT
+from launcher.base.procfs import boot_id
 from launcher.base.regular import read_json
 from launcher.errors import HostError
 from launcher.files.atomic import cannot_read, write_atomic, writing
@@ -189,7 +190,7 @@ def call_off() -> bool:
     if not root.is_dir():
         return False
     with contextlib.suppress(OSError):
-        write_atomic(root / _CALLED_OFF, f"{_boot_id()} {asked_at_ns()}\n", mode=0o600)
+        write_atomic(root / _CALLED_OFF, f"{boot_id()} {asked_at_ns()}\n", mode=0o600)
     with contextlib.suppress(OSError):
         return is_locked(root / _STARTS, shared=True)
     return False
@@ -199,11 +200,6 @@ def is_called_off(asked_ns: int) -> bool:
     """Whether everything was told to stop after `asked_ns`, in this boot."""
     try:
         boot, _, stamp = (state_root() / _CALLED_OFF).read_text().strip().partition(" ")
-        return boot == _boot_id() and int(stamp) > asked_ns
+        return boot == boot_id() and int(stamp) > asked_ns
     except (OSError, ValueError):
         return False
-
-
-def _boot_id() -> str:
-    """The kernel's id of this boot: its clock means nothing in another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

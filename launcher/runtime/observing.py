@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import msgspec
 
 from launcher.base import metrics
 from launcher.base.metrics import Histogram, Samples, counter, gauge, histogram
+from launcher.base.procfs import meminfo
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -212,12 +212,10 @@ def _memory(processes: Iterable[ProcessStatus]) -> Samples:
 
 def _ram_used() -> float | None:
     """MemTotal less MemAvailable, in bytes; None where /proc is not there."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    known = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("MemTotal:", "MemAvail"))}
-    return 1024.0 * (int(known["MemTotal"]) - int(known["MemAvailable"])) if len(known) == 2 else None
+    with contextlib.suppress(OSError, KeyError):
+        known = meminfo()
+        return float(known["MemTotal"] - known["MemAvailable"])
+    return None
 
 
 def _by(label: str, counts: Counter[str]) -> Samples:

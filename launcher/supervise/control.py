@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from launcher.base.decoding import decoded
+from launcher.base.procfs import is_suspended
 from launcher.errors import (
     CatalogError,
     ConfigError,
@@ -27,7 +28,6 @@ from launcher.errors import (
 )
 from launcher.ir.live import FleetStatus
 from launcher.supervise.offline import runtime_holder, runtime_pid
-from launcher.supervise.procfs import is_suspended
 
 SOCKET_NAME = "control.sock"
 _MAX_SOCKET_PATH = 100

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.host import CardUse
-from launcher.supervise import procfs
 from launcher.supervise.process import main_process
 
 
@@ -40,7 +39,7 @@ class Measurer:
     ) -> None:
         self.gpus = gpus
         self._ask_cards = ask_cards
-        self._pss = pss or pss_bytes
+        self._pss = pss or procfs.pss_bytes
         self.figures: Mapping[int, Measured] = {}
 
     def of(self, pid: int | None) -> Measured:
@@ -86,16 +85,6 @@ def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.Pro
     for parent in found:
         found += [stat for stat in stats if stat.ppid == parent.pid]
     return found
-
-
-def pss_bytes(pid: int) -> int | None:
-    """Proportional set size of `pid` (`smaps_rollup`), in bytes; None when it cannot be read."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return None
-    line = next((line for line in text.splitlines() if line.startswith("Pss:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
 
 
 def gpu_names(manifest: FleetManifest) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.base.addresses import is_path, socket_of
 from launcher.base.locks import LockOwner, is_locked, try_lock
 from launcher.base.regular import read_json
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.supervise import logs, procfs
+from launcher.supervise import logs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch, unrecorded
 from launcher.supervise.owner import Orphan
 from launcher.supervise.process import adopt, remove_container

@@ -95,7 +95,7 @@ def test_stop_meets_a_start_at_any_moment(deploy: Any, state_dir: Path, free_por
 HOLDER = """
 import fcntl, os, sys, time
 from launcher.files import LockOwner, OwnedLock
-from launcher.supervise.process import birth
+from launcher.base.procfs import birth
 from pathlib import Path
 OwnedLock(Path(sys.argv[1])).acquire(LockOwner(**birth(os.getpid())))
 print(flush=True)

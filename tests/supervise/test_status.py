@@ -13,13 +13,13 @@ import httpx
 import msgspec
 import pytest
 
+from launcher.base import procfs
 from launcher.compiler import compile_fleet, render
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import HookUnit
 from launcher.ir.host import CardUse
 from launcher.manifest import argv_digest
 from launcher.runtime import ControlClient, spawn_detached
-from launcher.supervise import procfs
 from launcher.supervise.measuring import Measurer
 from launcher.supervise.status import left_s
 from tests.supervise.conftest import Fleet, fake, manifest, real, write_deployment_dir
