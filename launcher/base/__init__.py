@@ -1,1 +1,1 @@
-"""The ground floor: small pure helpers that any room may use and that use no room."""
+"""The ground floor: small helpers that any room may use and that use no room; each says whether it is pure."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from launcher.base.decoding import decoded
+
 
 class _Model(msgspec.Struct):
     """One entry of `/v1/models`."""
@@ -20,11 +22,8 @@ class _Models(msgspec.Struct):
 
 def names_of(models: bytes) -> tuple[str, ...]:
     """The names that a server's `/v1/models` gives (its `--alias`); none when that is no such answer."""
-    try:
-        found = msgspec.json.decode(models, type=_Models).data
-    except msgspec.DecodeError:
-        return ()
-    return tuple(name for model in found for name in (model.id, *model.aliases) if name)
+    found = decoded(models, _Models) or _Models()
+    return tuple(name for model in found.data for name in (model.id, *model.aliases) if name)
 
 
 def stranger(name: str, models: bytes) -> str | None:

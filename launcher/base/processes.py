@@ -8,13 +8,15 @@ import itertools
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
+
+from launcher.base import procfs
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -110,6 +112,13 @@ def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, b
                 return
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has now, for a program that is about to listen."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @cache
 def dying_with_us() -> Callable[[], None]:
     """What a child calls before it becomes another program: SIGKILL to it when the thread that started it dies."""
@@ -171,14 +180,10 @@ def kill_left_behind() -> None:
 
 def _marked() -> Iterator[tuple[int, str]]:
     """Processes that carry a mark, and may be looked at; those that are ending carry nothing any more."""
-    name = f"{MARK}=".encode()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "environ").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            yield from ((int(entry.name), os.fsdecode(w.removeprefix(name))) for w in words if w.startswith(name))
+    for pid in procfs.pids():
+        mark = procfs.environment(pid, MARK)
+        if mark is not None:
+            yield pid, mark
 
 
 def _ourselves() -> str:
@@ -201,8 +206,6 @@ def _is_alive(process: str) -> bool:
 
 
 def _began(pid: int) -> str:
-    """Field 22 of /proc/PID/stat; nothing where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
+    """Clock ticks since boot; nothing where there is no such process."""
+    stat = procfs.proc_stat(pid)
+    return "" if stat is None else str(stat.start_ticks)

@@ -6,6 +6,11 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import TypeVar
+
+from launcher.base.decoding import decoded
+
+T = TypeVar("T")
 
 _MOST_BYTES = 64 * 1024**2
 """More than any manifest has; more is none."""
@@ -21,3 +26,11 @@ def read_regular(path: Path) -> bytes:
         if facts.st_size > _MOST_BYTES:
             raise OSError(errno.EFBIG, f"it has more than {_MOST_BYTES >> 20} MiB", str(path))
         return file.read(_MOST_BYTES + 1)
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The JSON of a regular file as a `kind`; None where it is not there, or cannot be read as one."""
+    try:
+        return decoded(read_regular(path), kind)
+    except OSError:
+        return None

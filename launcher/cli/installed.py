@@ -12,13 +12,13 @@ import msgspec
 
 from launcher import install
 from launcher.base.addresses import place, socket_of
+from launcher.base.procfs import cmdline, memory_bytes
 from launcher.errors import Finding, HostError, SuperviseError
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
 from launcher.manifest import argv_changes
 from launcher.supervise import port_owner
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.identity import argv_agrees
-from launcher.supervise.procfs import cmdline, memory_bytes
 from launcher.supervise.spec import ProcessSpec, process_specs
 from launcher.supervise.status import planned_bytes
 

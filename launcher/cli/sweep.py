@@ -16,6 +16,7 @@ import msgspec
 
 from launcher import files, trial
 from launcher import sweep as rules
+from launcher.base import procfs
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
@@ -25,7 +26,6 @@ from launcher.files.measured import keep_measured, read_measured
 from launcher.files.state import LockHeldError, LockOwner, OwnedLock, state_root
 from launcher.ir.measured import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
-from launcher.supervise import procfs
 
 PAIRS = 2
 """Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
@@ -262,9 +262,8 @@ def _alone(csv: Path) -> Iterator[None]:
     """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
     lock = OwnedLock(csv.with_suffix(".lock"))
-    stat = procfs.proc_stat(os.getpid())
     try:
-        lock.acquire(LockOwner(pid=os.getpid(), start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id()))
+        lock.acquire(LockOwner(**procfs.birth(os.getpid())))
     except LockHeldError as error:
         raise _usage(f"another sweep is under way: {error}; wait for it, or name another file with --csv") from None
     try:

@@ -154,7 +154,7 @@ def _devices(
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     """GPUs of the config whose backend only a binary lists, where none was there to ask."""
     gpus = {} if binaries.asked else compiled.plan.config.hardware.gpus
-    unlisted = (name for name, gpu in gpus.items() if not BACKENDS[gpu.backend].listed_by_driver)
+    unlisted = (name for name, gpu in gpus.items() if not BACKENDS[gpu.backend].driver)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.errors import Finding, fault
 
 _NOT_IN_FLEET = "the Ollama model that it describes is not in the fleet"
@@ -35,7 +36,7 @@ def ollama_models(root: Path, findings: list[Finding]) -> Iterator[tuple[str, st
     for path in manifests:
         try:
             layers = msgspec.json.decode(path.read_bytes(), type=_Manifest).layers
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             findings.append(unreadable(path, str(error), _NOT_IN_FLEET))
             continue
         blobs = {layer.media_type: _blob(root, layer.digest) for layer in layers}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.proof import Breakdown, ProvenMemory
 from launcher.sizes import MIB
 
@@ -156,7 +157,7 @@ def _decoded(raw: str) -> tuple[str, list[_Row]]:
         return raw, []
     try:
         line = _DECODER.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return raw, []
     if line.type == "fit_memory_breakdown" and line.data is not None:
         return "", [

@@ -18,6 +18,7 @@ import msgspec
 
 from launcher.base.processes import signal_name
 from launcher.base.programs import unrunnable
+from launcher.base.regular import read_json
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.help import parse_help
 from launcher.engine.identity import identity, may_be_kept, sha256_of
@@ -262,10 +263,7 @@ def _name(version_line: str) -> str:
 
 def _read_cached(path: Path) -> Dialect | None:
     """The dialect kept at `path`; None when there is none that can be read."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Dialect)
-    except (OSError, msgspec.DecodeError):
-        return None
+    return read_json(path, Dialect)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -14,12 +14,22 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, ScopeEndedError, has_ended, heard, signal_name, wait_for_end
+from launcher.base.processes import (
+    ProcessScope,
+    ScopeEndedError,
+    free_port,
+    has_ended,
+    heard,
+    signal_name,
+    wait_for_end,
+)
+from launcher.base.regular import read_json
 from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for, parse_dry_run
 from launcher.engine.probing import write_atomically
 
@@ -176,8 +186,7 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
 def _text(line: str) -> str:
     """The message of a JSON line; other lines as they are."""
     if line.startswith("{"):
-        with contextlib.suppress(msgspec.DecodeError, AttributeError):
-            return str(msgspec.json.decode(line).get("msg", line))
+        return str((decoded(line, dict[str, Any]) or {}).get("msg", line))
     return line
 
 
@@ -203,10 +212,7 @@ def proof_key(binary: str, words: Sequence[str], headers: Sequence[str], feature
 
 def read_proof(directory: Path, key: str) -> Proven | None:
     """A proof that was kept; None when there is none that can be read."""
-    try:
-        return msgspec.json.decode((directory / f"{key}.json").read_bytes(), type=Proven)
-    except (OSError, msgspec.DecodeError):
-        return None
+    return read_json(directory / f"{key}.json", Proven)
 
 
 def keep_proof(directory: Path, key: str, proof: Proven) -> None:
@@ -230,9 +236,7 @@ def stand_in_devices(binary: Path, count: int, scope: ProcessScope | None = None
 
 @contextlib.contextmanager
 def _rpc_server(program: Path, scope: ProcessScope) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     words = [str(program), "--host", "127.0.0.1", "--port", str(port)]
     with scope.start(words, passed_on(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
         _wait_for(port, child)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.ir.events import Record
 
 _LOG = logging.getLogger("launch.events")
@@ -25,7 +26,6 @@ _BEYOND = 2**53
 """Numbers of events are below: from here on a browser takes two for one."""
 _NEVER_S = 250_000_000_000.0
 """Unix time that no calendar writes any more."""
-_decode = msgspec.json.Decoder(Record).decode
 
 
 class Store:
@@ -114,9 +114,6 @@ def _read(path: Path) -> Iterator[Record]:
     except OSError:
         return
     for line in data.splitlines():
-        try:
-            record = _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        if 0 < record.id < _BEYOND and 0 <= record.at < _NEVER_S:
+        record = decoded(line, Record)
+        if record is not None and 0 < record.id < _BEYOND and 0 <= record.at < _NEVER_S:
             yield record

@@ -6,7 +6,6 @@ The kernel drops a lock when its holder dies.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.locks import LockOwner as LockOwner  # noqa: PLC0414 - whoever takes a lock says who it is
+from launcher.base.locks import is_locked, try_lock
 from launcher.base.names import DEPLOYMENT
-from launcher.base.regular import read_regular
+from launcher.base.procfs import boot_id
+from launcher.base.regular import read_json
 from launcher.errors import HostError
 from launcher.files.atomic import cannot_read, write_atomic, writing
 
@@ -80,23 +82,7 @@ def _has_state(directory: Path) -> bool:
         return True
 
 
-_ATTEMPTS = 5
-_PAUSE_S = 0.025
-
-
-class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lock: the process, and what makes its pid unambiguous.
-
-    `start_ticks` is field 22 of /proc/PID/stat (clock ticks since boot); `boot_id` tells boots apart.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-    deployment: str = ""
-    deployment_dir: str = ""
-    front: str | None = None
-    """URL of the runtime's front, once it listens."""
+_PAUSES_S = (0.0, 0.025, 0.025, 0.025, 0.025)
 
 
 class LockHeldError(Exception):
@@ -123,18 +109,14 @@ class OwnedLock:
         Tries for 0.1 s, because who looks whether it is held (`runtime_holder`) holds it for an instant.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for attempt in range(_ATTEMPTS):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 < _ATTEMPTS:
-                    time.sleep(_PAUSE_S)
-                    continue
-                os.close(descriptor)
-                raise LockHeldError(self.path, _read_owner(self.path)) from None
-        self._fd = descriptor
-        self.rename(owner)
+        for pause_s in _PAUSES_S:
+            time.sleep(pause_s)
+            if try_lock(descriptor):
+                self._fd = descriptor
+                self.rename(owner)
+                return
+        os.close(descriptor)
+        raise LockHeldError(self.path, read_json(self.path, LockOwner))
 
     def rename(self, owner: LockOwner) -> None:
         """Write `owner` into the held lock (the file itself stays: a flock belongs to it)."""
@@ -170,13 +152,6 @@ class OwnedLock:
             self._fd = None
 
 
-def _read_owner(path: Path) -> LockOwner | None:
-    try:
-        return msgspec.json.decode(read_regular(path), type=LockOwner)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
 _STARTS = "starting.lock"
 _CALLED_OFF = "called-off"
 
@@ -203,8 +178,7 @@ def start_under_way() -> Iterator[None]:
         return
     try:
         # shared: several starts at once are several deployments, or else the runtime's lock decides
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try_lock(descriptor, shared=True)
         yield
     finally:
         os.close(descriptor)
@@ -216,17 +190,9 @@ def call_off() -> bool:
     if not root.is_dir():
         return False
     with contextlib.suppress(OSError):
-        write_atomic(root / _CALLED_OFF, f"{_boot_id()} {asked_at_ns()}\n", mode=0o600)
-    try:
-        descriptor = os.open(root / _STARTS, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
+        write_atomic(root / _CALLED_OFF, f"{boot_id()} {asked_at_ns()}\n", mode=0o600)
+    with contextlib.suppress(OSError):
+        return is_locked(root / _STARTS, shared=True)
     return False
 
 
@@ -234,11 +200,6 @@ def is_called_off(asked_ns: int) -> bool:
     """Whether everything was told to stop after `asked_ns`, in this boot."""
     try:
         boot, _, stamp = (state_root() / _CALLED_OFF).read_text().strip().partition(" ")
-        return boot == _boot_id() and int(stamp) > asked_ns
+        return boot == boot_id() and int(stamp) > asked_ns
     except (OSError, ValueError):
         return False
-
-
-def _boot_id() -> str:
-    """The kernel's id of this boot: its clock means nothing in another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

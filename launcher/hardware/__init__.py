@@ -1,7 +1,8 @@
 """The host as it is: CPUs, memory, GPUs, limits, ports. I/O.
 
 In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a hardware config of this machine
-(`hardware=auto`); findings about a manifest that this host cannot run now.
+(`hardware=auto`); findings about a manifest that this host cannot run now; what the cards do, and who uses them
+(`cards`).
 """
 
 from launcher.hardware.checks import check_host, describe_checks

@@ -6,22 +6,19 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
 from launcher.cpulist import format_cpulist, parse_cpulist
+from launcher.hardware.cards import read_cards
 from launcher.hardware.cgroups import cpu_quota, memory_limit, read
-from launcher.ir.host import HostGpu, HostInventory, HostNode
+from launcher.ir.host import HostInventory, HostNode
 from launcher.sizes import GIB
 
-T = TypeVar("T")
 RESERVE_SHARE = 0.10
 RESERVE_MIN_BYTES = 1 * GIB
-NVIDIA = Path("/dev/nvidiactl")
-"""There where NVIDIA's driver is loaded."""
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon", "asimd", "i8mm", "sve")
 """CPU flags that decide which weights llama.cpp repacks."""
 
@@ -49,7 +46,7 @@ def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/pr
         ram_bytes=total,
         available_bytes=available,
         nodes=numa_nodes(sys_root),
-        gpus=(*nvidia_gpus(), *amd_gpus(sys_root)),
+        gpus=tuple(card.gpu for card in read_cards(sys_root)),
         # CAP_IPC_LOCK, which root has, lifts the limit
         memlock_bytes=None if soft == resource.RLIM_INFINITY or os.geteuid() == 0 else soft,
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
@@ -93,63 +90,6 @@ def numa_nodes(sys_root: Path) -> tuple[HostNode, ...]:
             )
         )
     return tuple(sorted(nodes, key=lambda node: node.id))
-
-
-def ask_nvml(ask: Callable[[Any, int], T]) -> tuple[T, ...]:
-    """`ask(pynvml, index)` of every NVIDIA GPU in NVML order; () where there is no driver, or it does not answer."""
-    if not NVIDIA.exists():
-        return ()
-    import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        return tuple(ask(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
-    except pynvml.NVMLError:
-        return ()
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def nvidia_gpus() -> tuple[HostGpu, ...]:
-    """NVIDIA GPUs, named `cuda0` … in NVML order; none where there is no driver."""
-
-    def gpu(nvml: Any, index: int) -> HostGpu:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return HostGpu(
-            name=f"cuda{index}",
-            backend="cuda",
-            model=str(nvml.nvmlDeviceGetName(handle)),
-            vram_bytes=int(memory.total),
-            free_bytes=int(memory.free),
-            driver=str(nvml.nvmlSystemGetDriverVersion()),
-        )
-
-    return ask_nvml(gpu)
-
-
-def amd_gpus(sys_root: Path) -> tuple[HostGpu, ...]:
-    """AMD GPUs through the amdgpu driver's files, named `rocm0` … in the order of their cards."""
-    gpus: list[HostGpu] = []
-    cards = (sys_root / "class/drm").glob("card[0-9]*")
-    for card in sorted((c for c in cards if c.name[4:].isdecimal()), key=lambda c: int(c.name[4:])):
-        total, used = (read(card / f"device/mem_info_vram_{what}") for what in ("total", "used"))
-        if total is None or used is None or not total.strip().isdecimal() or not used.strip().isdecimal():
-            continue
-        name = (read(card / "device/product_name") or "").strip()
-        gpus.append(
-            HostGpu(
-                name=f"rocm{len(gpus)}",
-                backend="rocm",
-                model=name or "AMD GPU",
-                vram_bytes=int(total),
-                free_bytes=max(0, int(total) - int(used)),
-            )
-        )
-    return tuple(gpus)
 
 
 def hardware_tree(host: HostInventory) -> dict[str, Any]:

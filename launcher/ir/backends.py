@@ -1,7 +1,7 @@
 """What is known of each kind of card that llama.cpp computes on: one row a backend. Pure.
 
-A new vendor is a row here and its name in `BackendName`; what its driver says of cards and memory is asked in
-`launcher/hardware` (`inventory`, `load`) where it is `listed_by_driver`.
+A new vendor is a row here and its name in `BackendName`. Where its driver can be asked about cards and memory, a module
+of `launcher/hardware` does that, and `DRIVERS` in `launcher/hardware/cards` names it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     """llama.cpp prefers its host buffer type to repacked CPU weights (make_cpu_buft_list)."""
     splits_rows: bool = False
     """It splits matrices by rows (ggml_backend_split_buffer_type); with others the server ends."""
-    listed_by_driver: bool = False
-    """The inventory finds its cards without a binary."""
+    driver: Literal["", "nvml", "amdgpu"] = ""
+    """Who tells of its cards, their memory, and what processes take of it; "": only a binary lists them."""
     in_containers: bool = True
     """A container can be given its cards: macOS passes none on, and an RPC server is asked over the network."""
     unit_devices: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ BACKENDS: MappingProxyType[str, Backend] = MappingProxyType(
             process_bytes=_PROCESS_BYTES,
             has_host_buffer=True,
             splits_rows=True,
-            listed_by_driver=True,
+            driver="nvml",
             unit_devices=_NVIDIA,
             cdi_kind="nvidia.com/gpu",
             pod_resource="nvidia.com/gpu",
@@ -72,7 +72,7 @@ BACKENDS: MappingProxyType[str, Backend] = MappingProxyType(
             process_bytes=_PROCESS_BYTES,
             has_host_buffer=True,
             splits_rows=True,
-            listed_by_driver=True,
+            driver="amdgpu",
             unit_devices=("char-drm", "/dev/kfd"),
             container_nodes=("/dev/kfd", "/dev/dri"),
             visible_by="ROCR_VISIBLE_DEVICES",

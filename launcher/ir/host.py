@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 
@@ -23,6 +25,24 @@ class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
     vram_bytes: int
     free_bytes: int
     driver: str = ""
+
+
+class Card(msgspec.Struct, frozen=True, kw_only=True):
+    """One GPU now; None where its driver does not tell."""
+
+    gpu: HostGpu
+    busy_percent: float | None = None
+    celsius: float | None = None
+    watts: float | None = None
+
+
+class CardUse(NamedTuple):
+    """Bytes that the process `pid` takes of a card."""
+
+    card: str
+    """As its driver's backend and its number there name it: `cuda0`."""
+    pid: int
+    size_bytes: int
 
 
 class HostInventory(msgspec.Struct, frozen=True, kw_only=True):

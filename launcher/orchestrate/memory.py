@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from launcher.base.procfs import boot_id
 from launcher.errors import Finding, HostError, fault
 from launcher.ir.exchange import Refusal
 from launcher.orchestrate.cycle import Commit, Ends
@@ -326,7 +327,7 @@ class Keeper:
 
 def _machine_ran() -> tuple[str, float]:
     """The id of this boot, and for how many seconds the machine has run since, with suspend."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    return boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.errors import SuperviseError, fault
 from launcher.ir.config import WarmPoolConfig
 from launcher.ir.events import Happened, Kind
@@ -290,7 +291,7 @@ class WarmPool:
         while True:
             try:
                 await self._run_child()
-            except (OSError, msgspec.DecodeError) as error:
+            except (OSError, *UNREADABLE) as error:
                 _LOG.warning("the warm pool cannot work: %s", error)
             finally:
                 self._child = None

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from launcher import files, supervise
+from launcher.base.procfs import birth
 from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
 from launcher.files.state import LockOwner, deployment_state_dir, is_called_off
@@ -234,11 +235,8 @@ class Runtime:
         return deployment_state_dir(self._manifest.deployment, self._manifest.supervisor.state_dir, create=True)
 
     def _holder(self) -> LockOwner:
-        mine = supervise.proc_stat(os.getpid())
         return LockOwner(
-            pid=os.getpid(),
-            start_ticks=mine.start_ticks if mine else 0,
-            boot_id=supervise.boot_id(),
+            **birth(os.getpid()),
             deployment=self._manifest.deployment,
             deployment_dir=str(self._directory),
             front=self._url,

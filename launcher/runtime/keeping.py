@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.errors import HostError, LaunchError
 from launcher.files import write_atomic, writing
 from launcher.files.state import LockHeldError, LockOwner, OwnedLock
@@ -141,7 +142,7 @@ def _read_pins(path: Path) -> tuple[str, ...]:
         return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
     except FileNotFoundError:
         return ()
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         _POOL_LOG.warning("what was pinned is not known any more: %s: %s", path, error)
         return ()
 

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import msgspec
 
 from launcher.base import metrics
 from launcher.base.metrics import Histogram, Samples, counter, gauge, histogram
+from launcher.base.procfs import meminfo
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -62,7 +62,7 @@ class Observer:
         self._slips: Counter[str] = Counter()
         self._restored: Counter[str] = Counter()
         self._models = _models(manifest, table)
-        self._vram: dict[str, int] = {}
+        self._vram: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def _start(self) -> None:
@@ -160,7 +160,7 @@ class Observer:
             gauge(
                 "vram_used_bytes",
                 "Memory of the fleet's GPUs that is in use, where it can be asked.",
-                [({}, float(sum(self._vram.values())))] if self._vram else [],
+                [] if self._vram is None else [({}, float(self._vram))],
             ),
             gauge(
                 "launch_server_memory_bytes", "Memory of a server by device, planned and measured.", _memory(processes)
@@ -182,14 +182,14 @@ class Observer:
         return metrics.text(*families) + self.pool.metrics()
 
     async def _watch_gpus(self) -> None:
-        """Ask the driver now and then, in a thread: it may take its time."""
-        from launcher.hardware.inventory import nvidia_gpus  # noqa: PLC0415 - only a fleet with GPUs pays
+        """Ask the drivers now and then, in a thread: they may take their time."""
+        from launcher.hardware.cards import device_of, read_cards  # noqa: PLC0415 - only a fleet with GPUs pays
 
         while True:
             with contextlib.suppress(OSError):
-                found = await asyncio.to_thread(nvidia_gpus)
-                known = {gpu.name: gpu for gpu in found}
-                self._vram = {n: known[n].vram_bytes - known[n].free_bytes for n in self._gpus if n in known}
+                gpus = [card.gpu for card in await asyncio.to_thread(read_cards)]
+                used = [gpu.vram_bytes - gpu.free_bytes for gpu in gpus if device_of(gpu.name, self._gpus)]
+                self._vram = sum(used) if used else None
             await asyncio.sleep(_GPU_EVERY_S)
 
 
@@ -212,12 +212,10 @@ def _memory(processes: Iterable[ProcessStatus]) -> Samples:
 
 def _ram_used() -> float | None:
     """MemTotal less MemAvailable, in bytes; None where /proc is not there."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    known = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("MemTotal:", "MemAvail"))}
-    return 1024.0 * (int(known["MemTotal"]) - int(known["MemAvailable"])) if len(known) == 2 else None
+    with contextlib.suppress(OSError, KeyError):
+        known = meminfo()
+        return float(known["MemTotal"] - known["MemAvailable"])
+    return None
 
 
 def _by(label: str, counts: Counter[str]) -> Samples:

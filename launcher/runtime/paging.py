@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.events import EventLog
 from launcher.hardware.load import device_loads
 from launcher.ir.events import Record
@@ -227,10 +228,7 @@ async def _launch(*words: str) -> dict[str, Any]:
             child.kill()
         await child.wait()
         raise
-    try:
-        said = msgspec.json.decode(out)
-    except msgspec.DecodeError:
-        said = None
-    if isinstance(said, dict):
+    said = decoded(out, dict[str, Any])
+    if said is not None:
         return {**said, "exit_code": child.returncode}
     return {"error": err.decode(errors="replace")[-2000:], "findings": [], "exit_code": child.returncode}

@@ -20,7 +20,6 @@ from launcher.supervise.offline import (
 )
 from launcher.supervise.owner import ProcessOwner
 from launcher.supervise.ports import port_owner
-from launcher.supervise.procfs import boot_id, proc_stat
 from launcher.supervise.scheduler import Resident, choose_victims
 from launcher.supervise.supervisor import Supervisor
 from launcher.supervise.units import SystemdUnits
@@ -36,7 +35,6 @@ __all__ = [
     "ServerRecord",
     "Supervisor",
     "SystemdUnits",
-    "boot_id",
     "choose_victims",
     "diagnose",
     "early_finding",
@@ -44,7 +42,6 @@ __all__ = [
     "marked_deployments",
     "offline_status",
     "port_owner",
-    "proc_stat",
     "reach_runtime",
     "runtime_holder",
     "starting_finding",

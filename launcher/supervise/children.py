@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from launcher.base import procfs
 from launcher.base.addresses import is_path
 from launcher.base.unix_socket import make_room, remove_stale
 from launcher.ir.live import Manager
-from launcher.supervise import logs, measuring, process, slots
+from launcher.supervise import logs, process, slots
 from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch
@@ -107,4 +108,4 @@ class Children(RecordStore):
 
     def pss_bytes(self, pid: int) -> int | None:
         """The kernel's own figure."""
-        return measuring.pss_bytes(pid)
+        return procfs.pss_bytes(pid)

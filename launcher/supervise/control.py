@@ -14,6 +14,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from launcher.base.decoding import decoded
+from launcher.base.procfs import is_suspended
 from launcher.errors import (
     CatalogError,
     ConfigError,
@@ -26,7 +28,6 @@ from launcher.errors import (
 )
 from launcher.ir.live import FleetStatus
 from launcher.supervise.offline import runtime_holder, runtime_pid
-from launcher.supervise.procfs import is_suspended
 
 SOCKET_NAME = "control.sock"
 _MAX_SOCKET_PATH = 100
@@ -150,7 +151,7 @@ class ControlClient:
     """
 
     def __init__(self, state_dir: Path) -> None:
-        """`state_dir` is the deployment's (`launcher.files.deployment_state_dir`). Raises NoRuntimeError."""
+        """`state_dir` is the deployment's (`launcher.files.state.deployment_state_dir`). Raises NoRuntimeError."""
         holder = runtime_holder(state_dir)
         if holder is not None and is_suspended(holder.pid):
             raise NoRuntimeError(f"the runtime of {state_dir} (pid {holder.pid}) is stopped by a signal")
@@ -222,10 +223,8 @@ class ControlClient:
             raise NoRuntimeError(f"the runtime of {self._state_dir} does not answer: {error}") from None
         if answer.status_code == 200:
             return answer.content
-        try:
-            found = msgspec.json.decode(answer.content, type=_ErrorBody).error
-        except msgspec.DecodeError:
-            found = _Error(message=answer.text)
+        body = decoded(answer.content, _ErrorBody)
+        found = _Error(message=answer.text) if body is None else body.error
         if answer.status_code == 404:
             raise KeyError(found.message)
         if found.exit_code in ERROR_CLASSES:

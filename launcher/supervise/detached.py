@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
+from launcher.base.decoding import UNREADABLE
 from launcher.errors import Finding, SuperviseError
 from launcher.supervise import logs
 from launcher.supervise.control import ERROR_CLASSES
@@ -41,7 +40,7 @@ def spawn_runtime(
             for line in pipe:
                 try:
                     event = decode_event(line)
-                except msgspec.DecodeError:
+                except UNREADABLE:
                     continue
                 on_event(event)
                 if isinstance(event, FleetReady):

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from launcher.base.procfs import is_suspended
 from launcher.errors import Finding, SuperviseError
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.offline import LOCK_NAME, runtime_holder
 from launcher.supervise.process import signal_exactly
-from launcher.supervise.procfs import is_suspended
 
 _PATIENCE_S = 2.0
 """How long a runtime that holds its lock may take to open its control socket, or to let go of the lock."""

@@ -12,6 +12,7 @@ import httptools
 import msgspec
 
 from launcher.base.addresses import is_path, spelled
+from launcher.base.decoding import UNREADABLE
 from launcher.base.unix_socket import peer_pid
 
 _MAX_BYTES = 4 * 1024**2
@@ -29,7 +30,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         """The body as JSON, or None when it is something else."""
         try:
             return msgspec.json.decode(self.body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
 
 

@@ -17,10 +17,11 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.base.addresses import is_path, wrong_path
+from launcher.base.decoding import UNREADABLE
 from launcher.base.names import PROCESS
 from launcher.base.regular import read_regular
-from launcher.supervise import procfs
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -40,7 +41,7 @@ MARKER = "LAUNCH_STATE_FILE"
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The state file of one process. `pid` 0: about to be spawned (its writer died in between if it stays so).
 
-    `started_at` is Unix time; `start_ticks` and `boot_id` see `launcher.supervise.procfs`.
+    `started_at` is Unix time; `start_ticks` and `boot_id` see `launcher.base.procfs`.
     """
 
     schema: Literal["launch.state/v1"] = "launch.state/v1"
@@ -157,7 +158,7 @@ class RecordStore:
 def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
     try:
         record = msgspec.json.decode(read_regular(path), type=ServerRecord)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *UNREADABLE) as error:
         return Rejected(path=str(path), reason=f"unreadable: {error}")
     if record.name != path.stem or (deployment is not None and record.deployment != deployment):
         return Rejected(path=str(path), reason=f"it describes {record.name!r} of deployment {record.deployment!r}")

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.ir.fleet import FleetManifest
-from launcher.supervise import procfs
+from launcher.ir.host import CardUse
 from launcher.supervise.process import main_process
-
-_NVIDIA = Path("/dev/nvidiactl")
-
-
-class GpuUse(msgspec.Struct, frozen=True):
-    """What the process `pid` takes on the GPU `index` (in the driver's order), in bytes."""
-
-    index: int
-    pid: int
-    size_bytes: int
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,19 +27,19 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 class Measurer:
     """Measures processes, and keeps the last `figures` of each by pid.
 
-    `gpus` are the fleet's GPUs, in the driver's order; `ask_gpus` is the whole interface to the driver; `pss` measures
-    the RAM of one process.
+    `gpus` are the fleet's GPUs, in the driver's order; `ask_cards` is the whole interface to the drivers; `pss`
+    measures the RAM of one process.
     """
 
     def __init__(
         self,
         gpus: tuple[str, ...],
-        ask_gpus: Callable[[], Iterable[GpuUse]] | None = None,
+        ask_cards: Callable[[Collection[int]], Iterable[CardUse]] | None = None,
         pss: Callable[[int], int | None] | None = None,
     ) -> None:
         self.gpus = gpus
-        self._ask_gpus = ask_gpus or nvml_use
-        self._pss = pss or pss_bytes
+        self._ask_cards = ask_cards
+        self._pss = pss or procfs.pss_bytes
         self.figures: Mapping[int, Measured] = {}
 
     def of(self, pid: int | None) -> Measured:
@@ -59,23 +49,34 @@ class Measurer:
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
         """Figures of `clients` now, by pid, each with its command: that of a container's client leads to it. Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
-        uses = tuple(self._ask_gpus()) if self.gpus else ()
+        boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items()}
+        members = {
+            leader: {stat.pid for stat in stats if stat.session == leader} | {stat.pid for stat in box}
+            for leader, box in boxes.items()
+        }
+        on_cards = self._on_cards(sorted(set().union(*members.values())))
         found = {}
-        for leader, argv in clients.items():
-            box = _tree(main_process(argv), stats)
-            pids = {stat.pid for stat in stats if stat.session == leader} | {stat.pid for stat in box}
+        for leader, pids in members.items():
             sizes = [size for pid in pids if (size := self._pss(pid)) is not None]
-            gpu_bytes: dict[str, int] = {}
-            for use in uses:
-                if use.pid in pids and use.index < len(self.gpus):
-                    device = self.gpus[use.index]
-                    gpu_bytes[device] = gpu_bytes.get(device, 0) + use.size_bytes
+            gpu_bytes: Counter[str] = Counter()
+            for pid, device, size in on_cards:
+                if pid in pids:
+                    gpu_bytes[device] += size
             found[leader] = Measured(
                 pss_bytes=sum(sizes) if sizes else None,
-                container_bytes=sum(stat.rss_bytes for stat in box) if box else None,
-                gpu_bytes=gpu_bytes,
+                container_bytes=sum(stat.rss_bytes for stat in boxes[leader]) if boxes[leader] else None,
+                gpu_bytes=dict(gpu_bytes),
             )
         return found
+
+    def _on_cards(self, pids: Collection[int]) -> list[tuple[int, str, int]]:
+        """Process, device and bytes of what `pids` take of the fleet's GPUs."""
+        if not self.gpus:
+            return []
+        from launcher.hardware.cards import device_of, read_uses  # noqa: PLC0415 - only a fleet with GPUs pays
+
+        uses = (self._ask_cards or read_uses)(pids)
+        return [(u.pid, device, u.size_bytes) for u in uses if (device := device_of(u.card, self.gpus)) is not None]
 
 
 def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.ProcStat]:
@@ -84,43 +85,6 @@ def _tree(root: int | None, stats: Iterable[procfs.ProcStat]) -> list[procfs.Pro
     for parent in found:
         found += [stat for stat in stats if stat.ppid == parent.pid]
     return found
-
-
-def pss_bytes(pid: int) -> int | None:
-    """Proportional set size of `pid` (`smaps_rollup`), in bytes; None when it cannot be read."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return None
-    line = next((line for line in text.splitlines() if line.startswith("Pss:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
-
-
-def nvml_use() -> tuple[GpuUse, ...]:
-    """What NVML says of every process on every NVIDIA GPU; nothing where there is no driver.
-
-    A process is in the list of compute or of graphics (Vulkan) contexts, or in both with the same figure.
-    """
-    if not _NVIDIA.exists():
-        return ()
-    import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
-
-    found: dict[tuple[int, int], int] = {}
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        try:
-            for index in range(pynvml.nvmlDeviceGetCount()):
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                for ask in (
-                    pynvml.nvmlDeviceGetComputeRunningProcesses,
-                    pynvml.nvmlDeviceGetGraphicsRunningProcesses,
-                ):
-                    for process in ask(handle):
-                        size = int(process.usedGpuMemory or 0)  # None where the driver may not tell
-                        found[index, process.pid] = max(size, found.get((index, process.pid), 0))
-        finally:
-            pynvml.nvmlShutdown()
-    return tuple(GpuUse(index, pid, size) for (index, pid), size in found.items())
 
 
 def gpu_names(manifest: FleetManifest) -> tuple[str, ...]:

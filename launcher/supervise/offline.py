@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -12,11 +11,13 @@ from typing import Literal
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.base.addresses import is_path, socket_of
-from launcher.base.regular import read_regular
+from launcher.base.locks import LockOwner, is_locked, try_lock
+from launcher.base.regular import read_json
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.live import FleetStatus, ProcessStatus
-from launcher.supervise import logs, procfs
+from launcher.supervise import logs
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch, unrecorded
 from launcher.supervise.owner import Orphan
 from launcher.supervise.process import adopt, remove_container
@@ -29,15 +30,6 @@ _LOOK_PAUSE_S = 0.025
 
 class RuntimeAliveError(Exception):
     """A runtime holds the deployment: ask it instead."""
-
-
-class LockHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a runtime's lock, as the lock file says (`launcher.files.LockOwner`). `pid` 0: nobody knows."""
-
-    pid: int = 0
-    start_ticks: int = 0
-    boot_id: str = ""
-    deployment_dir: str = ""
 
 
 class OrphanReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,23 +164,23 @@ def runtime_pid(state_dir: Path) -> int | None:
     return None if holder is None else holder.pid
 
 
-def runtime_holder(state_dir: Path) -> LockHolder | None:
-    """Who holds the runtime's lock now; None when nobody does.
+def runtime_holder(state_dir: Path) -> LockOwner | None:
+    """Who holds the runtime's lock now (`pid` 0: nobody knows); None when nobody does.
 
     A lock without a true name is looked at again for 0.25 s: its holder is just taking or dropping it.
     """
     for attempt in range(_LOOKS):
         if attempt:
             time.sleep(_LOOK_PAUSE_S)
-        if not _is_held(state_dir / LOCK_NAME):
+        if not is_locked(state_dir / LOCK_NAME):
             return _holder_of_lost(state_dir)
         holder = _named_holder(state_dir / LOCK_NAME)
         if holder is not None:
             return holder
-    return LockHolder()
+    return LockOwner(pid=0, start_ticks=0, boot_id="")
 
 
-def _holder_of_lost(state_dir: Path) -> LockHolder | None:
+def _holder_of_lost(state_dir: Path) -> LockOwner | None:
     """A runtime that lives although its lock was removed: the parent of a marked process that has it open still."""
     if (state_dir / LOCK_NAME).exists():
         return None
@@ -196,32 +188,14 @@ def _holder_of_lost(state_dir: Path) -> LockHolder | None:
         stat = procfs.proc_stat(record.pid)
         parent = procfs.proc_stat(stat.ppid) if stat is not None and stat.ppid > 1 else None
         if parent is not None and f"{state_dir / LOCK_NAME} (deleted)" in procfs.open_files(parent.pid):
-            return LockHolder(pid=parent.pid, start_ticks=parent.start_ticks, boot_id=procfs.boot_id())
+            return LockOwner(pid=parent.pid, start_ticks=parent.start_ticks, boot_id=procfs.boot_id())
     return None
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether a process holds `lock` for itself; asked by a shared lock, so that two who ask do not see each other."""
-    try:
-        descriptor = os.open(lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _named_holder(lock: Path) -> LockHolder | None:
+def _named_holder(lock: Path) -> LockOwner | None:
     """Whom the lock file names, if that process lives."""
-    try:
-        holder = msgspec.json.decode(read_regular(lock), type=LockHolder)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if holder.pid <= 1 or holder.boot_id != procfs.boot_id():
+    holder = read_json(lock, LockOwner)
+    if holder is None or holder.pid <= 1 or holder.boot_id != procfs.boot_id():
         return None
     stat = procfs.proc_stat(holder.pid)
     return holder if stat is not None and stat.start_ticks == holder.start_ticks else None
@@ -235,10 +209,8 @@ def _no_runtime(state_dir: Path) -> Iterator[None]:
         return
     descriptor = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeAliveError(f"a runtime holds {state_dir / LOCK_NAME}") from None
+        if not try_lock(descriptor):
+            raise RuntimeAliveError(f"a runtime holds {state_dir / LOCK_NAME}")
         yield
     finally:
         os.close(descriptor)

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.base import unix_socket
+from launcher.base import procfs, unix_socket
 from launcher.base.addresses import is_path
-from launcher.supervise import procfs
 from launcher.supervise.identity import MARKER
 from launcher.supervise.offline import LOCK_NAME
 

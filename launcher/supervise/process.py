@@ -21,13 +21,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
+from launcher.base import procfs
 from launcher.base.addresses import is_path
 from launcher.base.environment import passed_on
+from launcher.base.processes import signal_name
 from launcher.base.unix_socket import remove_stale
 from launcher.ir.fleet import ServerUnit, ServiceUnit
-from launcher.supervise import logs, procfs
+from launcher.supervise import logs
 from launcher.supervise.identity import MARKER, ServerRecord, mismatch
 from launcher.supervise.owner import Ending
 
@@ -266,12 +268,7 @@ def describe_exit(code: int | None) -> str:
     """`exited with code 1`, `killed by SIGKILL`, as people say it."""
     if code is None:
         return "ended (exit code unknown: started by an earlier runtime)"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
+    return f"exited with code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
 
 
 def _kill_group(pid: int, number: signal.Signals) -> None:
@@ -316,17 +313,3 @@ def _ask_engine(argv: tuple[str, ...], timeout_s: float) -> str:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
         return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
     return ""
-
-
-class Birth(TypedDict):
-    """What identifies a process besides its pid; keys as in `ServerRecord`."""
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-
-
-def birth(pid: int) -> Birth:
-    """Identity of our own, not yet reaped child `pid`."""
-    stat = procfs.proc_stat(pid)
-    return Birth(pid=pid, start_ticks=stat.start_ticks if stat else 0, boot_id=procfs.boot_id())

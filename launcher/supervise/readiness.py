@@ -11,10 +11,10 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from launcher.base import claimed_name
+from launcher.base import claimed_name, procfs
 from launcher.base.addresses import is_path, place
 from launcher.base.credentials import server_key_file
-from launcher.supervise import http, ports, procfs
+from launcher.supervise import http, ports
 from launcher.supervise.owner import OwnedProcess
 from launcher.supervise.spec import ProcessSpec
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from pathlib import Path
 
+from launcher.base.procfs import meminfo
 from launcher.ir.live import UnavailableError
 from launcher.supervise.events import RoomMade
 from launcher.supervise.runner import Runner
@@ -122,6 +122,5 @@ class Room:
 
 def available_bytes() -> dict[str, int]:
     """What the system reports as free, of the devices that it is asked about: `ram` (MemAvailable)."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    line = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return {} if line is None else {"ram": int(line.split()[1]) * 1024}
+    free = meminfo().get("MemAvailable")
+    return {} if free is None else {"ram": free}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base import procfs
 from launcher.base.addresses import socket_of
 from launcher.ir.live import Lease, ServerState
 from launcher.supervise import events, lifecycle, readiness, slots
@@ -20,7 +21,7 @@ from launcher.supervise.identity import ServerRecord, new_record
 from launcher.supervise.lifecycle import Action, Event, Flag, Life
 from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
 from launcher.supervise.peers import MISSING, AfterPeers
-from launcher.supervise.process import birth, describe_exit
+from launcher.supervise.process import describe_exit
 from launcher.supervise.scheduler import Tenant
 from launcher.supervise.spec import ProcessSpec
 
@@ -274,7 +275,7 @@ class Runner:
     def _started(self, pid: int) -> None:
         if self.record is None or self.record.pid:
             return
-        self.record = msgspec.structs.replace(self.record, **birth(pid))
+        self.record = msgspec.structs.replace(self.record, **procfs.birth(pid))
         self._shared.owner.keep(self.record)
         started = events.ServerStarting(
             name=self.name,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from launcher.base import procfs
 from launcher.base.addresses import socket_of
 from launcher.ir.live import ProcessStatus
 from launcher.manifest import argv_changes
-from launcher.supervise import procfs
 from launcher.supervise.identity import shows
 from launcher.supervise.measuring import Measured
 from launcher.supervise.runner import Runner

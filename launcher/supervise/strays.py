@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from launcher.supervise import events, procfs
+from launcher.base import procfs
+from launcher.supervise import events
 from launcher.supervise.identity import Rejected, ServerRecord, completed
 from launcher.supervise.owner import ProcessOwner
 from launcher.supervise.runner import Runner

@@ -16,13 +16,14 @@ from typing import Any
 
 import msgspec
 
+from launcher.base import procfs
+from launcher.base.procfs import birth
 from launcher.ir.live import Manager
-from launcher.supervise import logs, procfs
+from launcher.supervise import logs
 from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees, new_record
 from launcher.supervise.owner import Ending, Orphan
-from launcher.supervise.process import birth
 from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.systemctl import Systemctl, UnitState, unit_names
 

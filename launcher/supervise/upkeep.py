@@ -8,8 +8,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
+from launcher.base import procfs
 from launcher.ir.fleet import SupervisorUnit
-from launcher.supervise import peers, procfs, readiness
+from launcher.supervise import peers, readiness
 from launcher.supervise.lifecycle import Slept
 from launcher.supervise.measuring import Measurer
 from launcher.supervise.owner import ProcessOwner

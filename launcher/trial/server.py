@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import httpx
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope
+from launcher.base.processes import ProcessScope, free_port
 
 TAIL_LINES = 3
 POLL_S = 0.05
@@ -41,7 +40,7 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
 
     `log` is overwritten. The kernel kills the server when this process dies, so that a killed sweep leaves nothing.
     """
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{free_port()}"
     words = [*words, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     with log.open("wb") as output, ProcessScope() as scope, contextlib.ExitStack() as stack:
         try:
@@ -57,12 +56,6 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(STOP_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(child: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base.procfs import birth
 from launcher.cli.build import show
 from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
 from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down, would_do
@@ -19,7 +20,6 @@ from launcher.files.state import LockOwner, OwnedLock
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import diff_manifests
 from launcher.supervise import LOCK_NAME
-from launcher.supervise.process import birth
 
 DEV = ("hardware=dev", "profile=dev")
 SLOTS = "servers.assistant.slots=1"

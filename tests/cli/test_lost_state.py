@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base import procfs
 from launcher.cli.installed import installed_here
 from launcher.cli.running import fleets, show_status, stop_servers
 from launcher.errors import Finding
 from launcher.install.layout import Layout
 from launcher.runtime import ControlClient, NoRuntimeError, spawn_detached
-from launcher.supervise import procfs
 from tests.supervise.conftest import fake, manifest, write_deployment_dir
 
 FreePort = Callable[[], int]

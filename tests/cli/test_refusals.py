@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from launcher.base.procfs import birth
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
 from launcher.cli.installed import require_rights
 from launcher.cli.reload import reload_servers
@@ -29,7 +30,6 @@ from launcher.supervise import LOCK_NAME, end_runtime
 from launcher.supervise.causes import obstacle
 from launcher.supervise.detached import spawn_runtime
 from launcher.supervise.ending import reach_runtime
-from launcher.supervise.process import birth
 from launcher.supervise.spec import ProcessSpec, process_specs
 
 DEV = ("hardware=dev", "profile=dev")

@@ -78,3 +78,11 @@ def test_two_cards(fleet: Callable[..., Compilation]) -> None:
     assert done.composed.fleet.servers["a"].devices == ("cuda0", "cuda1")
     argv = done.commands["a"].argv
     assert argv[argv.index("--device") + 1] == "CUDA0,CUDA1"
+
+
+def test_a_server_elsewhere_is_no_card_of_this_machine(fleet: Callable[..., Compilation]) -> None:
+    """An RPC device that a binary lists has no endpoint in the config: only a written one can be used."""
+    cuda = "  CUDA0: NVIDIA RTX 4090 (24100 MiB, 23000 MiB free)\\n"
+    done = fleet(f"{cuda}  RPC0: 10.0.0.2:50052 (16000 MiB, 15000 MiB free)\\n")
+    assert set(done.composed.fleet.hardware.gpus) == {"cuda0"}
+    assert done.composed.fleet.servers["a"].devices == ("cuda0",)

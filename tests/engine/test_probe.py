@@ -69,9 +69,10 @@ def test_the_cache_answers_until_a_library_changes(
     assert [runs(), runs()] == [2, 0]
     (tmp_path / "libggml-another.so").write_bytes(b"another backend")
     assert [runs(), runs()] == [2, 0]
-    for entry in cache.iterdir():
-        entry.write_bytes(b'{"torn')
-    assert runs() == 2
+    for damaged in (b'{"torn', b'{"name": "\xff"}', b"[" * 100_000):
+        for entry in cache.iterdir():
+            entry.write_bytes(damaged)
+        assert runs() == 2
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(llama_server: Path, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ import httpx
 import msgspec
 import pytest
 
+from launcher.base.procfs import is_suspended
 from launcher.errors import HostError, SuperviseError
 from launcher.files.state import asked_at_ns, call_off, start_under_way
 from launcher.runtime import ControlClient, NoRuntimeError, run, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, stop_orphans
-from launcher.supervise.procfs import is_suspended
 from tests.children import killed_on_failure
 from tests.locks import lock_owner
 from tests.supervise.conftest import SUPERVISOR, fake

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware import hardware_tree
 from launcher.hardware.cgroups import cpu_quota, memory_limit
-from launcher.hardware.inventory import amd_gpus, take_inventory
+from launcher.hardware.inventory import take_inventory
 from launcher.ir.config import HardwareConfig
 from launcher.sizes import GIB
 
@@ -87,21 +87,6 @@ def test_the_tightest_quota_counts(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "150000\n")
     write(tmp_path, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
     assert take_inventory(sys_root=tmp_path / "sys", proc_root=tmp_path / "proc").cpu_quota == 1.5
-
-
-def test_amd_cards_are_read_from_their_driver(tmp_path: Path) -> None:
-    """Cards with memory files, in order of their numbers; connectors and other cards are passed over."""
-    for number, used in ((10, 1), (2, 3)):
-        write(tmp_path, f"class/drm/card{number}/device/mem_info_vram_total", f"{16 * GIB}\n")
-        write(tmp_path, f"class/drm/card{number}/device/mem_info_vram_used", f"{used * GIB}\n")
-    write(tmp_path, "class/drm/card2/device/product_name", "Radeon PRO W7900\n")
-    write(tmp_path, "class/drm/card0/device/vendor", "0x8086\n")
-    (tmp_path / "class/drm/card2-DP-1").mkdir()
-    assert [(g.name, g.backend, g.model, g.free_bytes // GIB) for g in amd_gpus(tmp_path)] == [
-        ("rocm0", "rocm", "Radeon PRO W7900", 13),
-        ("rocm1", "rocm", "AMD GPU", 15),
-    ]
-    assert amd_gpus(tmp_path / "nothing") == ()
 
 
 @given(st.sets(st.integers(0, 300)))

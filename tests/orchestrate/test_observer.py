@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import msgspec
 import pytest
 
 from launcher.ir.events import Happened
-from launcher.ir.fleet import TargetUnit
+from launcher.ir.fleet import DeviceBudget, TargetUnit
+from launcher.ir.host import Card, HostGpu
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.route import Front, StaticUpstreams
 from launcher.route.pages import metrics_text
@@ -175,3 +177,24 @@ def test_targets_are_met_or_missed(tmp_path: Path) -> None:
 
 
 RATES = (("a", 25.0), ("b", 19.0))
+
+
+async def test_memory_of_the_fleets_cards_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every vendor's that the fleet has, by whatever name; a card that is none of its is not counted."""
+
+    def card(name: str, used: int) -> Card:
+        gpu = HostGpu(name=name, backend=name[:-1], model="", vram_bytes=100, free_bytes=100 - used)
+        return Card(gpu=gpu)
+
+    cards = (card("cuda0", 7), card("cuda1", 50), card("rocm0", 20), card("rocm1", 3))
+    monkeypatch.setattr("launcher.hardware.cards.read_cards", lambda: cards)
+    fleet = fleet_of(tmp_path, "ab", MIB)
+    gpus = (DeviceBudget(name=n, kind="gpu", capacity_bytes=1, budget_bytes=1) for n in ("rocm0", "big"))
+    fleet = msgspec.structs.replace(fleet, devices=(*fleet.devices, *gpus))
+    seen = Observer(fleet, routes(fleet, 9), lambda: (), tell=lambda _: None)
+    assert not any(line.startswith("vram_used_bytes") for line in seen.metrics().splitlines())
+    seen(events.FleetReady(seconds=1, front=None, ready=()))
+    async with asyncio.timeout(10):
+        while "vram_used_bytes 73" not in seen.metrics():  # noqa: ASYNC110 - a thread changes it
+            await asyncio.sleep(0.01)
+    await seen.close()

@@ -195,7 +195,7 @@ async def test_what_is_pinned_stays_so_over_a_restart(pool: Pool, tmp_path: Path
     await until(lambda: states(third, "a") == ["locked"])
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[1]", b"\xff", b'["\xff"]', b"[" * 100_000])
 async def test_pins_that_cannot_be_read_or_written_cost_pins_alone(pool: Pool, tmp_path: Path, content: bytes) -> None:
     """A damaged file is as none, and told of; a directory that takes nothing stops nobody who pins."""
     (tmp_path / "pinned.json").write_bytes(content)
@@ -271,6 +271,25 @@ async def test_a_file_that_is_replaced_is_seen_and_held_anew(pool: Pool, tmp_pat
     await until(lambda: f'file_bytes{{file="{tmp_path / "a"}"}} {2 * SIZE}' in warm.metrics())
     await until(lambda: states(warm, "a") == ["locked"])
     assert resident(tmp_path / "a") == 100
+
+
+def test_a_file_that_is_replaced_as_it_is_opened_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is open is the old file: the new one at its path makes it stale, whatever its size."""
+    path, new = cold(tmp_path / "a"), cold(tmp_path / "new")
+    really_open = os.open
+
+    def open_late(name: str, *flags: int) -> int:
+        descriptor = really_open(name, *flags)
+        if new.exists():
+            new.rename(path)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_late)
+    files = program.Files([str(path)])
+    assert files.is_stale()
+    files = files.anew()
+    assert not files.is_stale()
+    files.close()
 
 
 def test_the_child_ends_with_its_runtime(tmp_path: Path) -> None:

@@ -59,6 +59,30 @@ def test_a_folder_without_its_binary_is_not_asked(cli: Cli, llama_server: Path, 
     assert prove_rendered(whole) == ()
 
 
+def test_a_binary_is_asked_with_the_libraries_of_a_server_that_has_them(
+    cli: Cli, llama_server: Path, tmp_path: Path
+) -> None:
+    """One server's library path is wrong, and its binary says nothing: the next one's is right, and it is proven."""
+    whole = manifest(cli, llama_server)
+    (server,) = whole.servers
+    binary = tmp_path / "llama-server"
+    binary.write_text(f'#!/bin/sh\n[ "${{LD_LIBRARY_PATH##*/}}" = right ] && exec {llama_server} "$@"\nexit 127\n')
+    binary.chmod(0o755)
+    need = msgspec.structs.replace(server.memory[0], committed_bytes=1, file_bytes=1)
+    servers = tuple(
+        msgspec.structs.replace(
+            server,
+            name=name,
+            argv=(str(binary), *server.argv[1:]),
+            env={**server.env, "LD_LIBRARY_PATH": str(tmp_path / name)},
+            memory=(need,),
+        )
+        for name in ("wrong", "right")
+    )
+    (found,) = prove_rendered(msgspec.structs.replace(whole, servers=servers))
+    assert (found.code, found.key) == ("plan/proof-mismatch", "servers.right")
+
+
 def test_render_can_take_the_proof(cli: Cli) -> None:
     """`render --prove` writes what `render` writes where the bound is enough, and who proved it."""
     plain, proven = (cli.home / name for name in ("plain", "proven"))

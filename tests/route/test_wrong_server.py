@@ -69,6 +69,8 @@ async def test_a_fallback_stands_in_for_a_stolen_port() -> None:
         (b"", "it does not say who it is"),
         (b"<html>", "it does not say who it is"),
         (b'{"data":[]}', "it does not say who it is"),
+        (b'{"data":[{"id":"\xff"}]}', "it does not say who it is"),
+        (b"[" * 100_000, "it does not say who it is"),
     ],
 )
 def test_what_a_server_says_of_itself(models: bytes, who: str | None) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import uvloop
 
+from launcher.base.procfs import memory_bytes
 from launcher.files import write_atomic
 from launcher.route.clients import Clients, Member
 from launcher.runtime.fleet import Runtime
 from launcher.supervise.events import AnyEvent, encode_event
-from launcher.supervise.procfs import memory_bytes
 
 LEAK = "LAUNCH_SOAK_LEAK"
 _LEAKED: list[bytes] = []

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.base import procfs
 from launcher.files import write_atomic
 from launcher.files.state import LockOwner, OwnedLock
 from launcher.supervise import (
@@ -28,7 +29,6 @@ from launcher.supervise import (
     logs,
     offline_status,
     process,
-    procfs,
     stop_orphans,
 )
 from launcher.supervise.identity import MARKER, argv_agrees, mismatch, shows
@@ -71,7 +71,7 @@ def sleeper(no_orphans: None) -> Iterator[Sleeper]:
         env = changes.pop("env", None)
         child = subprocess.Popen(changes.get("argv", SLEEPER), start_new_session=True, env=env)
         children.append(child)
-        return child, record(**{**process.birth(child.pid), **changes})
+        return child, record(**{**procfs.birth(child.pid), **changes})
 
     yield start
     for child in children:
@@ -201,7 +201,7 @@ def test_stop_orphans_refuses_while_a_runtime_lives(state_dir: Path, sleeper: Sl
     child, mine = sleeper()
     save(state_dir, mine)
     lock = OwnedLock(state_dir / LOCK_NAME)
-    lock.acquire(LockOwner(**process.birth(os.getpid())))
+    lock.acquire(LockOwner(**procfs.birth(os.getpid())))
     with pytest.raises(RuntimeAliveError):
         stop_orphans(state_dir)
     assert offline_status(state_dir).runtime_pid == os.getpid()

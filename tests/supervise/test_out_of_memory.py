@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from launcher import route
+from launcher.base.procfs import oom_kills
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events
 from launcher.supervise.fallbacks import Fallbacks
-from launcher.supervise.procfs import oom_kills
 from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, real, routes, rung

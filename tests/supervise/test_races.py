@@ -95,8 +95,8 @@ def test_stop_meets_a_start_at_any_moment(deploy: Any, state_dir: Path, free_por
 
 HOLDER = """
 import fcntl, os, sys, time
+from launcher.base.procfs import birth
 from launcher.files.state import LockOwner, OwnedLock
-from launcher.supervise.process import birth
 from pathlib import Path
 OwnedLock(Path(sys.argv[1])).acquire(LockOwner(**birth(os.getpid())))
 print(flush=True)

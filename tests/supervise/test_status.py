@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,14 @@ import httpx
 import msgspec
 import pytest
 
+from launcher.base import procfs
 from launcher.compiler import compile_fleet, render
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import HookUnit
+from launcher.ir.host import CardUse
 from launcher.manifest import argv_digest
 from launcher.runtime import ControlClient, spawn_detached
-from launcher.supervise import measuring, procfs
-from launcher.supervise.measuring import GpuUse, Measurer
+from launcher.supervise.measuring import Measurer
 from launcher.supervise.status import left_s
 from tests.supervise.conftest import Fleet, fake, manifest, real, write_deployment_dir
 
@@ -165,54 +164,21 @@ def test_memory_of_a_session_is_summed(session: int) -> None:
     """PSS of leader and child together, less than their RSS; the GPUs' bytes of both, strangers' left out."""
     members = [m.pid for m in procfs.session_members(session)]
     assert len(members) == 2
-    uses = [GpuUse(0, members[0], 100), GpuUse(0, members[1], 20), GpuUse(1, members[1], 3), GpuUse(0, 1, 9999)]
-    uses.append(GpuUse(7, members[0], 9999))
-    found = Measurer(("cuda0", "cuda1"), lambda: uses).measure({session: ()})[session]
-    assert found.gpu_bytes == {"cuda0": 120, "cuda1": 3}
+    first, second = members
+    uses = [CardUse("cuda0", first, 100), CardUse("cuda0", second, 20), CardUse("cuda0", second, 3)]
+    uses += [CardUse("rocm0", second, 5), CardUse("cuda0", 1, 9999), CardUse("cuda7", first, 9999)]
+    asked: list[Collection[int]] = []
+
+    def ask(pids: Collection[int]) -> list[CardUse]:
+        asked.append(pids)
+        return uses
+
+    found = Measurer(("cuda0", "rocm0"), ask).measure({session: ()})[session]
+    assert asked == [sorted(members)]
+    assert found.gpu_bytes == {"cuda0": 123, "rocm0": 5}
     assert found.pss_bytes is not None
     resident = sum(m.rss_bytes for m in procfs.session_members(session))
     assert 0 < found.pss_bytes <= resident
-
-
-def test_nvml_is_asked_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compute and graphics contexts of one process are one use; what the driver may not tell is zero; it is let go."""
-    calls: list[str] = []
-
-    class NVMLError(Exception):
-        """What the driver raises."""
-
-    def process(pid: int, used: int | None) -> types.SimpleNamespace:
-        return types.SimpleNamespace(pid=pid, usedGpuMemory=used)
-
-    compute = {0: [process(10, 500), process(11, None)], 1: [process(10, 70)]}
-    graphics = {0: [process(10, 500), process(12, 8)], 1: []}
-    driver = types.SimpleNamespace(
-        NVMLError=NVMLError,
-        nvmlInit=lambda: calls.append("init"),
-        nvmlShutdown=lambda: calls.append("shutdown"),
-        nvmlDeviceGetCount=lambda: 2,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetComputeRunningProcesses=compute.__getitem__,
-        nvmlDeviceGetGraphicsRunningProcesses=graphics.__getitem__,
-    )
-    monkeypatch.setitem(sys.modules, "pynvml", driver)
-    monkeypatch.setattr(measuring, "_NVIDIA", Path("/dev/null"))
-    expected = {GpuUse(0, 10, 500), GpuUse(0, 11, 0), GpuUse(0, 12, 8), GpuUse(1, 10, 70)}
-    assert set(measuring.nvml_use()) == expected
-    assert calls == ["init", "shutdown"]
-
-    def refuse() -> None:
-        raise NVMLError
-
-    driver.nvmlInit = refuse
-    assert measuring.nvml_use() == ()
-
-
-def test_without_a_driver_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pynvml is not even imported."""
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(measuring, "_NVIDIA", Path("/no/such/device"))
-    assert measuring.nvml_use() == ()
 
 
 # --- requests --------------------------------------------------------------------------------------------------

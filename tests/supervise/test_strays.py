@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.procfs import birth
 from launcher.runtime.telling import happened
 from launcher.supervise import Supervisor, events
 from launcher.supervise.identity import new_record
 from launcher.supervise.owner import Ending
-from launcher.supervise.process import birth
 from tests.supervise.conftest import fake
 
 FreePort = Callable[[], int]

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from launcher.base.decoding import decoded
 from launcher.ir.live import UnavailableError
 from launcher.runtime.page.stream import stream
 
@@ -223,10 +224,7 @@ async def _body(request: Request, kind: type[Any]) -> Any:
         data += part
         if len(data) > _MAX_BODY_BYTES:
             return None
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return decoded(data, kind)
 
 
 def _json(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.supervise.scheduled import SchedulerError
 
 WATCH_S = 30
@@ -113,13 +114,10 @@ def _reason(error: Exception) -> str:
 
 def _object(status: int, raw: bytes, what: str) -> dict[str, Any]:
     """The JSON object `raw`. Raises SchedulerError where it is none, or `status` is no success."""
-    try:
-        found = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found = None
+    found = decoded(raw, dict[str, Any])
     if not 200 <= status < 300:
-        said = found.get("message") if isinstance(found, dict) else None
+        said = (found or {}).get("message")
         raise SchedulerError(status, f"{what}: {said or f'status {status}'}")
-    if not isinstance(found, dict):
+    if found is None:
         raise SchedulerError(0, f"{what}: the answer is no object")
     return found

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.base.addresses import spelled
 from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
@@ -51,11 +52,10 @@ class Pods(ScheduledOwner):
         self._limit_s = cluster.lease_s * CALL
         self._api = ApiServer(url or in_cluster_url(), Path(cluster.account_dir), limit_s=self._limit_s)
         host, pod = os.environ.get("POD_IP", "127.0.0.1"), os.environ.get("POD_NAME", "front")
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         election = Election(
             self._api,
             f"/apis/coordination.k8s.io/v1/{space}/leases/{cluster.lease}",
-            identity(address, pod, secrets.token_hex(4)),
+            identity(spelled(host, port), pod, secrets.token_hex(4)),
             cluster.lease_s,
         )
         everyone: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from launcher.base.decoding import decoded
 from launcher.supervise.scheduled import Seen
 
 FORMAT = "%A|%T|%S|%N|%j|%k|%r"
@@ -84,11 +85,8 @@ def by_server(jobs: Iterable[Job], names: Mapping[str, str]) -> dict[str, list[J
 
 def place_of(text: bytes) -> Place | None:
     """What a job has written; None for what no job writes."""
-    try:
-        place = msgspec.json.decode(text, type=Place)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return place if place.host and 0 < place.port < 65536 else None
+    place = decoded(text, Place)
+    return place if place is not None and place.host and 0 < place.port < 65536 else None
 
 
 def seen(jobs: Iterable[Job], places: Mapping[int, Place]) -> Seen:

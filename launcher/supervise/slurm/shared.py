@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import errno
-import fcntl
 import os
 import threading
 import time
@@ -19,6 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from launcher.base.decoding import decoded
+from launcher.base.locks import try_lock
 from launcher.supervise.scheduled import SchedulerError
 from launcher.supervise.slurm.queue import Place, place_of
 
@@ -119,14 +120,10 @@ class LeaseFile:
         self._files.prepare()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise SchedulerError(0, f"{self._path} stays locked") from None
-                    time.sleep(_LOCK_AGAIN_S)
+            while not try_lock(descriptor):
+                if time.monotonic() > until:
+                    raise SchedulerError(0, f"{self._path} stays locked")
+                time.sleep(_LOCK_AGAIN_S)
             lease = _decoded(os.pread(descriptor, _LEASE_BYTES, 0))
             if method == "GET":
                 return lease
@@ -147,9 +144,9 @@ class LeaseFile:
 
 def _decoded(raw: bytes) -> dict[str, Any]:
     """The lease in `raw`; nobody's where there is none."""
-    try:
-        lease = msgspec.json.decode(raw)
-        int(lease["metadata"]["resourceVersion"])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError):
-        lease = None
-    return lease if isinstance(lease, dict) else {"metadata": {"resourceVersion": "0"}}
+    lease = decoded(raw, dict[str, Any])
+    if lease is not None:
+        with contextlib.suppress(LookupError, TypeError, ValueError):
+            int(lease["metadata"]["resourceVersion"])
+            return lease
+    return {"metadata": {"resourceVersion": "0"}}

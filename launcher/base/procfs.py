@@ -1,4 +1,4 @@
-"""What /proc says about a process: enough to know that a pid still means the process it meant."""
+"""What /proc says: about a process, enough to know that a pid still means the process it meant; and about RAM. I/O."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import msgspec
 
 _PROC = Path("/proc")
+_MEMINFO = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
 _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
@@ -51,6 +53,20 @@ def proc_stat(pid: int) -> ProcStat | None:
         start_ticks=int(fields[19]),
         rss_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
     )
+
+
+class Birth(TypedDict):
+    """Which process a pid means: nothing else has all three."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+def birth(pid: int) -> Birth:
+    """Identity of `pid`: our own process, or a child that was not yet reaped."""
+    stat = proc_stat(pid)
+    return Birth(pid=pid, start_ticks=stat.start_ticks if stat else 0, boot_id=boot_id())
 
 
 def read_bytes(pid: int) -> int:
@@ -118,6 +134,22 @@ def memory_bytes(pid: int) -> dict[str, int]:
     """Measured memory of `pid` by device: `ram`, resident now (VmRSS: anonymous and file-backed). Empty when gone."""
     resident = next((line for line in _read(pid, "status").splitlines() if line.startswith(b"VmRSS:")), None)
     return {} if resident is None else {"ram": int(resident.split()[1]) * 1024}
+
+
+def pss_bytes(pid: int) -> int | None:
+    """Proportional set size of `pid` (`smaps_rollup`), in bytes; None when it cannot be read."""
+    try:
+        text = (_PROC / str(pid) / "smaps_rollup").read_text()
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith("Pss:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
+
+
+def meminfo() -> dict[str, int]:
+    """This machine's RAM in bytes, by the kernel's names (`MemTotal`, `MemAvailable` …). Raises OSError."""
+    found = _MEMINFO.findall((_PROC / "meminfo").read_text())
+    return {name: int(number) * 1024 for name, number in found}
 
 
 def oom_kills(root: Path = Path("/")) -> int:

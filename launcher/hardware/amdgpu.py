@@ -1,0 +1,116 @@
+"""AMD's cards, and what processes take of them, as the kernel's driver tells it in /sys and /proc. I/O.
+
+By the kernel's own pages gpu/amdgpu/driver-misc and thermal (`mem_info_vram_*`, `gpu_busy_percent`, hwmon) and
+gpu/drm-usage-stats (fdinfo). What ROCm allocates is in the address space of the process's render node, so fdinfo
+counts it as it does Vulkan's. Intel's i915 and xe write the same fdinfo keys, but no file says what of a card is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from launcher.hardware.cgroups import read
+from launcher.ir.host import Card, CardUse, HostGpu
+
+_DIGITS = re.compile(r"\d{1,18}", re.ASCII)
+_SIZE = re.compile(r"(\d{1,18})(?:\s+(KiB|MiB))?", re.ASCII)
+_NODES = "/dev/dri/"
+
+
+class Client(NamedTuple):
+    """An open file of a card: the card's PCI slot, what tells it from others there, and the VRAM that is its own."""
+
+    slot: str
+    id: str
+    vram_bytes: int
+
+
+def cards(backend: str, sys_root: Path) -> Iterable[Card]:
+    """Every card whose memory can be read, in the order of their numbers; one that cannot keeps its number."""
+    for number, (_, device) in enumerate(_devices(sys_root)):
+        total, used = (_number(device / f"mem_info_vram_{what}") for what in ("total", "used"))
+        if total is None or used is None:
+            continue
+        # reading a sensor wakes a card that sleeps (Linux 6.11 still does)
+        asleep = (read(device / "power/runtime_status") or "").strip() == "suspended"
+        sensors = None if asleep else next((device / "hwmon").glob("hwmon*"), None)
+        celsius, watts = _sensors(sensors) if sensors is not None else (None, None)
+        yield Card(
+            gpu=HostGpu(
+                name=f"{backend}{number}",
+                backend=backend,
+                model=(read(device / "product_name") or "").strip() or "AMD GPU",
+                vram_bytes=total,
+                free_bytes=max(0, total - used),
+            ),
+            busy_percent=None if asleep else _number(device / "gpu_busy_percent"),
+            celsius=celsius,
+            watts=watts,
+        )
+
+
+def _sensors(hwmon: Path) -> tuple[float | None, float | None]:
+    """Degrees Celsius and watts; a card has the power either as an average or of the moment."""
+    millidegrees, average = _number(hwmon / "temp1_input"), _number(hwmon / "power1_average")
+    microwatts = _number(hwmon / "power1_input") if average is None else average
+    return (
+        None if millidegrees is None else millidegrees / 1000,
+        None if microwatts is None else microwatts / 1_000_000,
+    )
+
+
+def uses(backend: str, pids: Collection[int], sys_root: Path, proc_root: Path) -> Iterable[CardUse]:
+    """What `pids` take of each card, by open file; one that several of them have (a fork's) counts for the first."""
+    names = {slot: f"{backend}{number}" for number, (slot, _) in enumerate(_devices(sys_root))}
+    seen: set[tuple[str, str]] = set()
+    for pid in pids if names else ():
+        for client in filter(None, map(client_of, _open_cards(proc_root / str(pid)))):
+            key = client.slot, client.id
+            # ROCm opens every card there is, and takes nothing of most
+            if client.slot in names and client.vram_bytes and key not in seen:
+                seen.add(key)
+                yield CardUse(names[client.slot], pid, client.vram_bytes)
+
+
+def client_of(fdinfo: str) -> Client | None:
+    """A file of /proc/PID/fdinfo, read. Pure; None where it is of another driver, or lacks what a client must say.
+
+    `drm-memory-vram` is the older name of `drm-resident-vram`, which newer kernels write beside it; without a unit
+    they are bytes.
+    """
+    said = {key: value.strip() for key, _, value in (line.partition(":") for line in fdinfo.splitlines())}
+    size = _SIZE.fullmatch(said.get("drm-resident-vram", said.get("drm-memory-vram", "")))
+    slot, name = said.get("drm-pdev"), said.get("drm-client-id")
+    if said.get("drm-driver") != "amdgpu" or not slot or not name or size is None:
+        return None
+    return Client(slot, name, int(size[1]) * {None: 1, "KiB": 1024, "MiB": 1024**2}[size[2]])
+
+
+def _open_cards(process: Path) -> Iterator[str]:
+    """Of each card that a process has open: its fdinfo; nothing of a process that is gone, or somebody else's."""
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(process / "fd"):  # noqa: PTH208 - of every process that is measured
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if os.readlink(process / "fd" / entry).startswith(_NODES):  # noqa: PTH115 - no path
+                    yield read(process / "fdinfo" / entry) or ""
+
+
+def _devices(sys_root: Path) -> Iterator[tuple[str, Path]]:
+    """PCI slot and directory of each card that amdgpu drives, in the order of their numbers."""
+    if not (sys_root / "module/amdgpu").is_dir():
+        return
+    drawn = [path for path in (sys_root / "class/drm").glob("card*") if path.name[4:].isdecimal()]
+    for card in sorted(drawn, key=lambda path: int(path.name[4:])):
+        facts = dict(line.partition("=")[::2] for line in (read(card / "device/uevent") or "").splitlines())
+        if facts.get("DRIVER") == "amdgpu":
+            yield facts.get("PCI_SLOT_NAME", ""), card / "device"
+
+
+def _number(path: Path) -> int | None:
+    text = (read(path) or "").strip()
+    return int(text) if _DIGITS.fullmatch(text) else None

@@ -1,0 +1,85 @@
+"""NVIDIA's cards, and what processes take of them, as NVML tells it. I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from launcher.ir.host import Card, CardUse, HostGpu
+
+T = TypeVar("T")
+DRIVER = Path("/dev/nvidiactl")
+"""There where NVIDIA's driver is loaded."""
+
+
+def cards(backend: str, _sys_root: Path) -> Iterable[Card]:
+    """Every card that tells its memory, in NVML's order; one that is lost keeps its number."""
+
+    def card(nvml: Any, index: int) -> Card | None:
+        handle = _told(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        memory = _told(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) if handle is not None else None
+        if memory is None:
+            return None
+        rates = _told(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+        milliwatts = _told(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
+        return Card(
+            gpu=HostGpu(
+                name=f"{backend}{index}",
+                backend=backend,
+                model=str(_told(nvml, nvml.nvmlDeviceGetName, handle) or "a GPU"),
+                vram_bytes=int(memory.total),
+                free_bytes=int(memory.total) - int(memory.used),
+                driver=str(_told(nvml, nvml.nvmlSystemGetDriverVersion) or ""),
+            ),
+            busy_percent=None if rates is None else float(rates.gpu),
+            celsius=_told(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            watts=None if milliwatts is None else milliwatts / 1000,
+        )
+
+    return (found for found in _ask(card) if found is not None)
+
+
+def uses(backend: str, pids: Collection[int], _sys_root: Path, _proc_root: Path) -> Iterable[CardUse]:
+    """What `pids` take of each card.
+
+    A process is in the list of compute or of graphics (Vulkan) contexts, or in both with the same figure.
+    """
+
+    def sizes(nvml: Any, index: int) -> dict[int, int]:
+        found: dict[int, int] = {}
+        handle = _told(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+            for process in (_told(nvml, ask, handle) or ()) if handle is not None else ():
+                size = int(process.usedGpuMemory or 0)  # None where the driver may not tell
+                found[process.pid] = max(size, found.get(process.pid, 0))
+        return found
+
+    for index, found in enumerate(_ask(sizes)):
+        yield from (CardUse(f"{backend}{index}", pid, size) for pid, size in found.items() if pid in pids)
+
+
+def _ask(question: Callable[[Any, int], T]) -> tuple[T, ...]:
+    """`question(pynvml, index)` of every card, in NVML's order; () where there is no driver, or it does not answer."""
+    if not DRIVER.exists():
+        return ()
+    import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(question(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _told(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
+    """None where the driver does not tell, or the card is lost."""
+    try:
+        return ask(*words)
+    except nvml.NVMLError:
+        return None
