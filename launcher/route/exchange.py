@@ -183,6 +183,7 @@ class Exchange(Attempt):
     def _go_on(self, connection: Connection, *, is_events: bool) -> bool:
         """The header is out already, an event stream's: whether the server's answer is one, too."""
         if connection.status == 200 and is_events:
+            self._pings = None  # a circle with this
             self._is_events = self.started = True
             self._has_new_id = len(self.view.targets) > 1
             self.drop_body()
@@ -219,6 +220,7 @@ class Exchange(Attempt):
             services.note_answer(self, status, code)
         if self.on_end is not None:
             self.on_end()
+            self.on_end = None  # a circle with this
         self.client.answered()
 
     def _failed_early(self, error: UpstreamError) -> None:

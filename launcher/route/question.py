@@ -45,6 +45,7 @@ class Collector:
         """Wake who waits."""
         if self._timer is not None:
             self._timer.cancel()
+        self.exchange = None  # a circle with this
         if not self.ended.done():
             self.ended.set_result(None)
 

@@ -16,10 +16,14 @@ import pytest
 from launcher.route import Front
 from launcher.route import spool as spooling
 from launcher.route.connection import ClientConnection
+from launcher.route.exchange import Exchange
+from launcher.route.question import Question
+from launcher.route.question import ask as ask_ourselves
 from launcher.route.reader import RequestReader
 from launcher.route.spool import Spool, Spools
 from tests.route.fleet import (
     OK,
+    SSE_HEAD,
     FakeFleet,
     RawClient,
     answering,
@@ -185,6 +189,39 @@ async def test_who_is_gone_is_freed_without_the_collector(no_collector: None, sa
                     await until(lambda: bool(front.clients.connections))
             await until(lambda: not front.clients.connections)
             await until(lambda: not [o for o in gc.get_objects() if isinstance(o, ClientConnection | RequestReader)])
+
+
+@pytest.mark.parametrize("how", ["a key with limits", "pings", "ollama", "question"])
+async def test_an_answer_is_freed_without_the_collector(how: str, no_collector: None, tmp_path: Path) -> None:
+    """The last parts of an answer, a quarter of a MiB each, go with its request: no end of one leaves a circle."""
+    keys, slow = tmp_path / "keys", asyncio.Event()
+    keys.write_text("alphaalpha requests_per_minute=9\n")
+    keys.chmod(0o600)
+    limits = front_unit(
+        api_key_file=str(keys) if how == "a key with limits" else None, apis=("ollama",), ping_after_s=0.01
+    )
+    fleet = FakeFleet(m="stopped" if how == "pings" else "ready")
+
+    async def wake(name: str) -> None:
+        await slow.wait()
+        fleet.states[name] = "ready"
+
+    fleet.on_wake = wake
+    said = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    async with answering(SSE_HEAD + chunked(said, b"data: [DONE]\n\n") + b"0\r\n\r\n") as up:
+        front = Front(table(unit("m", up.port, start="demand"), front=limits), fleet)
+        async with running(front) as port, RawClient(port) as client:
+            chat: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True}
+            if how == "question":
+                question = Question(path=CHAT, body=b"{}", request_id=b"mine")
+                assert (await ask_ourselves(front, "m", question, timeout_s=5)).status == 200
+            else:
+                client.send(post(chat, "/api/chat" if how == "ollama" else CHAT, "Authorization: Bearer alphaalpha"))
+                assert (await client.head())[0] == 200
+                slow.set()
+                while await client.chunk():
+                    pass
+            await until(lambda: not [o for o in gc.get_objects() if isinstance(o, Exchange)])
 
 
 async def test_who_reads_nothing_has_little_computed_for_it() -> None:
