@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.hardware.cgroups import read
+from launcher.base.procfs import read
 from launcher.ir.host import Card, CardUse, HostGpu
 
 _DIGITS = re.compile(r"\d{1,18}", re.ASCII)
