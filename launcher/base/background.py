@@ -62,7 +62,6 @@ class BackgroundHandler(logging.Handler):
     """
 
     def __init__(self) -> None:
-        """Writes nothing yet."""
         super().__init__()
         self._background = Background()
 

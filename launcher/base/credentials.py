@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 
-def server_key_file(server: str, path: str) -> Path:
-    """Where the key file `path` of `server` is read: the credential `key-SERVER` where there is one."""
+def server_key(server: str, path: str) -> str:
+    """The first key in the key file `path` of `server`, or in the credential `key-SERVER` where there is one.
+
+    "" where there is none. Raises OSError, UnicodeDecodeError.
+    """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(directory or "/nonexistent") / f"key-{server}"
-    return credential if credential.exists() else Path(path)
+    text = (credential if credential.exists() else Path(path)).read_text(encoding="utf-8")
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")

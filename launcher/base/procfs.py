@@ -14,7 +14,6 @@ import msgspec
 
 _PROC = Path("/proc")
 _MEMINFO = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
-_OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +28,14 @@ class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
     session: int
     start_ticks: int
     rss_bytes: int
+
+
+def read(path: Path) -> str | None:
+    """Text of a pseudo-file, None where it is not there or not readable."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
 
 
 @functools.cache
@@ -71,10 +78,7 @@ def birth(pid: int) -> Birth:
 
 def read_bytes(pid: int) -> int:
     """Bytes that `pid` asked for with read() and its like since it began; 0 where it is gone or another user's."""
-    try:
-        text = (_PROC / str(pid) / "io").read_text()
-    except OSError:
-        return 0
+    text = read(_PROC / str(pid) / "io") or ""
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("rchar:")), 0)
 
 
@@ -138,10 +142,7 @@ def memory_bytes(pid: int) -> dict[str, int]:
 
 def pss_bytes(pid: int) -> int | None:
     """Proportional set size of `pid` (`smaps_rollup`), in bytes; None when it cannot be read."""
-    try:
-        text = (_PROC / str(pid) / "smaps_rollup").read_text()
-    except OSError:
-        return None
+    text = read(_PROC / str(pid) / "smaps_rollup") or ""
     line = next((line for line in text.splitlines() if line.startswith("Pss:")), None)
     return None if line is None else int(line.split()[1]) * 1024
 
@@ -150,25 +151,3 @@ def meminfo() -> dict[str, int]:
     """This machine's RAM in bytes, by the kernel's names (`MemTotal`, `MemAvailable` …). Raises OSError."""
     found = _MEMINFO.findall((_PROC / "meminfo").read_text())
     return {name: int(number) * 1024 for name, number in found}
-
-
-def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
-
-    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
-    the groups below; the machine in /proc/vmstat. What is not there counts 0.
-    """
-    files = [root / "proc/vmstat"]
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text(errors="replace").splitlines():
-            _, controllers, path = line.split(":", 2)
-            inside = path.lstrip("/")
-            if controllers == "":
-                files.append(root / "sys/fs/cgroup" / inside / "memory.events")
-            elif "memory" in controllers.split(","):
-                files.append(root / "sys/fs/cgroup/memory" / inside / "memory.oom_control")
-    killed = 0
-    for file in files:
-        with contextlib.suppress(OSError):
-            killed += sum(map(int, _OOM_KILLS.findall(file.read_text(errors="replace"))))
-    return killed

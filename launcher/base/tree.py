@@ -37,7 +37,6 @@ class Tree:
     """
 
     def __init__(self, root: Path) -> None:
-        """Looks at nothing."""
         self.root = root
         self._follows = root == Path("/")
 

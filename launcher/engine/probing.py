@@ -127,7 +127,7 @@ def probe(
         raise EngineError([probe_failed(key, f"{located} cannot be read: {error.strerror}")]) from None
     kept = cache_dir is not None and may_be_kept(located, env or {})
     cached = cache_dir / f"{identity(located, digest, env or {})}.json" if cache_dir and kept else None
-    if cached is not None and (dialect := _read_cached(cached)) is not None:
+    if cached is not None and (dialect := read_json(cached, Dialect)) is not None:
         return dialect
     help_text = _ask(located, "--help", key, env, timeout_s)
     version = _ask(located, "--version", key, env, timeout_s)
@@ -259,11 +259,6 @@ def _name(version_line: str) -> str:
         return "unknown"
     number, commit = (match[1], match[2]) if match[1] else (match[3], match[4])
     return f"b{number}" if int(number) > 1 else f"commit-{commit}"
-
-
-def _read_cached(path: Path) -> Dialect | None:
-    """The dialect kept at `path`; None when there is none that can be read."""
-    return read_json(path, Dialect)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

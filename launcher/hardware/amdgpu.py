@@ -14,9 +14,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from launcher.hardware.cgroups import read
+from launcher.base.procfs import read
 from launcher.ir.host import Card, CardUse, HostGpu
 
+_CARD = re.compile(r"card(\d{1,9})", re.ASCII)
 _DIGITS = re.compile(r"\d{1,18}", re.ASCII)
 _SIZE = re.compile(r"(\d{1,18})(?:\s+(KiB|MiB))?", re.ASCII)
 _NODES = "/dev/dri/"
@@ -38,8 +39,7 @@ def cards(backend: str, sys_root: Path) -> Iterable[Card]:
             continue
         # reading a sensor wakes a card that sleeps (Linux 6.11 still does)
         asleep = (read(device / "power/runtime_status") or "").strip() == "suspended"
-        sensors = None if asleep else next((device / "hwmon").glob("hwmon*"), None)
-        celsius, watts = _sensors(sensors) if sensors is not None else (None, None)
+        celsius, watts = (None, None) if asleep else _sensors(device / "hwmon")
         yield Card(
             gpu=HostGpu(
                 name=f"{backend}{number}",
@@ -54,8 +54,9 @@ def cards(backend: str, sys_root: Path) -> Iterable[Card]:
         )
 
 
-def _sensors(hwmon: Path) -> tuple[float | None, float | None]:
+def _sensors(folder: Path) -> tuple[float | None, float | None]:
     """Degrees Celsius and watts; a card has the power either as an average or of the moment."""
+    hwmon = next(iter(_entries(folder)), folder)
     millidegrees, average = _number(hwmon / "temp1_input"), _number(hwmon / "power1_average")
     microwatts = _number(hwmon / "power1_input") if average is None else average
     return (
@@ -104,11 +105,20 @@ def _devices(sys_root: Path) -> Iterator[tuple[str, Path]]:
     """PCI slot and directory of each card that amdgpu drives, in the order of their numbers."""
     if not (sys_root / "module/amdgpu").is_dir():
         return
-    drawn = [path for path in (sys_root / "class/drm").glob("card*") if path.name[4:].isdecimal()]
-    for card in sorted(drawn, key=lambda path: int(path.name[4:])):
+    drawn = (_CARD.fullmatch(path.name) for path in _entries(sys_root / "class/drm"))
+    for number in sorted(int(found[1]) for found in drawn if found):
+        card = sys_root / f"class/drm/card{number}"
         facts = dict(line.partition("=")[::2] for line in (read(card / "device/uevent") or "").splitlines())
         if facts.get("DRIVER") == "amdgpu":
             yield facts.get("PCI_SLOT_NAME", ""), card / "device"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a directory; nothing of one that is not there, or goes meanwhile (a card that is taken out)."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _number(path: Path) -> int | None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import psutil
 
+from launcher.base.cgroups import cpu_quota, memory_limit
+from launcher.base.procfs import read
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware.cards import read_cards
-from launcher.hardware.cgroups import cpu_quota, memory_limit, read
 from launcher.ir.host import HostInventory, HostNode
 from launcher.sizes import GIB
 

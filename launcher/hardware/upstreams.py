@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from launcher.base.credentials import server_key_file
+from launcher.base.credentials import server_key
 from launcher.base.decoding import decoded
 from launcher.ir.fleet import OutsideUnit, RouteTarget, RoutingTable
 
@@ -55,8 +55,7 @@ def _key_lines(target: RouteTarget, outside: OutsideUnit) -> Mapping[str, str]:
     """The header that has the key. Raises OSError."""
     if target.api_key_file is None:
         return {}
-    lines = server_key_file(target.name, target.api_key_file).read_text(encoding="utf-8").splitlines()
-    key = next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
+    key = server_key(target.name, target.api_key_file)
     return {outside.key_header: f"Bearer {key}" if outside.key_header == "authorization" else key}
 
 

@@ -107,7 +107,6 @@ class Patience:
     """Whether the router is asked: once it was late it rests, and then one request alone finds out if it is back."""
 
     def __init__(self, rest_s: float) -> None:
-        """It is asked."""
         self._rest_s = rest_s
         self._asked_again_at = 0.0
 

@@ -38,7 +38,6 @@ class Score:
     """Counts since the runtime began."""
 
     def __init__(self) -> None:
-        """All zero."""
         self.hits = self.misses = 0
         self.foreseen = self.unforeseen = 0
         self.evictions = 0

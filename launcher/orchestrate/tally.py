@@ -29,7 +29,6 @@ class Tally:
     """Counters of decisions, blocks, verdicts and generations; `tell` hears of each. Blocks are counted from 0."""
 
     def __init__(self, tell: Callable[[Happened], None]) -> None:
-        """All zero."""
         self._tell = tell
         self._decisions: Counter[tuple[str, ...]] = Counter()
         self._verdicts: Counter[str] = Counter()

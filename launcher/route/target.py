@@ -13,7 +13,7 @@ from time import monotonic
 import msgspec
 
 from launcher.base.addresses import is_path, spelled
-from launcher.base.credentials import server_key_file
+from launcher.base.credentials import server_key
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState
@@ -302,19 +302,18 @@ def own_key(unit: RouteTarget) -> bytes:
     outside = unit.outside
     key = f"upstreams.{unit.name}.key_file" if outside is not None else f"servers.{unit.name}.extra_args"
     try:
-        lines = server_key_file(unit.name, unit.api_key_file).read_text(encoding="utf-8").splitlines()
+        found = server_key(unit.name, unit.api_key_file)
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file {unit.api_key_file} of {unit.name!r} cannot be read: {error}"
         raise HostError(
             [Finding(code="route/key-file-unreadable", severity="error", key=key, message=message)]
         ) from None
-    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not keys:
+    if not found:
         message = f"the key file {unit.api_key_file} of {unit.name!r} holds no key: the server would ask for none"
         raise HostError([Finding(code="route/key-file-empty", severity="error", key=key, message=message)])
     if outside is not None and outside.key_header != "authorization":
-        return b"%b: %b\r\n" % (outside.key_header.encode(), keys[0].encode())
-    return b"authorization: Bearer %b\r\n" % keys[0].encode()
+        return b"%b: %b\r\n" % (outside.key_header.encode(), found.encode())
+    return b"authorization: Bearer %b\r\n" % found.encode()
 
 
 def choose(

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
+from launcher.base.addresses import spelled
 from launcher.ir.fleet import RoutingTable
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -33,7 +34,7 @@ def front_url(table: RoutingTable) -> str:
     unit = table.front
     host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
     scheme = "http" if unit.tls_cert_file is None else "https"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{unit.port}"
+    return f"{scheme}://{spelled(host, unit.port)}"
 
 
 def notify(message: str) -> None:

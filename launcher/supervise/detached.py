@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.base.decoding import UNREADABLE
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.supervise import logs
 from launcher.supervise.control import ERROR_CLASSES
 from launcher.supervise.ending import early_finding
@@ -57,9 +57,8 @@ def spawn_runtime(
     if code in _STOPPED_CODES:
         raise SuperviseError([early_finding(deployment_dir.name)])
     message = f"the runtime ended with {code} before the fleet was ready"
-    notes = (f"the end of {log}:", *logs.tail(log, _TAIL_LINES))
-    finding = Finding(code="supervise/runtime-died", severity="error", key="", message=message, notes=notes)
-    raise SuperviseError([finding])
+    said = logs.tail(log, _TAIL_LINES)
+    raise SuperviseError.of("supervise/runtime-died", message, f"the end of {log}:", *said)
 
 
 def _start(argv: tuple[str, ...], log: Path) -> tuple[subprocess.Popen[bytes], int]:

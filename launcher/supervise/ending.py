@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launcher.base.procfs import is_suspended
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import Finding, SuperviseError, fault
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.offline import LOCK_NAME, runtime_holder
 from launcher.supervise.process import signal_exactly
@@ -79,23 +79,22 @@ def no_answer_finding(state_dir: Path) -> Finding:
         why = "it is stopped by a signal (SIGSTOP)"
         notes = (f"kill -CONT {holder.pid} lets it go on", "`launch stop --all` ends it")
     message = f"the runtime of {state_dir.name} does not answer: {why}"
-    return Finding(code="supervise/no-answer", severity="error", key="", message=message, notes=notes)
+    return fault("supervise/no-answer", "", message, *notes)
 
 
 def early_finding(deployment: str) -> Finding:
     """Why a start did not come to its end."""
     message = f"{deployment} was told to stop before it was ready; everything that had been started is stopped"
-    return Finding(code="supervise/stopped-early", severity="error", key="", message=message)
+    return fault("supervise/stopped-early", "", message)
 
 
 def _still_running(state_dir: Path, pid: int, wait_s: float) -> Finding:
     message = f"the runtime of {state_dir.name} (pid {pid}) was told to end and still runs after {wait_s:g} s"
-    notes = ("`launch status` shows what it waits for", f"kill -9 {pid}, then `launch stop --all`, ends it by force")
-    return Finding(code="supervise/still-running", severity="error", key="", message=message, notes=notes)
+    by_force = f"kill -9 {pid}, then `launch stop --all`, ends it by force"
+    return fault("supervise/still-running", "", message, "`launch status` shows what it waits for", by_force)
 
 
 def _unnamed(state_dir: Path) -> Finding:
     lock = state_dir / LOCK_NAME
     message = f"{lock} is held by a process that it does not name, and nobody answers"
-    notes = (f"`fuser {lock}` shows who holds it",)
-    return Finding(code="supervise/lock-unnamed", severity="error", key="", message=message, notes=notes)
+    return fault("supervise/lock-unnamed", "", message, f"`fuser {lock}` shows who holds it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import Finding, SuperviseError, fault
 from launcher.ir.live import FleetStatus
 from launcher.supervise.runner import Runner
 
@@ -14,16 +14,14 @@ _TAIL_IN_FINDING = 20
 def stopping_finding(deployment: str) -> Finding:
     """Why nothing is taken over any more."""
     message = f"{deployment} is stopping: nothing is started or changed any more"
-    notes = ("when it has ended, `launch up` starts it again",)
-    return Finding(code="supervise/stopping", severity="error", key="", message=message, notes=notes)
+    return fault("supervise/stopping", "", message, "when it has ended, `launch up` starts it again")
 
 
 def starting_finding(status: FleetStatus) -> Finding:
     """The finding for a reload that comes too early: two that start the same servers would meet."""
     waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
     message = f"{status.deployment} is still starting: {waiting or 'its hooks run'}"
-    notes = ("`launch status` shows when it is ready; reload then",)
-    return Finding(code="supervise/starting", severity="error", key="", message=message, notes=notes)
+    return fault("supervise/starting", "", message, "`launch status` shows when it is ready; reload then")
 
 
 def front_finding(name: str, stopped: Sequence[str]) -> Finding:
@@ -31,16 +29,13 @@ def front_finding(name: str, stopped: Sequence[str]) -> Finding:
     beside = f"; {', '.join(stopped)} stopped" if stopped else ""
     message = f"{name} is the runtime's own front, and ends with it{beside}"
     notes = ("`launch stop --all` ends both", f"`launch reload {name}` has it read its routes and keys again")
-    return Finding(code="supervise/front-stays", severity="error", key=f"services.{name}", message=message, notes=notes)
+    return fault("supervise/front-stays", f"services.{name}", message, *notes)
 
 
 def state_moved_finding(deployment: str) -> Finding:
     """Why a reload does not change where state is kept: locks, logs and sockets are open there."""
     message = f"the state directory of {deployment} changed: no reload moves it, and nothing was reloaded"
-    notes = ("`launch stop --all`, then `launch up`",)
-    return Finding(
-        code="supervise/state-moved", severity="error", key="runtime.state_dir", message=message, notes=notes
-    )
+    return fault("supervise/state-moved", "runtime.state_dir", message, "`launch stop --all`, then `launch up`")
 
 
 def failure_finding(runner: Runner) -> Finding:
@@ -53,8 +48,7 @@ def failure_finding(runner: Runner) -> Finding:
     if lines:
         log = runner.record.log_file if runner.record is not None else ""
         notes += [f"the end of {log or 'its journal'}:", *lines]
-    key, message = f"{spec.unit.kind}s.{spec.name}", f"{spec.name}: {event.cause}"
-    return Finding(code=event.code, severity="error", key=key, message=message, notes=tuple(notes))
+    return fault(event.code, f"{spec.unit.kind}s.{spec.name}", f"{spec.name}: {event.cause}", *notes)
 
 
 def is_fatal(runner: Runner) -> bool:

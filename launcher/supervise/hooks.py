@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from launcher.errors import Finding, SuperviseError
+from launcher.errors import SuperviseError
 from launcher.ir.fleet import HookUnit
 from launcher.ir.live import HookStatus
 from launcher.supervise import events, http, logs
@@ -53,10 +53,7 @@ class Hooks:
             error = await self._run(unit, specs, state_dir)
             if error is not None and unit.on_failure == "fail":
                 message = f"hook {unit.name} failed: {error}"
-                key = f"hooks.{unit.name}"
-                raise SuperviseError(
-                    [Finding(code="supervise/hook-failed", severity="error", key=key, message=message)]
-                )
+                raise SuperviseError.of("supervise/hook-failed", message, key=f"hooks.{unit.name}")
 
     async def run_again(self, servers: Collection[str], specs: Mapping[str, ProcessSpec], state_dir: Path) -> None:
         """Run those that ask one of `servers`, which were started anew, and those that never ran."""

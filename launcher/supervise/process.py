@@ -25,6 +25,7 @@ from typing import Literal
 
 from launcher.base import procfs
 from launcher.base.addresses import is_path
+from launcher.base.cgroups import oom_kills
 from launcher.base.environment import passed_on
 from launcher.base.processes import signal_name
 from launcher.base.unix_socket import remove_stale
@@ -85,7 +86,7 @@ class RunningProcess:
         """
         self._loop = asyncio.get_running_loop()
         self._on_exit, self._on_end = on_exit, on_end
-        self._oom_kills = procfs.oom_kills()
+        self._oom_kills = oom_kills()
         if self.popen is None:
             self._members = procfs.session_members(self.pid)
         self._loop.add_reader(self._pidfd, self._ended)
@@ -149,10 +150,7 @@ class RunningProcess:
         if is_path(self._host):
             remove_stale(self._host)
         code = None if self.popen is None else self.popen.wait()
-        try:
-            killed = procfs.oom_kills() > self._oom_kills
-        except (OSError, ValueError):  # no descriptor left: how it ended is all that is known
-            killed = False
+        killed = oom_kills() > self._oom_kills
         self._on_exit(Ending(code=code, tail=logs.tail(self._log), oom_killed=killed))
 
     def _signal(self, number: signal.Signals) -> None:

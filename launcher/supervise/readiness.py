@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.base import claimed_name, procfs
 from launcher.base.addresses import is_path, place
-from launcher.base.credentials import server_key_file
+from launcher.base.credentials import server_key
 from launcher.supervise import http, ports
 from launcher.supervise.owner import OwnedProcess
 from launcher.supervise.spec import ProcessSpec
@@ -135,11 +135,9 @@ def auth_headers(spec: ProcessSpec) -> dict[str, str]:
     if "--api-key-file" not in spec.unit.argv[:-1]:
         return {}
     try:
-        text = server_key_file(spec.name, spec.unit.argv[spec.unit.argv.index("--api-key-file") + 1]).read_text()
-    except OSError:
+        key = server_key(spec.name, spec.unit.argv[spec.unit.argv.index("--api-key-file") + 1])
+    except (OSError, UnicodeDecodeError):
         return {}
-    keys = (line.strip() for line in text.splitlines())
-    key = next((k for k in keys if k and not k.startswith("#")), None)
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

@@ -36,7 +36,7 @@ drm-memory-vram:\t544428 KiB
 drm-memory-gtt: \t22528 KiB
 drm-engine-gfx:\t39456116802 ns
 """
-"""As kernels since 6.13 write it."""
+"""As newer kernels write it: the older key beside the one that replaced it."""
 OLD = """\
 pos:\t0
 drm-driver:\tamdgpu
@@ -45,7 +45,7 @@ drm-client-id:\t30
 drm-memory-vram:\t2048 KiB
 drm-memory-gtt: \t0 KiB
 """
-"""As Linux 6.1 does."""
+"""As older kernels do."""
 
 
 def card(root: Path, number: int, slot: str, driver: str = "amdgpu", **files: str) -> Path:
@@ -123,10 +123,11 @@ def test_a_card_that_sleeps_is_left_to_sleep(tmp_path: Path) -> None:
 def test_a_card_whose_memory_cannot_be_read_hides_no_other(tmp_path: Path, broken: dict[str, str]) -> None:
     """Nor does it give its number away: processes on the other are still found."""
     card(tmp_path / "sys", 0, OTHER, **broken)
-    card(tmp_path / "sys", 1, SLOT, **memory(8, 9), gpu_busy_percent="many\n")
+    card(tmp_path / "sys", 1, SLOT, **memory(8, 9), gpu_busy_percent="many\n", hwmon="no directory\n")
     process(tmp_path / "proc", 7, _5=OLD)
     (found,) = read_cards(tmp_path / "sys")
-    assert (found.gpu.name, found.gpu.free_bytes, found.busy_percent) == ("rocm1", 0, None)
+    assert (found.gpu.name, found.gpu.free_bytes) == ("rocm1", 0)
+    assert (found.busy_percent, found.celsius, found.watts) == (None, None, None)
     assert read_uses((7,), tmp_path / "sys", tmp_path / "proc") == (CardUse("rocm1", 7, 2 * 1024**2),)
 
 
@@ -138,7 +139,7 @@ def test_without_the_driver_nothing_is_looked_for(tmp_path: Path, monkeypatch: p
         raise AssertionError
 
     monkeypatch.setattr(amdgpu, "read", unwanted)
-    monkeypatch.setattr(Path, "glob", unwanted)
+    monkeypatch.setattr(Path, "iterdir", unwanted)
     assert read_cards(tmp_path / "sys") == ()
     assert read_uses((7,), tmp_path / "sys", tmp_path / "proc") == ()
 

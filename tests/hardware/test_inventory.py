@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.base.cgroups import cpu_quota, memory_limit
 from launcher.cpulist import format_cpulist, parse_cpulist
 from launcher.hardware import hardware_tree
-from launcher.hardware.cgroups import cpu_quota, memory_limit
 from launcher.hardware.inventory import take_inventory
 from launcher.ir.config import HardwareConfig
 from launcher.sizes import GIB

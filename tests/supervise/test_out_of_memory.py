@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from launcher import route
-from launcher.base.procfs import oom_kills
+from launcher.base.cgroups import oom_kills
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
 from launcher.supervise import Supervisor, diagnose, events

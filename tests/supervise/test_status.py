@@ -181,6 +181,12 @@ def test_memory_of_a_session_is_summed(session: int) -> None:
     assert 0 < found.pss_bytes <= resident
 
 
+def test_a_fleet_with_cards_that_no_driver_tells_of(session: int) -> None:
+    """Who asks by default is every driver that is here: what a process takes of others is not known."""
+    found = Measurer(("metal0", "rpc0")).measure({session: ()})[session]
+    assert (found.gpu_bytes, found.pss_bytes is not None) == ({}, True)
+
+
 # --- requests --------------------------------------------------------------------------------------------------
 
 

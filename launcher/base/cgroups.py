@@ -1,23 +1,20 @@
-"""What the cgroups of this process are given, v1 and v2. I/O: reads /proc and /sys."""
+"""What the cgroups of this process are given and what the kernel did to them, v1 and v2. I/O: reads /proc and /sys."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.base.procfs import read
 
-def read(path: Path) -> str | None:
-    """Text of a pseudo-file, None where it is not there or not readable."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
+_OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
     """(limit, used) in bytes of the tightest memory cgroup above this process; None when unlimited."""
     tightest: tuple[int, int] | None = None
-    for group, version in _groups(sys_root, proc_root, "memory"):
+    for group, version in _with_ancestors(sys_root, proc_root, "memory"):
         names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         limit, used = ((read(group / name) or "").strip() for name in names)
         # v1 writes "no limit" as a huge page-rounded number
@@ -32,7 +29,7 @@ def memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
 def cpu_quota(sys_root: Path, proc_root: Path) -> float | None:
     """How many CPUs' time the tightest cgroup above this process is given; None when as much as there is."""
     quotas = []
-    for group, version in _groups(sys_root, proc_root, "cpu"):
+    for group, version in _with_ancestors(sys_root, proc_root, "cpu"):
         if version == 2:
             words = (read(group / "cpu.max") or "").split()
         else:
@@ -43,16 +40,31 @@ def cpu_quota(sys_root: Path, proc_root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _groups(sys_root: Path, proc_root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+def oom_kills(root: Path = Path("/")) -> int:
+    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
+
+    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
+    the groups below; the machine in /proc/vmstat. What is not there counts 0.
+    """
+    files = [root / "proc/vmstat"]
+    for top, parts, version in _own(root / "sys", root / "proc", "memory"):
+        files.append(top.joinpath(*parts, "memory.events" if version == 2 else "memory.oom_control"))
+    return sum(int(kills) for file in files for kills in _OOM_KILLS.findall(read(file) or ""))
+
+
+def _with_ancestors(sys_root: Path, proc_root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Directories of the cgroups that this process is in, with their ancestors, and the version of each."""
+    for top, parts, version in _own(sys_root, proc_root, controller):
+        for depth in range(len(parts), -1, -1):
+            yield top.joinpath(*parts[:depth]), version
+
+
+def _own(sys_root: Path, proc_root: Path, controller: str) -> Iterator[tuple[Path, list[str], int]]:
+    """Top directory, path below it and version of each cgroup of this process that may have `controller`."""
     for line in (read(proc_root / "self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
+        parts = [part for part in path.split("/") if part]
         if controllers == "":
-            root, version = sys_root / "fs/cgroup", 2
+            yield sys_root / "fs/cgroup", parts, 2
         elif controller in controllers.split(","):
-            root, version = sys_root / "fs/cgroup" / controller, 1
-        else:
-            continue
-        parts = [p for p in path.split("/") if p]
-        for depth in range(len(parts), -1, -1):
-            yield root.joinpath(*parts[:depth]), version
+            yield sys_root / "fs/cgroup" / controller, parts, 1
