@@ -10,7 +10,7 @@ from launcher.base.procfs import meminfo
 from launcher.ir.live import UnavailableError
 from launcher.supervise.events import RoomMade
 from launcher.supervise.runner import Runner
-from launcher.supervise.scheduler import evict_for, needs_bytes
+from launcher.supervise.scheduler import Tenant, evict_for, needs_bytes
 
 _LOOK_AGAIN_S = 0.05
 _REALLY_FREE_S = 5.0
@@ -60,6 +60,13 @@ class Room:
             placing.lacks_room = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
+    def is_there(self, runner: Runner) -> bool:
+        """Whether the budgets have room for `runner` now, and nobody has to go for it."""
+        try:
+            return evict_for(runner.spec, self._sharers(runner), self.budgets, {}) == ()
+        except LookupError:
+            return False
+
     @contextlib.asynccontextmanager
     async def _alone_on(self, devices: Iterable[str]) -> AsyncIterator[None]:
         """Nobody else is placed on these devices within the block; those of other machines are nobody's concern."""
@@ -97,17 +104,20 @@ class Room:
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
         """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
-        now = asyncio.get_running_loop().time()
-        devices = {need.device for need in runner.spec.unit.memory}
-        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.unit.memory))
-        tenants = [other.tenant(now) for other in sharers]
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
         available = {} if runner.spec.unit.start == "boot" else self._available()
         try:
-            return evict_for(runner.spec, tenants, self.budgets, available)
+            return evict_for(runner.spec, self._sharers(runner), self.budgets, available)
         except LookupError:
             message = f"there is no room for {runner.name!r} beside what always runs"
             raise UnavailableError("no_room", message, retry_after_s=60) from None
+
+    def _sharers(self, runner: Runner) -> list[Tenant]:
+        """Those with memory on its devices, itself among them."""
+        now = asyncio.get_running_loop().time()
+        devices = {need.device for need in runner.spec.unit.memory}
+        sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.unit.memory))
+        return [other.tenant(now) for other in sharers]
 
     async def _until_free(self, need: Mapping[str, int]) -> None:
         """Wait until the system too says that what the ended processes held is free, at most 5 s."""

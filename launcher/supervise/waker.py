@@ -175,7 +175,7 @@ class Waker:
         return life.state == "stopped" and not (life.held or life.closed or life.returning or self.rivals(runner))
 
     async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
-        """Make room, start `runner`, and on failure bring back what it displaced."""
+        """Make room, start `runner`, and on failure bring back what it displaced, where there is still room for it."""
         if runner.life.usable:
             return
         if runner.life.held:
@@ -194,7 +194,8 @@ class Waker:
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
-                    other.start()
+                    if self.room.is_there(other):  # else it comes with its next request, a default once there is room
+                        other.start()
             raise
 
     @contextlib.asynccontextmanager
