@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.files.state import LockOwner
+from launcher.base.locks import LockOwner
 
 
 def lock_owner(path: Path) -> LockOwner | None:

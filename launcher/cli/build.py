@@ -213,8 +213,8 @@ def examine(
     if as_json:
         from launcher.ir.documents import CheckDocument, CheckedDocument
 
-        said = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
-        out.json(CheckDocument(deployment=manifest.deployment, checked=said, findings=findings))
+        documents = tuple(CheckedDocument(subject=subject, found=text) for subject, text in checked)
+        out.json(CheckDocument(deployment=manifest.deployment, checked=documents, findings=findings))
     else:
         for subject, text in checked:
             out.line(f"{subject.ljust(max(len(s) for s, _ in checked))}  {text}")

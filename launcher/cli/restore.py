@@ -64,7 +64,7 @@ def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes],
     in_place = before is not None and (before[0].supervisor, before[1].front) == (manifest.supervisor, table.front)
     if before is not None and not in_place:
         err.line("the front or the supervisor differs: the whole fleet is started anew")
-        end_runtime(state, wait_s=_END_WAIT_S, say=err.line)
+        end_runtime(state, wait_s=_END_WAIT_S, report=err.line)
     request = None if checkpoint.request is None else msgspec.json.encode(checkpoint.request)
     target = write_up(state, _deployment(checkpoint, files), request)
     if in_place:

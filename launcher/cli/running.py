@@ -247,7 +247,7 @@ def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str
     if status.runtime_pid is None:
         return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
-    supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, say=err.line)
+    supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, report=err.line)
     left = _stop_left(directory, (), err)
     # one that is stopped before it started a server has only its own name
     return running + [name for name in left if name not in running] or [status.deployment]

@@ -17,13 +17,14 @@ import msgspec
 from launcher import files, trial
 from launcher import sweep as rules
 from launcher.base import procfs
+from launcher.base.locks import LockOwner
 from launcher.cli.sweep_apply import apply, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, SuperviseError
 from launcher.files.measured import keep_measured, read_measured
-from launcher.files.state import LockHeldError, LockOwner, OwnedLock, state_root
+from launcher.files.state import LockHeldError, OwnedLock, state_root
 from launcher.ir.measured import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 

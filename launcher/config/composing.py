@@ -88,8 +88,8 @@ def compose(
         # what a header would have said is not also missing
         raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
     fleet, problems = _decoded(tree, sources, {finding.key for finding in unresolved}, incomplete=incomplete)
-    said = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
-    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in said]
+    reported = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
+    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in reported]
     findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
     if has_errors(findings):
         raise ConfigError(shortened(findings))

@@ -17,8 +17,8 @@ def conflict(key: str, message: str, note: str, *fixes: Fix) -> Finding:
 
 def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
     """The finding for none or several of `fields`."""
-    said = " and ".join(given) if given else "none"
-    message = f"{key} needs exactly one of {', '.join(fields)}, and has {said}"
+    listed = " and ".join(given) if given else "none"
+    message = f"{key} needs exactly one of {', '.join(fields)}, and has {listed}"
     return conflict(key, message, "write one and remove the others")
 
 

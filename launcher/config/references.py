@@ -360,8 +360,8 @@ def cycles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
 
 def _cycle(key: str, cycle: list[str], what: str, broken: str) -> Finding:
     fix = Fix(override=broken, effect="breaks the cycle there")
-    said = f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]])
-    return fault("config/cycle", key, said, "one of them must be the last", fixes=(fix,))
+    circle = f"{key}: these {what}: " + " → ".join([*cycle, cycle[0]])
+    return fault("config/cycle", key, circle, "one of them must be the last", fixes=(fix,))
 
 
 CHECKS: tuple[Check, ...] = (

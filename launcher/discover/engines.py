@@ -50,8 +50,8 @@ def find_engines(
         if real in seen:
             continue
         seen.add(real)
-        said = ask(path)
-        match = _BUILD.search(said or "")
+        answer = ask(path)
+        match = _BUILD.search(answer or "")
         if match:
             engines.append(FoundEngine(binary=path, build=int(match[1]), packaged=is_packaged))
     return tuple(engines)

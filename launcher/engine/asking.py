@@ -68,17 +68,19 @@ def _file(program: str) -> tuple[int, ...]:
 def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
     until = monotonic() + timeout_s
     scope, env = ProcessScope(), {**passed_on(os.environ), **env}
-    said: dict[Any, bytearray] = defaultdict(bytearray)
+    heard_bytes: dict[Any, bytearray] = defaultdict(bytearray)
     with scope, scope.start(words, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             for stream, data in heard(child, until):
-                said[stream] += data
-                if sum(map(len, said.values())) > SAID_MAX:
+                heard_bytes[stream] += data
+                if sum(map(len, heard_bytes.values())) > SAID_MAX:
                     raise NoAnswerError(f"wrote more than {SAID_MAX // 1024**2} MiB")
             wait_for_end(child, until)
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
-    return Said(child.returncode, *(said[stream].decode(errors="replace") for stream in (child.stdout, child.stderr)))
+    return Said(
+        child.returncode, *(heard_bytes[stream].decode(errors="replace") for stream in (child.stdout, child.stderr))
+    )
 
 
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d{1,9}) MiB, (\d{1,9}) MiB free\))?\s*$", re.MULTILINE)
@@ -93,14 +95,14 @@ def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None =
     """
     words = [str(binary), *(("--rpc", rpc) if rpc else ()), "--list-devices"]
     try:
-        status, said, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
+        status, listing, _ = ask(words, env, timeout_s=LIST_TIMEOUT_S)
     except OSError:
         return None
     if status < 0:
         raise NoAnswerError(f"was killed by signal {-status} ({signal_name(-status)})")
-    if status or "Available devices:" not in said:
+    if status or "Available devices:" not in listing:
         return None
-    found = _DEVICE.findall(said.partition("Available devices:")[2])
+    found = _DEVICE.findall(listing.partition("Available devices:")[2])
     return tuple(
         SeenDevice(name, _printable(model), int(total or 0) * MIB, int(free or 0) * MIB)
         for name, model, total, free in found

@@ -135,15 +135,15 @@ def _tables(log: Iterable[str], devices: Mapping[str, str]) -> Iterator[_Table]:
     lines: list[str] = []
     rows: list[_Row] = []
     for raw in log:
-        line, said = _decoded(raw)
-        row = None if said else _row(line)
+        line, table = _decoded(raw)
+        row = None if table else _row(line)
         if row is not None:
             rows.append(row)
             continue
-        if said or rows:  # b11434 writes the same table twice, as text and then as JSON
-            yield _Table(file, fitted, _breakdown(said or rows, lines, devices))
+        if table or rows:  # b11434 writes the same table twice, as text and then as JSON
+            yield _Table(file, fitted, _breakdown(table or rows, lines, devices))
             rows, lines = [], []
-        if not said:
+        if not table:
             found = _FILE.search(line)
             file, fitted = found[1] if found else file, fitted or _FITTING in line
             lines.append(line)
@@ -211,10 +211,10 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
         for place in sorted(model, key=lambda p: (p != RAM, p))
     )
     kv, recurrent, output = (_sum(pattern, text) for pattern in (_KV, _RECURRENT, _OUTPUT))
-    said, rounded = sum(context.values()) * MIB, ROUNDING_MIB * MIB * max(1, len(model))
-    if not kv + recurrent - rounded <= said <= kv + recurrent + output + rounded:  # tables leave the output out
+    stated, rounded = sum(context.values()) * MIB, ROUNDING_MIB * MIB * max(1, len(model))
+    if not kv + recurrent - rounded <= stated <= kv + recurrent + output + rounded:  # tables leave the output out
         raise UnreadableError(
-            f"a memory breakdown has {said // MIB} MiB of context, and the log before it "
+            f"a memory breakdown has {stated // MIB} MiB of context, and the log before it "
             f"{(kv + recurrent + output) // MIB} MiB"
         )
     return Breakdown(memory=memory, kv_bytes=kv, recurrent_bytes=recurrent, output_bytes=output)

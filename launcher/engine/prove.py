@@ -173,14 +173,14 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
         for line, text in zip(log, plain, strict=True)
         if " E " in line or "error" in line.lower() or "GGML_ASSERT" in line
     ]
-    said = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
+    reason = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
     if -status in UNFIT:
-        died = f"it died of {signal_name(-status)}: {said}"
+        died = f"it died of {signal_name(-status)}: {reason}"
         return DryRunError("unfit", died, compiled_for(log), may_be_chance=-status != signal.SIGILL)
     if status < 0:
         hint = "; memory that runs out ends a process so" if -status == signal.SIGKILL else ""
-        return DryRunError("refused", f"it was ended by {signal_name(-status)}{hint}: {said}")
-    return DryRunError("refused", f"exit status {status}: {said}", may_be_chance=not errors)
+        return DryRunError("refused", f"it was ended by {signal_name(-status)}{hint}: {reason}")
+    return DryRunError("refused", f"exit status {status}: {reason}", may_be_chance=not errors)
 
 
 def _text(line: str) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.base.locks import LockOwner as LockOwner  # noqa: PLC0414 - whoever takes a lock says who it is
-from launcher.base.locks import is_locked, try_lock
+from launcher.base.locks import LockOwner, is_locked, try_lock
 from launcher.base.names import DEPLOYMENT
 from launcher.base.procfs import boot_id
 from launcher.base.regular import read_json

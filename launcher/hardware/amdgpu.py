@@ -84,10 +84,10 @@ def client_of(fdinfo: str) -> Client | None:
     `drm-memory-vram` is the older name of `drm-resident-vram`, which newer kernels write beside it; without a unit
     they are bytes.
     """
-    said = {key: value.strip() for key, _, value in (line.partition(":") for line in fdinfo.splitlines())}
-    size = _SIZE.fullmatch(said.get("drm-resident-vram", said.get("drm-memory-vram", "")))
-    slot, name = said.get("drm-pdev"), said.get("drm-client-id")
-    if said.get("drm-driver") != "amdgpu" or not slot or not name or size is None:
+    fields = {key: value.strip() for key, _, value in (line.partition(":") for line in fdinfo.splitlines())}
+    size = _SIZE.fullmatch(fields.get("drm-resident-vram", fields.get("drm-memory-vram", "")))
+    slot, name = fields.get("drm-pdev"), fields.get("drm-client-id")
+    if fields.get("drm-driver") != "amdgpu" or not slot or not name or size is None:
         return None
     return Client(slot, name, int(size[1]) * {None: 1, "KiB": 1024, "MiB": 1024**2}[size[2]])
 

@@ -200,7 +200,7 @@ class Upstreams(Protocol):
         """Whether the last process of `name` may have been stopped or killed, which no request does. By default: no."""
         return False
 
-    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+    async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
         """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
 
         `since`: when the request was sent, a time of the loop. `said`: what a server that lives says of its memory.

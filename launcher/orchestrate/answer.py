@@ -69,9 +69,9 @@ def _events(data: bytes) -> Iterator[bytes]:
 def _text(found: dict[str, Any]) -> str:
     """What one object says: an answer, or an event of one."""
     choice = _first(found.get("choices"))
-    for said in (choice.get("message"), choice.get("delta")):
-        if isinstance(said, dict):
-            return _plain(said.get("content"))
+    for message in (choice.get("message"), choice.get("delta")):
+        if isinstance(message, dict):
+            return _plain(message.get("content"))
     if choice:
         return _plain(choice.get("text"))
     if found.get("type") == "content_block_delta" and isinstance(found.get("delta"), dict):

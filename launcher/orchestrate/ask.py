@@ -142,8 +142,8 @@ class Server(msgspec.Struct, frozen=True):
         if answered.status != 200:
             status = 400 if answered.status < 500 else 502
             code = "server_refused" if status == 400 else "server_error"
-            said = answered.body[:300].decode("utf-8", "replace")
-            raise Refusal(status, code, f"server {answered.server!r} answered {answered.status}: {said}")
+            excerpt = answered.body[:300].decode("utf-8", "replace")
+            raise Refusal(status, code, f"server {answered.server!r} answered {answered.status}: {excerpt}")
         try:
             return msgspec.json.decode(answered.body, type=kind), answered.server
         except UNREADABLE as error:

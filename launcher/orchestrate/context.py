@@ -22,7 +22,11 @@ NEXT = "Go on with the next block. When nothing is left to write, answer [DONE].
 _EARLIER = "Written earlier in this project:"
 _REFUSED = "The reviewer did not accept this {what}:"
 _AGAIN = "Write the {what} again, all of it."
-OURS = (NEXT, _EARLIER, *(said.format(what=what) for said in (_REFUSED, _AGAIN) for what in ("block", "answer")))
+OURS = (
+    NEXT,
+    _EARLIER,
+    *(template.format(what=what) for template in (_REFUSED, _AGAIN) for what in ("block", "answer")),
+)
 """What a worker is told beside its prompts."""
 VERDICT_TOKENS = 400
 """Tokens that a verdict may take."""

@@ -118,7 +118,7 @@ class Patience:
             self._asked_again_at = now + self._rest_s
         return True
 
-    def told(self, now: float, *, late: bool) -> None:
+    def observed(self, now: float, *, late: bool) -> None:
         """What came of asking."""
         self._asked_again_at = now + self._rest_s if late else 0.0
 

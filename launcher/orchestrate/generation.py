@@ -177,7 +177,7 @@ class Generation:
         try:
             messages, room = await self._prompt(action, worker)
             question = sampling(self._job.request) | {"messages": messages, "max_tokens": room}
-            said = await worker.chat(question, as_caller=True)
+            reply = await worker.chat(question, as_caller=True)
         except TimeoutError:
             message = f"no answer within {self._job.timeout_s:g} s"
             return cycle.WriteFailed(status=504, code="worker_timeout", message=message, again=False)
@@ -190,14 +190,14 @@ class Generation:
                 again=refusal.status in (502, 503) and not stopping,
                 refused=not stopping and (refusal.status >= 500 or exceeds_context(refusal)),
             )
-        self._writer, self._wrote = said.server, said.completion_tokens
-        self._usage["prompt_tokens"] += said.prompt_tokens
-        self._usage["completion_tokens"] += said.completion_tokens
-        self._usage["total_tokens"] += said.prompt_tokens + said.completion_tokens
+        self._writer, self._wrote = reply.server, reply.completion_tokens
+        self._usage["prompt_tokens"] += reply.prompt_tokens
+        self._usage["completion_tokens"] += reply.completion_tokens
+        self._usage["total_tokens"] += reply.prompt_tokens + reply.completion_tokens
         whole, limit = self._job.task.whole, self._job.token_limit
-        text, last = self._job.echo.out_of(said.text, whole=whole)
+        text, last = self._job.echo.out_of(reply.text, whole=whole)
         cut = whole or (limit is not None and self._spent + self._wrote >= limit)
-        return cycle.Wrote(text=text, last=last, spent=cut and said.reason == "length")
+        return cycle.Wrote(text=text, last=last, spent=cut and reply.reason == "length")
 
     async def _escalate(self, action: cycle.Escalate) -> None:
         before, project = self._job.model, self._task.project
@@ -268,8 +268,8 @@ class Generation:
         if found is None:
             message = f"the block does not fit a slot of {validator.name!r}, which has {slot} tokens"
             raise Refusal(422, "validator_context", message)
-        said = await validator.chat(judge_question(found[0]))
-        return parse_verdict(said.text)
+        reply = await validator.chat(judge_question(found[0]))
+        return parse_verdict(reply.text)
 
     # what is kept and what goes out
 

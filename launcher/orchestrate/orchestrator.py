@@ -73,7 +73,7 @@ class Orchestrator:
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._patience = Patience(0)
-        self._tally = Tally(lambda happened: self.tell(happened))  # noqa: PLW0108  # `tell` is given later
+        self._tally = Tally(lambda happened: self.emit(happened))  # noqa: PLW0108  # `emit` is given later
         self._validating = 0
         """Answers that are being validated."""
         self._pruned_at = 0.0
@@ -81,7 +81,7 @@ class Orchestrator:
         """When a memory that could not be opened is tried again, by the monotonic clock."""
         self.on_domain: Callable[[str], object] = len
         """Told what each request for `auto` is about, at once: it must not block."""
-        self.tell: Callable[[Happened], None] = lambda _: None
+        self.emit: Callable[[Happened], None] = lambda _: None
         """Hears decisions, verdicts, corrections, committed blocks and ends."""
         self.take_over(table)
 
@@ -275,18 +275,18 @@ class Orchestrator:
         began, found = time.perf_counter(), None
         try:
             async with asyncio.timeout(settings.config.router_timeout_s):
-                said = await self._routed(exchange, settings, text, workers)
+                decision_text = await self._routed(exchange, settings, text, workers)
         except TimeoutError:
             why = "router_timeout"
         except Refusal as refusal:
             why = "router_timeout" if refusal.status == 504 else "router_unavailable"
         else:
-            found = parse_decision(said, settings, workers)
+            found = parse_decision(decision_text, settings, workers)
             unsure = found is not None and found.confidence < settings.config.confidence_min
             why = "router_malformed" if found is None else "router_unsure" if unsure else ""
         finally:
             self._tally.routing.observe(time.perf_counter() - began)
-        self._patience.told(time.monotonic(), late=why == "router_timeout")
+        self._patience.observed(time.monotonic(), late=why == "router_timeout")
         return found if found is not None and not why else front_door(settings, why, exchange.may_ask)
 
     async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
@@ -295,8 +295,8 @@ class Orchestrator:
         found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
         if found is None:
             raise Refusal(400, "router_context", f"the prompt of {router.name!r} does not fit its slot")
-        said = await router.chat(router_question(settings, found[0], workers))
-        return said.text
+        reply = await router.chat(router_question(settings, found[0], workers))
+        return reply.text
 
     async def _open(self, keeper: Keeper, exchange: Exchange, place: Place, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""

@@ -45,13 +45,13 @@ class WarmPool:
         table: RoutingTable,
         *,
         available: Callable[[], Mapping[str, int]],
-        tell: Callable[[Happened], None] = lambda _: None,
+        emit: Callable[[Happened], None] = lambda _: None,
     ) -> None:
         """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
 
         `tell` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
         """
-        self._tell = tell
+        self._emit = emit
         self.score = Score()
         self._available = available
         self._child: asyncio.subprocess.Process | None = None
@@ -117,7 +117,7 @@ class WarmPool:
             if name != self._predictor.current and facts is not None:
                 forecast = self._predictor.forecast()
                 self.score.needed(warm=facts.warm, expected=bool(forecast) and forecast[0].worker == name)
-                self._tell(_needed(name, forecast, facts))
+                self._emit(_needed(name, forecast, facts))
             self._predictor.note(name)
             self._unused.discard(unit.model_path)
             self._unwanted.discard(unit.model_path)
@@ -162,7 +162,7 @@ class WarmPool:
             self._tell_of_fetch(key, forecast, limits, by_hand=key in asked)
         for key in self._held.keys() - self._asked - planned:
             self._asked.add(key)
-            self._say(hold=key, paths=self._files[key])
+            self._command(hold=key, paths=self._files[key])
 
     def _drop(self, key: str, why: str = "others are likelier, or room is short") -> None:
         del self._held[key]
@@ -179,7 +179,7 @@ class WarmPool:
             why = "the fleet no longer has it"
         details = {"bytes": self._size(key), "read_in_vain_bytes": wasted}
         self._happened("dropped", key, "its files may leave RAM", why, details)
-        self._say(drop=key, paths=self._files.get(key, ()))
+        self._command(drop=key, paths=self._files.get(key, ()))
 
     def _used(self, key: str) -> None:
         """What somebody wanted of a model is done."""
@@ -250,7 +250,7 @@ class WarmPool:
     ) -> None:
         """Tell what happened to a model's files, of all workers that run on them."""
         name = ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
-        self._tell(Happened(kind=kind, name=name, message=message, cause=cause, details=details or {}))
+        self._emit(Happened(kind=kind, name=name, message=message, cause=cause, details=details or {}))
 
     def _tell_of_fetch(self, key: str, forecast: tuple[Forecast, ...], limits: Limits, *, by_hand: bool) -> None:
         """That a model's files are fetched, and what makes them likely, or that somebody asked for it."""
@@ -318,7 +318,7 @@ class WarmPool:
 
     def _watch(self) -> None:
         for key, paths in self._files.items():
-            self._say(watch=key, paths=paths)
+            self._command(watch=key, paths=paths)
 
     def _heard(self, facts: Residency) -> None:
         first = facts.key not in self._facts
@@ -327,7 +327,7 @@ class WarmPool:
         if first:
             self.decide()
 
-    def _say(self, **command: Any) -> None:
+    def _command(self, **command: Any) -> None:
         """Tell the child; a child that does not read is not waited for."""
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.write(msgspec.json.encode(command) + b"\n")

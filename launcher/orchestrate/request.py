@@ -99,7 +99,7 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
     blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
     own = settings.prompts.get(decision.model, "")
     options = body.get("stream_options")
-    said = "\n".join(text_of(m.get("content")) for m in body["messages"])
+    text = "\n".join(text_of(m.get("content")) for m in body["messages"])
     return Job(
         model=decision.model,
         task=task_of(body["messages"], (own.strip(), blocks.strip()), whole=whole),
@@ -110,5 +110,5 @@ def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shar
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         timeout_s=settings.timeouts_s.get(decision.model, 0),
-        echo=Echo((blocks, *OURS), said),
+        echo=Echo((blocks, *OURS), text),
     )

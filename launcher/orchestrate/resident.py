@@ -119,7 +119,7 @@ class Files:
             self.identities.append(seen)
         self.at: tuple[int, int] | None = None
         self.read = 0
-        self.said: dict[str, object] | None = None
+        self.facts_sent: dict[str, object] | None = None
 
     def hold(self) -> None:
         """Begin to read what is not there; then it is locked."""
@@ -143,7 +143,7 @@ class Files:
     def anew(self) -> Files:
         """The same paths as they are now, held as before."""
         files = Files(self.paths)
-        files.read, files.said = self.read, self.said
+        files.read, files.facts_sent = self.read, self.facts_sent
         if self.held:
             files.hold()
         self.close()
@@ -212,13 +212,13 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
         files.drop()
 
 
-def tell(all_files: dict[str, Files]) -> None:
+def share(all_files: dict[str, Files]) -> None:
     """Say what changed."""
     for key, known in all_files.items():
         files = all_files[key] = known.anew() if known.is_stale() else known
         facts = files.facts(key)
-        if facts != files.said:
-            files.said = facts
+        if facts != files.facts_sent:
+            files.facts_sent = facts
             sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
 
@@ -242,7 +242,7 @@ def main() -> None:
             reading.step()
             if reading.at is not None and time.monotonic() < look_at:
                 continue
-        tell(all_files)
+        share(all_files)
         look_at = time.monotonic() + LOOK_S
 
 

@@ -28,8 +28,8 @@ _REFUSED = "the validator refused it"
 class Tally:
     """Counters of decisions, blocks, verdicts and generations; `tell` hears of each. Blocks are counted from 0."""
 
-    def __init__(self, tell: Callable[[Happened], None]) -> None:
-        self._tell = tell
+    def __init__(self, emit: Callable[[Happened], None]) -> None:
+        self._emit = emit
         self._decisions: Counter[tuple[str, ...]] = Counter()
         self._verdicts: Counter[str] = Counter()
         self._generations: Counter[str] = Counter()
@@ -57,7 +57,7 @@ class Tally:
             "confidence": decision.confidence,
         }
         message = f"answers a request{about}, validation {policy}"
-        self._tell(Happened(kind="decision", name=decision.model, message=message, cause=cause, details=details))
+        self._emit(Happened(kind="decision", name=decision.model, message=message, cause=cause, details=details))
 
     def escalated(self, server: str, to: str, generation: str, action: Escalate) -> None:
         """A stronger worker writes from a block on."""
@@ -65,7 +65,7 @@ class Tally:
         message = f"writes block {block} in place of {server}"
         cause = _REFUSED if why == "validation" else f"{server} refused it"
         details = {"generation": generation, "block": block, "from": server, "why": why, "escalated": True}
-        self._tell(Happened(kind="decision", name=to, message=message, cause=cause, details=details))
+        self._emit(Happened(kind="decision", name=to, message=message, cause=cause, details=details))
 
     def judged(self, verdict: Verdict, generation: str, seq: int, attempt: int) -> None:
         """A verdict about block `seq`."""
@@ -74,13 +74,13 @@ class Tally:
         message = f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s"
         more = {"attempt": attempt, "verdict": verdict.kind, "seconds": verdict.seconds}
         details = {"generation": generation, "block": seq + 1, **more}
-        self._tell(Happened(kind="verdict", name=verdict.server, message=message, details=details))
+        self._emit(Happened(kind="verdict", name=verdict.server, message=message, details=details))
 
     def corrected(self, model: str, generation: str, seq: int) -> None:
         """A worker is to write block `seq` anew."""
         self._corrections += 1
         message, details = f"writes block {seq + 1} anew", {"generation": generation, "block": seq + 1}
-        self._tell(Happened(kind="correction", name=model, message=message, cause=_REFUSED, details=details))
+        self._emit(Happened(kind="correction", name=model, message=message, cause=_REFUSED, details=details))
 
     def committed(self, server: str, generation: str, block: Commit) -> None:
         """A block is on disk."""
@@ -88,7 +88,7 @@ class Tally:
         size, verdicts = len(block.text), [verdict.kind for verdict in block.verdicts]
         message = f"block {block.seq + 1} is committed: {size} characters"
         details = {"generation": generation, "block": block.seq + 1, "characters": size, "verdicts": verdicts}
-        self._tell(Happened(kind="block", name=server, message=message, details=details))
+        self._emit(Happened(kind="block", name=server, message=message, details=details))
 
     def ended(self, model: str, generation: str, status: str, blocks: int, code: str) -> None:
         """A validated answer is complete, or is not and why (`code`)."""
@@ -96,7 +96,7 @@ class Tally:
         message = f"its answer is {status}: {blocks} block{'s' * (blocks != 1)} committed"
         details = {"generation": generation, "status": status, "blocks": blocks, "code": code}
         cause = code.replace("_", " ")
-        self._tell(Happened(kind="generation", name=model, message=message, cause=cause, details=details))
+        self._emit(Happened(kind="generation", name=model, message=message, cause=cause, details=details))
 
     def text(self) -> str:
         """Every family."""

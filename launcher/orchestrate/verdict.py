@@ -74,8 +74,8 @@ def _from_json(text: str) -> Verdict:
         return _malformed(text, f"status is {status[:_SHOWN]!r}")
     against = correction.strip() or (_MARKER.search(reason) or [""])[0][1:].upper() == "FAIL"
     if against:
-        said = correction.strip() or reason.strip()
-        return Verdict(kind="contradictory", reason=f"PASS, and against it: {said[:_SHOWN]}")
+        against = correction.strip() or reason.strip()
+        return Verdict(kind="contradictory", reason=f"PASS, and against it: {against[:_SHOWN]}")
     return Verdict(kind="pass", reason=reason.strip())
 
 
@@ -89,12 +89,12 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _from_text(text: str) -> Verdict:
     """`[PASS]` alone, or `[FAIL: reason]` first and then what to change."""
-    said = {match[1].upper() for match in _MARKER.finditer(text)}
-    if len(said) > 1:
+    words = {match[1].upper() for match in _MARKER.finditer(text)}
+    if len(words) > 1:
         return Verdict(kind="contradictory", reason=f"both PASS and FAIL: {text[:_SHOWN]}")
     if _PASS_ONLY.fullmatch(text):
         return Verdict(kind="pass")
-    if text[:5].upper() != "[FAIL" or not said:
+    if text[:5].upper() != "[FAIL" or not words:
         return _malformed(text, "neither a JSON verdict nor [PASS] or [FAIL: reason]")
     end = _closing(text)
     if end < 0:

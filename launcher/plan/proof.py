@@ -131,9 +131,9 @@ def _finding(key: str, name: str, d: Difference) -> Finding:
     """The finding for one row that is wrong: an error where more is taken than planned."""
     severity: Severity = "error" if d.proven_bytes > d.predicted_bytes else "warning"
     where = "" if d.device == "all" else f" on {d.device}"
-    planned, said = gib(d.predicted_bytes), gib(d.proven_bytes)
-    if planned == said:  # else a finding would be about two equal figures
-        planned, said = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
-    message = f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {said}"
+    planned, proven = gib(d.predicted_bytes), gib(d.proven_bytes)
+    if planned == proven:  # else a finding would be about two equal figures
+        planned, proven = (f"{size / MIB:.2f} MiB" for size in (d.predicted_bytes, d.proven_bytes))
+    message = f"{d.component} of {name}{where}: {planned} is planned, but the server itself says {proven}"
     notes = ("the architecture has something that the closed form does not know: trust the server's figure",)
     return fault("plan/proof-mismatch", key, message, *notes, severity=severity)

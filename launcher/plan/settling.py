@@ -227,8 +227,8 @@ def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
 
 def pooling(config: ServerConfig, arch: ArchitectureConfig) -> str | None:
     """How texts become vectors, as written or as the model says; None where it is `none` or nobody says."""
-    said = config.pooling or arch.pooling
-    return said if said != "none" else None
+    pooling = config.pooling or arch.pooling
+    return pooling if pooling != "none" else None
 
 
 def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:

@@ -93,12 +93,12 @@ NOT_FLAGS = {
 """ServerConfig fields that no flag spells, and who uses them instead."""
 
 
-def _say(value: object, *flags: str) -> Alternatives:
+def _spelled(value: object, *flags: str) -> Alternatives:
     return tuple((flag, str(value)) for flag in flags)
 
 
 def _say_any(value: object, flag: str) -> Alternatives:
-    return _say(value, flag) if value else ()
+    return _spelled(value, flag) if value else ()
 
 
 def _unless_default(*words: str) -> Alternatives:
@@ -149,12 +149,12 @@ def _ngram_max(s: ServerPlan, _: Placement) -> Alternatives:
     n = s.settings.ngram.n_max
     if s.settings.ngram.kind == "mod":
         return (("--spec-ngram-mod-n-max", str(n), "--spec-ngram-mod-n-min", str(min(n, 48))),)
-    return _say(n, f"--spec-ngram-{s.settings.ngram.kind}-size-m")
+    return _spelled(n, f"--spec-ngram-{s.settings.ngram.kind}-size-m")
 
 
 def _of_settings(field: str, *flags: str, through: tuple[str, ...] = ()) -> Meaning:
     """A choice that is said as it was settled, by the first of `flags`."""
-    return Meaning(field, flags, lambda s, _: _say(getattr(s.settings, field), flags[0]), through=through)
+    return Meaning(field, flags, lambda s, _: _spelled(getattr(s.settings, field), flags[0]), through=through)
 
 
 def _of_draft(
@@ -168,8 +168,8 @@ def _of_draft(
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
         draft = s.config.draft
         drafts = draft is not None and (s.draft_path is not None or draft.kind == "mtp")
-        said = (value(s, p) if value else getattr(draft, field)) if drafts else None
-        return () if said is None else _say(said, *flags)
+        value_given = (value(s, p) if value else getattr(draft, field)) if drafts else None
+        return () if value_given is None else _spelled(value_given, *flags)
 
     return Meaning(f"draft.{field}", (*flags, *owns), spell)
 
@@ -268,13 +268,13 @@ _EMBEDDING = ("--embeddings", "--embedding", "--reranking", "--rerank")
 _CHECKPOINTS = ("--ctx-checkpoints", "--swa-checkpoints")
 
 TABLE: tuple[Meaning, ...] = (
-    Meaning("model", _MODEL_SOURCES, lambda s, _: _say(s.model.path, "--model")),
-    Meaning("", ("--alias",), lambda s, _: _say(s.name, "--alias")),
-    Meaning("host", ("--host",), lambda s, _: _say(s.config.host, "--host")),
+    Meaning("model", _MODEL_SOURCES, lambda s, _: _spelled(s.model.path, "--model")),
+    Meaning("", ("--alias",), lambda s, _: _spelled(s.name, "--alias")),
+    Meaning("host", ("--host",), lambda s, _: _spelled(s.config.host, "--host")),
     Meaning(
         "port",
         ("--port", "--reuse-port", "--api-prefix"),
-        lambda s, _: _say(s.port, "--port") if s.port else (),
+        lambda s, _: _spelled(s.port, "--port") if s.port else (),
         through=("ports.{name}",),
     ),
     # context and slots
@@ -293,7 +293,7 @@ TABLE: tuple[Meaning, ...] = (
     _of_settings("cache_type_v", "--cache-type-v"),
     Meaning("swa_full", ("--swa-full",), lambda s, _: (("--swa-full",),) if s.settings.swa_full else ()),
     Meaning(
-        "context_checkpoints", _CHECKPOINTS, lambda s, _: (*_say(s.settings.context_checkpoints, *_CHECKPOINTS), ())
+        "context_checkpoints", _CHECKPOINTS, lambda s, _: (*_spelled(s.settings.context_checkpoints, *_CHECKPOINTS), ())
     ),
     Meaning(
         "cache_ram_mib", ("--cache-ram",), lambda s, _: _unless_default("--cache-ram", str(s.settings.cache_ram_mib))
@@ -314,7 +314,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "projector",
         _PROJECTOR,
-        lambda s, _: _say(s.projector_path, "--mmproj") if s.projector_path else _unless_default("--no-mmproj"),
+        lambda s, _: _spelled(s.projector_path, "--mmproj") if s.projector_path else _unless_default("--no-mmproj"),
     ),
     Meaning(
         "projector_device",
@@ -327,14 +327,16 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "experts_used",
         (),
-        lambda s, _: _say(f"{expert_key(s)}=int:{used}", "--override-kv") if (used := s.config.experts_used) else (),
+        lambda s, _: (
+            _spelled(f"{expert_key(s)}=int:{used}", "--override-kv") if (used := s.config.experts_used) else ()
+        ),
     ),
     # placement
-    Meaning("devices", ("--rpc",), lambda _, p: _say(",".join(p.rpc), "--rpc") if p.rpc else ()),
+    Meaning("devices", ("--rpc",), lambda _, p: _spelled(",".join(p.rpc), "--rpc") if p.rpc else ()),
     Meaning(
         "devices",
         ("--device",),
-        lambda _, p: _say(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
+        lambda _, p: _spelled(",".join(p.devices), "--device") if p.devices else _unless_default("--device", "none"),
     ),
     _of_settings("n_gpu_layers", "--n-gpu-layers", through=("devices",)),
     Meaning("tensor_placement", ("--override-tensor",), _placement),
@@ -384,7 +386,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "n_keep",
         ("--keep",),
-        lambda s, _: () if s.config.n_keep is None else _say(s.config.n_keep, "--keep"),
+        lambda s, _: () if s.config.n_keep is None else _spelled(s.config.n_keep, "--keep"),
         soft=True,
     ),
     Meaning(
@@ -396,7 +398,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning(
         "chat_template_args",
         ("--chat-template-kwargs",),
-        lambda s, _: _say(_json(args), "--chat-template-kwargs") if (args := s.config.chat_template_args) else (),
+        lambda s, _: _spelled(_json(args), "--chat-template-kwargs") if (args := s.config.chat_template_args) else (),
         soft=True,
     ),
     Meaning("", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),

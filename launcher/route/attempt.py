@@ -318,8 +318,8 @@ class Attempt(Reply):
         self._failure = self._settle_failure(error)
         if self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory", "unreachable"):
             self._chances += 1
-            said = str(error) if error.reason == "out_of_memory" else ""
-            if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, said):
+            error_text = str(error) if error.reason == "out_of_memory" else ""
+            if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, error_text):
                 self._left = (target, *self._left)
                 return self._choose()
         if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:

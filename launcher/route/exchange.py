@@ -165,12 +165,12 @@ class Exchange(Attempt):
         if not target.unit.rungs or not (is_events or connection.status >= 500):
             return False
         complete = connection.complete
-        said = said_out_of_memory(b"".join(connection.chunks), is_events=is_events, complete=complete)
-        if said is None and connection.error is not None:
+        error_text = said_out_of_memory(b"".join(connection.chunks), is_events=is_events, complete=complete)
+        if error_text is None and connection.error is not None:
             self._failed_early(connection.error)
-        elif said:
-            self._failed_early(UpstreamError("out_of_memory", said))
-        return said is None or bool(said)
+        elif error_text:
+            self._failed_early(UpstreamError("out_of_memory", error_text))
+        return error_text is None or bool(error_text)
 
     def _is_taken_over(self, route: Route, connection: Connection) -> bool:
         """Whether somebody else may answer what this server refuses, or why it does is not known yet."""

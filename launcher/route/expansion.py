@@ -19,7 +19,7 @@ class Expansion:
 
     def __init__(self) -> None:
         """None."""
-        self.tell: Callable[[Happened], None] = lambda _: None
+        self.emit: Callable[[Happened], None] = lambda _: None
         """Hears why a server is started."""
         self._starts: dict[str, asyncio.Task[None]] = {}
 
@@ -35,7 +35,7 @@ class Expansion:
         for target in targets:
             unit = target.unit
             if unit.start == "demand" and unit.exclusive is None and upstreams.state(target.name) == "stopped":
-                self.tell(
+                self.emit(
                     Happened(
                         kind="expansion",
                         name=target.name,

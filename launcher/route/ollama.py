@@ -265,7 +265,7 @@ class OllamaAnswer:
         calls = [{"function": {"name": name, "arguments": _arguments(given)}} for name, given in self._calls.values()]
         reason = "length" if self._finish == "length" else "stop"
         more = {"tool_calls": calls} if calls else {}
-        return self._said("", "", more) | {"done": True, "done_reason": reason, **self._counted}
+        return self._message("", "", more) | {"done": True, "done_reason": reason, **self._counted}
 
     def _part(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
         error = chunk.error
@@ -277,14 +277,14 @@ class OllamaAnswer:
             self._finish = choice.finish_reason or self._finish
             delta = choice.delta or Delta()
             for call in delta.tool_calls or ():
-                known, said = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
-                known[0] += said.name or ""
-                known[1] += said.arguments or ""
+                known, answer = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
+                known[0] += answer.name or ""
+                known[1] += answer.arguments or ""
             text, thinking = delta.content or choice.text or "", delta.reasoning_content or ""
             if text or thinking:
-                yield self._said(text, thinking, {}) | {"done": False}
+                yield self._message(text, thinking, {}) | {"done": False}
 
-    def _said(self, text: str, thinking: str, more: dict[str, Any]) -> dict[str, Any]:
+    def _message(self, text: str, thinking: str, more: dict[str, Any]) -> dict[str, Any]:
         head: dict[str, Any] = {"model": self._model, "created_at": now()}
         thought = {"thinking": thinking} if thinking else {}
         if self._is_chat:
@@ -316,8 +316,8 @@ def joined(parts: list[dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
 
 def at_once(asked: OllamaRequest, reason: str, *, is_chat: bool) -> dict[str, Any]:
     """The answer to a request that only loads or unloads."""
-    said = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
-    return {"model": asked.model, "created_at": now(), **said, "done": True, "done_reason": reason}
+    answer = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
+    return {"model": asked.model, "created_at": now(), **answer, "done": True, "done_reason": reason}
 
 
 def model_entry(name: str, unit: RouteTarget, created: int) -> dict[str, Any]:

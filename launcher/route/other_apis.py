@@ -58,12 +58,12 @@ async def _tell_states(services: Services[Exchange], exchange: Exchange) -> None
     """Events about every model that the caller may ask for: what it is now, then what changes, until he leaves."""
     view, may_ask = exchange.view, exchange.head.grant.may_ask
     exchange.begin(200, EVENTS % exchange.id, None)
-    told: dict[str, str] = {}
+    known: dict[str, str] = {}
     while not exchange.ended:
         for name in view.targets:
             status = listing.status_of(services.upstreams.state(name))
-            if may_ask(name, name) and told.get(name) != status:
-                told[name] = status
+            if may_ask(name, name) and known.get(name) != status:
+                known[name] = status
                 event = {"model": name, "event": "model_status", "data": {"status": status}}
                 await exchange.write(b"data: " + msgspec.json.encode(event) + b"\n\n", done=False)
         await asyncio.sleep(_LOOK_S)

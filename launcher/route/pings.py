@@ -34,13 +34,15 @@ class _Asked(msgspec.Struct):
 class Pings:
     """Those of one request, from when it begins to wait."""
 
-    __slots__ = ("_beating", "_body_reader", "_every_s", "_reply", "_say", "_timer", "begun", "target")
+    __slots__ = ("_beating", "_body_reader", "_describe", "_every_s", "_reply", "_timer", "begun", "target")
 
-    def __init__(self, reply: Reply, every_s: float, say: Callable[[Target], str], body_reader: BodyReader) -> None:
-        """`every_s`: seconds of silence, before the first and between two. `say`: what is waited for."""
+    def __init__(
+        self, reply: Reply, every_s: float, describe: Callable[[Target], str], body_reader: BodyReader
+    ) -> None:
+        """`every_s`: seconds of silence, before the first and between two. `describe`: what is waited for."""
         self._reply = reply
         self._every_s = every_s
-        self._say = say
+        self._describe = describe
         self._body_reader = body_reader
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -91,7 +93,7 @@ class Pings:
             self.begun = True
             reply.status = 200
             reply.client.begin(200, EVENTS % reply.id + reply.head.cors + reply.more, None)
-        reply.client.write(f": ping {self._say(target)}\n\n".encode(), False)
+        reply.client.write(f": ping {self._describe(target)}\n\n".encode(), False)
 
 
 def asks_stream(body: bytes) -> bool:

@@ -64,12 +64,12 @@ def as_http(refusal: Refusal) -> HttpError:
     )
 
 
-def refuses(status: int, said: bytes) -> bool:
+def refuses(status: int, body: bytes) -> bool:
     """Whether a server's answer says that another one may do what it cannot: too long for it, or failed in it.
 
     What is wrong with the request itself (400), and a server that is not ready (503), is none.
     """
-    return (status >= 500 and status != 503) or (status == 400 and b"exceed_context_size_error" in said)
+    return (status >= 500 and status != 503) or (status == 400 and b"exceed_context_size_error" in body)
 
 
 def stopping() -> HttpError:

@@ -24,7 +24,7 @@ class StaticUpstreams(Upstreams):
         """Nothing to start."""
         return self.try_lease(name)
 
-    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:  # noqa: ARG002  # the protocol's
+    async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:  # noqa: ARG002  # the protocol's
         """Whoever keeps the servers running starts them as they are."""
         return False
 
@@ -75,9 +75,9 @@ class RemoteAwareUpstreams(Upstreams):
             return claimed_name.stranger(name, await ask())
         return await self._own.stranger(name, ask, peer)
 
-    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+    async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
         """As `own` says; a remote server is not started from here."""
-        return name not in self._remote and await self._own.retry_after_oom(name, since, said)
+        return name not in self._remote and await self._own.retry_after_oom(name, since, error_text)
 
 
 def with_remote(own: Upstreams, table: RoutingTable) -> Upstreams:

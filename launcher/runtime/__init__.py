@@ -64,10 +64,10 @@ def run(
     """
     import uvloop  # noqa: PLC0415 - only who runs a fleet pays for it
 
-    told = Background()
+    background = Background()
 
-    def tell(event: AnyEvent) -> None:
-        told.put(functools.partial(on_event, event))
+    def emit(event: AnyEvent) -> None:
+        background.put(functools.partial(on_event, event))
 
     if not logging.root.handlers:
         handler = BackgroundHandler()
@@ -76,31 +76,31 @@ def run(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(
-                serve_front_only(deployment_dir, tell, api_key_file)
+                serve_front_only(deployment_dir, emit, api_key_file)
                 if route_only
-                else _runtime(deployment_dir, tell, asked_ns, units, api_key_file).main()
+                else _runtime(deployment_dir, emit, asked_ns, units, api_key_file).main()
             )
     except LaunchError as error:
-        tell(FleetFailed(exit_code=error.exit_code, findings=error.findings))
+        emit(FleetFailed(exit_code=error.exit_code, findings=error.findings))
         raise
     finally:
-        told.close(_LAST_WORDS_S)
+        background.close(_LAST_WORDS_S)
     return 0
 
 
 def _runtime(
     deployment_dir: Path,
-    tell: Callable[[AnyEvent], None],
+    emit: Callable[[AnyEvent], None],
     asked_ns: int | None,
     units: UnitsOptions | None,
     api_key_file: Path | None,
 ) -> Runtime:
     """One run of this deployment, by who has its processes. Raises ConfigError."""
-    made = Runtime(deployment_dir, tell, asked_ns, units=units, api_key_file=api_key_file)
+    made = Runtime(deployment_dir, emit, asked_ns, units=units, api_key_file=api_key_file)
     if made.in_cluster:
         from launcher.runtime.cluster import ClusterRuntime  # noqa: PLC0415 - httpx, 0.2 s that only a pod needs
 
-        return ClusterRuntime(deployment_dir, tell, asked_ns, api_key_file=api_key_file)
+        return ClusterRuntime(deployment_dir, emit, asked_ns, api_key_file=api_key_file)
     return made
 
 

@@ -50,7 +50,7 @@ class ClusterRuntime(Runtime):
             await relay.open(listening_socket(unit))
             await self._first(election.elected)
             self._listening = relay.hand_over()
-            if self._told.is_set():
+            if self._shutdown.is_set():
                 self._listening.close()
                 return
             watching = asyncio.create_task(self._end_with(election.lost))
@@ -72,7 +72,7 @@ class ClusterRuntime(Runtime):
         self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
     async def _first(self, event: asyncio.Event) -> None:
-        waits = [asyncio.create_task(one.wait()) for one in (event, self._told)]
+        waits = [asyncio.create_task(one.wait()) for one in (event, self._shutdown)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in waits:
             task.cancel()
@@ -81,5 +81,5 @@ class ClusterRuntime(Runtime):
     async def _end_with(self, lost: asyncio.Event) -> None:
         """End as after a signal when another may lead."""
         await lost.wait()
-        if not self._told.is_set():
+        if not self._shutdown.is_set():
             self._on_signal(signal.SIGTERM)

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from launcher import files, supervise
+from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.errors import ConfigError, SuperviseError
 from launcher.events import FILE_NAME, EventLog
-from launcher.files.state import LockOwner, deployment_state_dir, is_called_off
+from launcher.files.state import deployment_state_dir, is_called_off
 from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -68,13 +69,13 @@ class Runtime:
         )
         self._supervisor.runtime_pid = os.getpid()
         self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
-        self._observer = Observer(self._manifest, self._table, self._processes, tell=self.tell)
+        self._observer = Observer(self._manifest, self._table, self._processes, emit=self.emit)
         self._events: EventLog | None = None
         """Opened with the lock held: the store has one writer."""
         self._front: Any = None
         self._listening: socket.socket | None = None  # where clients come already, before the front is there
         self._doors: Any = None
-        self._told = asyncio.Event()
+        self._shutdown = asyncio.Event()
         self._reason = "control"
         self._serving: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -132,7 +133,7 @@ class Runtime:
         if names:
             await self._supervisor.stop(names)
         else:
-            self._told.set()
+            self._shutdown.set()
 
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
         """Take over a manifest and its routes; several wait for each other.
@@ -153,7 +154,7 @@ class Runtime:
 
     def _refuse_unless_up(self) -> None:
         """Raises SuperviseError when everything was told to end, or has not come up yet."""
-        if self._ending or self._told.is_set():
+        if self._ending or self._shutdown.is_set():
             raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)])
         if not self._started:
             raise SuperviseError([supervise.starting_finding(self.status())])
@@ -294,10 +295,10 @@ class Runtime:
         from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
 
         orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
-        orchestrator.on_domain, orchestrator.tell = self._observer.pool.domain, self.tell
+        orchestrator.on_domain, orchestrator.emit = self._observer.pool.domain, self.emit
         upstreams = route.with_remote(self._supervisor, self._table)
         self._front = route.Front(self._table, upstreams, control=control_address, orchestrator=orchestrator)
-        self._front.expansion.tell = self.tell
+        self._front.expansion.emit = self.emit
         sock = self._listening or route.bind(self._front, self._table.front.host, self._table.front.port)
         with contextlib.ExitStack() as unless_made:
             unless_made.callback(sock.close)
@@ -326,16 +327,16 @@ class Runtime:
 
     async def _run_fleet(self, serving: asyncio.Task[None]) -> None:
         """Adopt, start, then wait to be told to end. Raises what made it impossible to go on."""
-        told = asyncio.create_task(self._told.wait())
+        shutdown = asyncio.create_task(self._shutdown.wait())
         starting = asyncio.create_task(self._start())
         try:
-            await asyncio.wait({told, starting, serving}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({shutdown, starting, serving}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not starting.exception():
-                await asyncio.wait({told, serving}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({shutdown, serving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             starting.cancel()
-            told.cancel()
-            await asyncio.gather(starting, told, return_exceptions=True)
+            shutdown.cancel()
+            await asyncio.gather(starting, shutdown, return_exceptions=True)
         for task in (starting, serving):
             if task.done() and not task.cancelled():
                 task.result()
@@ -352,18 +353,18 @@ class Runtime:
         """Pass an event on; whoever watches cannot stop the fleet by failing."""
         try:
             self._observer(event)
-            self.tell(happened(event, is_up=self._started))
+            self.emit(happened(event, is_up=self._started))
             self._on_event(event)
         except Exception:  # noqa: BLE001 - whatever it is, it is logged
             _LOG.exception("the watcher of events failed")
 
-    def tell(self, what: Happened) -> None:
+    def emit(self, what: Happened) -> None:
         """One more event for people."""
         if self._events is not None:
             self._events.add(what)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        if self._told.is_set():
+        if self._shutdown.is_set():
             if not self._owner.outlives:  # else the manager has limits of its own
                 self._supervisor.kill_all()
             if self._serving is not None:
@@ -372,4 +373,4 @@ class Runtime:
         self._reason = number.name
         self._leaves = self._owner.outlives
         notify("STOPPING=1")
-        self._told.set()
+        self._shutdown.set()

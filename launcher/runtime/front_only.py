@@ -31,12 +31,12 @@ async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None],
     sock = route.bind(front, table.front.host, table.front.port)
     more = route.bind_more(front)
     url = front_url(table)
-    told = asyncio.Event()
+    shutdown = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
         """SIGHUP: read the routes again, or keep the old ones; any other ends."""
         if number != signal.SIGHUP:
-            told.set()
+            shutdown.set()
             return
         try:
             front.replace_table(read_deployment(deployment_dir, api_key_file=api_key_file)[1])
@@ -53,6 +53,6 @@ async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None],
             port=table.front.port,
             sock=sock,
             more=more,
-            shutdown=told,
+            shutdown=shutdown,
             drain_timeout_s=manifest.supervisor.drain_timeout_s,
         )

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from launcher.base.decoding import UNREADABLE
+from launcher.base.locks import LockOwner
 from launcher.errors import HostError, LaunchError
 from launcher.files import write_atomic, writing
-from launcher.files.state import LockHeldError, LockOwner, OwnedLock
+from launcher.files.state import LockHeldError, OwnedLock
 from launcher.orchestrate.pool import WarmPool
 from launcher.supervise import LOCK_NAME
 from launcher.supervise.control import SOCKET_NAME, control_socket, serve_control

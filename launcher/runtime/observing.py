@@ -41,16 +41,16 @@ class Observer:
         table: RoutingTable,
         processes: Callable[[], Iterable[ProcessStatus]],
         *,
-        tell: Callable[[Happened], None],
+        emit: Callable[[Happened], None],
     ) -> None:
         """`processes`: every process now, with what it measures; `tell` hears what the warm pool does.
 
         Nothing runs before the fleet is ready.
         """
-        self.pool = WarmPool(manifest, table, available=available_bytes, tell=tell)
+        self.pool = WarmPool(manifest, table, available=available_bytes, emit=emit)
         self._processes = processes
         self._gpus = tuple(device.name for device in manifest.devices if device.kind == "gpu")
-        self._tell = tell
+        self._emit = emit
         self._targets = manifest.targets
         self._met: dict[tuple[str, str], bool] = {}
         """Target and server → what was told last."""
@@ -118,7 +118,7 @@ class Observer:
         if self._targets is not msgspec.UNSET:
             now = targets_now(self._targets, self._processes(), self._swap_s)
             for what in turned(self._met, now):
-                self._tell(what)
+                self._emit(what)
             self._met |= {(t.name, t.server): t.met for t in now if t.met is not None}
 
     async def _watch_targets(self) -> None:

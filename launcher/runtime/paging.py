@@ -228,7 +228,7 @@ async def _launch(*words: str) -> dict[str, Any]:
             child.kill()
         await child.wait()
         raise
-    said = decoded(out, dict[str, Any])
-    if said is not None:
-        return {**said, "exit_code": child.returncode}
+    document = decoded(out, dict[str, Any])
+    if document is not None:
+        return {**document, "exit_code": child.returncode}
     return {"error": err.decode(errors="replace")[-2000:], "findings": [], "exit_code": child.returncode}

@@ -24,7 +24,7 @@ _TAIL_LINES = 20
 """Of a log that an event keeps: a thousand events are in memory, and the log itself is on disk."""
 
 
-_Said = tuple[Kind, str, str, dict[str, Any]]
+_Sentence = tuple[Kind, str, str, dict[str, Any]]
 """Kind, what happened, why, and the figures."""
 _FleetEvent = (
     events.RuntimeStarted
@@ -39,11 +39,11 @@ _FleetEvent = (
 
 def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:
     """`event` in plain words. `is_up`: the fleet is up, so that a request or a reload asked for a start."""
-    kind, message, cause, details = _said(event, is_up=is_up)
+    kind, message, cause, details = _sentence(event, is_up=is_up)
     return Happened(kind=kind, name=getattr(event, "name", ""), message=message, cause=cause, details=details)
 
 
-def _said(event: events.AnyEvent, *, is_up: bool) -> _Said:  # noqa: C901, PLR0912 - one case an event
+def _sentence(event: events.AnyEvent, *, is_up: bool) -> _Sentence:  # noqa: C901, PLR0912 - one case an event
     match event:
         case events.ServerStarting():
             cause = "a request, or a reload" if is_up else "it starts with the fleet"
@@ -98,7 +98,7 @@ def _said(event: events.AnyEvent, *, is_up: bool) -> _Said:  # noqa: C901, PLR09
             return _said_of_fleet(event)
 
 
-def _said_of_fleet(event: _FleetEvent) -> _Said:
+def _said_of_fleet(event: _FleetEvent) -> _Sentence:
     details: dict[str, Any]
     match event:
         case events.RuntimeStarted():

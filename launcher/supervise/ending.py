@@ -34,7 +34,7 @@ def reach_runtime(state_dir: Path) -> ControlClient:
         time.sleep(_PAUSE_S)
 
 
-def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -> None:
+def end_runtime(state_dir: Path, *, wait_s: float, report: Callable[[str], None]) -> None:
     """End the runtime of `state_dir` with all its servers, and return when its lock is free; at once if it is.
 
     It is asked over its control socket; when it holds the lock and does not listen for 2 s, it gets SIGTERM. One that
@@ -44,16 +44,16 @@ def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -
     """
     begun = time.monotonic()
     deaf_since = begun
-    said = signalled = False
+    reported = signalled = False
     while (holder := runtime_holder(state_dir)) is not None:
         now = time.monotonic()
         if now - begun > wait_s:
             raise SuperviseError([_still_running(state_dir, holder.pid, wait_s)])
-        if now - begun > _SAY_AFTER_S and not said:
-            say(f"waiting for the runtime of {state_dir.name} (pid {holder.pid}) to drain and end")
-            said = True
+        if now - begun > _SAY_AFTER_S and not reported:
+            report(f"waiting for the runtime of {state_dir.name} (pid {holder.pid}) to drain and end")
+            reported = True
         if is_suspended(holder.pid):
-            say(f"the runtime of {state_dir.name} (pid {holder.pid}) is stopped by a signal: it gets SIGCONT")
+            report(f"the runtime of {state_dir.name} (pid {holder.pid}) is stopped by a signal: it gets SIGCONT")
             signal_exactly(holder.pid, holder.start_ticks, signal.SIGCONT)
         try:
             with ControlClient(state_dir) as client:
@@ -65,7 +65,7 @@ def end_runtime(state_dir: Path, *, wait_s: float, say: Callable[[str], None]) -
             if time.monotonic() - deaf_since > _PATIENCE_S and not signalled:
                 if holder.pid == 0:
                     raise SuperviseError([_unnamed(state_dir)]) from None
-                say(f"the runtime of {state_dir.name} (pid {holder.pid}) does not answer: it gets SIGTERM")
+                report(f"the runtime of {state_dir.name} (pid {holder.pid}) does not answer: it gets SIGTERM")
                 signalled = signal_exactly(holder.pid, holder.start_ticks, signal.SIGTERM)
         time.sleep(_PAUSE_S)
 

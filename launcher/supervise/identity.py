@@ -135,10 +135,10 @@ class RecordStore:
 
     def _failed(self, name: str, what: str, error: OSError) -> None:
         """Remember and log it, once as long as it stays the same."""
-        said = f"the state file {self.path(name)} cannot be {what}: {error.strerror or error}"
-        if self._trouble.get(name) != said:
-            self._trouble[name] = said
-            _LOG.warning("%s", said)
+        problem = f"the state file {self.path(name)} cannot be {what}: {error.strerror or error}"
+        if self._trouble.get(name) != problem:
+            self._trouble[name] = problem
+            _LOG.warning("%s", problem)
 
     def read(self, deployment: str | None = None) -> tuple[tuple[ServerRecord, ...], tuple[Rejected, ...]]:
         """Every state file, sorted by name, and those that are torn, foreign, empty, or of another version.

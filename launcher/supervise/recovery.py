@@ -10,7 +10,7 @@ from launcher.supervise.fallbacks import OUT_OF_MEMORY
 from launcher.supervise.runner import Runner
 
 
-async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout_s: float) -> bool:
+async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_timeout_s: float) -> bool:
     """Whether a request that failed may be asked again, because its server ran out of memory and is started with less.
 
     `since`: when the request was sent, a time of the loop. `said`: the server's own words, when it lives and answered
@@ -19,11 +19,11 @@ async def retry_after_oom(runner: Runner, since: float, said: str, drain_timeout
     fallbacks = runner.fallbacks
     if not fallbacks.planned.fallbacks:
         return False
-    if said and fallbacks.left and not fallbacks.degraded_since(since):
+    if error_text and fallbacks.left and not fallbacks.degraded_since(since):
         await runner.drain(drain_timeout_s)
         if not fallbacks.degraded_since(since) and runner.life.state in ("ready", "sleeping"):
-            runner.broken(f"out of memory in a request: {said}", OUT_OF_MEMORY)
-    if said and not fallbacks.left and not fallbacks.degraded_since(since):
+            runner.broken(f"out of memory in a request: {error_text}", OUT_OF_MEMORY)
+    if error_text and not fallbacks.left and not fallbacks.degraded_since(since):
         return False
     return await fallbacks.wait_degraded(since)
 

@@ -82,7 +82,7 @@ class Room:
             if not victims:
                 return True
             going = [self._runners[name] for name in victims]
-            runner.emit(self._told(runner, going))
+            runner.emit(self._event(runner, going))
             for other in going:
                 other.stop("evicted")
             for other in going:
@@ -92,7 +92,7 @@ class Room:
             await self._until_free(need)
         return False
 
-    def _told(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
+    def _event(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
         now = asyncio.get_running_loop().time()
         residents = [other.tenant(now).resident() for other in going]
         weighed = {

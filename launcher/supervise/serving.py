@@ -65,7 +65,7 @@ class Serving(Upstreams):
             return stranger_behind(runner.pid, peer)
         return await look_for_intruder(runner.pid, runner.spec.unit.port, runner.spec.unit.host)
 
-    async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
+    async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
         """See `launcher.supervise.recovery`."""
         runner = self._runners.get(name)
-        return runner is not None and await retry_after_oom(runner, since, said, self._waker.drain_timeout_s)
+        return runner is not None and await retry_after_oom(runner, since, error_text, self._waker.drain_timeout_s)

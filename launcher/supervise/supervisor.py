@@ -135,8 +135,8 @@ class Supervisor(Serving):
 
         A second call waits too, and says nothing again.
         """
-        told, self._ended = self._ended, True
-        if not told:
+        ended_before, self._ended = self._ended, True
+        if not ended_before:
             self._emit(events.Stopping(reason=reason))
         self._upkeep.stop()
         self._waker.closed = True
@@ -149,7 +149,7 @@ class Supervisor(Serving):
             for runner in tuple(self._runners.values()):
                 await runner.until("stopped", "failed")
         await self.sweep()
-        if not told:
+        if not ended_before:
             self._emit(events.Stopped())
 
     async def sweep(self) -> None:

@@ -93,8 +93,8 @@ class Systemctl:
 
     async def do(self, verb: str, *units: str) -> str:
         """Have `units` started, stopped …, and wait; what systemctl says when it is not done, else ""."""
-        code, _, said = await _run("systemctl", *self._scope, "--no-ask-password", *verb.split(), *units)
-        return "" if code == 0 else said.strip() or f"systemctl {verb} ended with {code}"
+        code, _, errors = await _run("systemctl", *self._scope, "--no-ask-password", *verb.split(), *units)
+        return "" if code == 0 else errors.strip() or f"systemctl {verb} ended with {code}"
 
     async def show(self, units: Iterable[str]) -> dict[str, UnitState]:
         """The state of each of `units`; one that there is not is `not-found`."""
@@ -102,9 +102,9 @@ class Systemctl:
         if not names:
             return {}
         words = ("systemctl", *self._scope, "show", f"--property={','.join(_PROPERTIES)}", *names)
-        code, text, said = await _run(*words)
+        code, text, errors = await _run(*words)
         if code:
-            _LOG.error("systemd does not answer: %s", said.strip() or f"systemctl show ended with {code}")
+            _LOG.error("systemd does not answer: %s", errors.strip() or f"systemctl show ended with {code}")
         found = read_states(text)
         return {name: found.get(name, UnitState()) for name in names}
 
@@ -126,9 +126,11 @@ class Systemctl:
         """
         match = (f"{self._unit_field}={unit}", *((f"_PID={pid}",) if pid else ()), f"--since=@{int(since)}")
         argv = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", *match)
-        code, text, said = await _run(*argv)
+        code, text, errors = await _run(*argv)
         if code:
-            _LOG.warning("the journal of %s cannot be read: %s", unit, said.strip() or f"journalctl ended with {code}")
+            _LOG.warning(
+                "the journal of %s cannot be read: %s", unit, errors.strip() or f"journalctl ended with {code}"
+            )
         return tuple(text.splitlines())
 
 

@@ -89,14 +89,14 @@ class UnitProcess:
     async def _start(self, spec: ProcessSpec) -> None:
         """Start the unit, unless it runs already: then that is it. A start that cannot be is an end."""
         before = state = await self._look()
-        said, problem = "", None
+        errors, problem = "", None
         if not state.runs:
             problem = await asyncio.to_thread(obstacle, spec, programs=False)
             if problem is not None and state.will_return:
                 state = await self._look()  # systemd may have started it meanwhile: then the port is its own
                 problem = None if state.runs else problem
         if not state.runs and problem is None:
-            state, said = await self._start_unit(state)
+            state, errors = await self._start_unit(state)
         if state.runs:
             self.pid = state.pid
             self._ready.set_result(state.pid)
@@ -104,7 +104,7 @@ class UnitProcess:
             return
         self._ready.cancel()
         if problem is None and state.started_s <= before.started_s:
-            cause = said or f"{self.unit} is {state.active} ({state.result})"
+            cause = errors or f"{self.unit} is {state.active} ({state.result})"
             remedy = f"systemctl status {self.unit}; `launch install` puts units and rights in place"
             problem = Diagnosis(code="supervise/unit-refused", cause=cause, remedy=remedy)
         await self._report(state, problem)
@@ -179,9 +179,9 @@ class UnitProcess:
     async def _act(self, verb: str) -> None:
         """Carry out `verb` once there is a process."""
         await self.started()
-        said = await self._systemd.do(verb, self.unit)
-        if said:
-            _LOG.error("%s: %s", self.unit, said)
+        errors = await self._systemd.do(verb, self.unit)
+        if errors:
+            _LOG.error("%s: %s", self.unit, errors)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -258,10 +258,10 @@ class SystemdUnits(RecordStore):
     async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
         """Stop their units, and wait."""
         units = [self._units[record.pid] for record in records if record.pid in self._units]
-        said = await self._systemd.do("stop", *units) if units else ""
-        if said:
-            _LOG.error("%s", said)
-        return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if said else "stopped") for r in records)
+        errors = await self._systemd.do("stop", *units) if units else ""
+        if errors:
+            _LOG.error("%s", errors)
+        return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if errors else "stopped") for r in records)
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
         """Nothing: what a unit leaves behind is the manager's to remove."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.build import show
 from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
@@ -16,7 +17,7 @@ from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
-from launcher.files.state import LockOwner, OwnedLock
+from launcher.files.state import OwnedLock
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import diff_manifests
 from launcher.supervise import LOCK_NAME

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
 from launcher.cli.installed import require_rights
@@ -20,7 +21,7 @@ from launcher.cli.running import stop_servers
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
 from launcher.files import write_deployment
-from launcher.files.state import LockOwner, OwnedLock
+from launcher.files.state import OwnedLock
 from launcher.install import Layout
 from launcher.install.steps import not_active
 from launcher.install.systemd import Systemd
@@ -134,7 +135,7 @@ def test_a_runtime_that_is_not_there_does_not_answer(tmp_path: Path) -> None:
 def test_a_runtime_that_does_not_end_in_time(tmp_path: Path) -> None:
     """It is named, and is left alone by a caller who does not wait longer."""
     with held(tmp_path / "dev-dev") as state:
-        assert refusal(lambda: end_runtime(state, wait_s=0.1, say=print)) == "supervise/still-running"
+        assert refusal(lambda: end_runtime(state, wait_s=0.1, report=print)) == "supervise/still-running"
 
 
 def test_a_lock_that_names_nobody(tmp_path: Path) -> None:
@@ -142,14 +143,14 @@ def test_a_lock_that_names_nobody(tmp_path: Path) -> None:
     lock = tmp_path / LOCK_NAME
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert refusal(lambda: end_runtime(tmp_path, wait_s=20, say=print)) == "supervise/lock-unnamed"
+        assert refusal(lambda: end_runtime(tmp_path, wait_s=20, report=print)) == "supervise/lock-unnamed"
 
 
 def test_nothing_is_to_be_ended(tmp_path: Path) -> None:
     """A free lock: at once, without a word."""
     (tmp_path / LOCK_NAME).touch()
     said: list[str] = []
-    end_runtime(tmp_path, wait_s=1, say=said.append)
+    end_runtime(tmp_path, wait_s=1, report=said.append)
     assert said == []
 
 

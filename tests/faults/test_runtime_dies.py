@@ -153,7 +153,7 @@ def test_stopped_runtime(deploy: Any, state_dir: Path, free_port: FreePort) -> N
     assert "stopped by a signal" in (shown.error or "")
     assert time.monotonic() - begun < 20
     said: list[str] = []
-    end_runtime(state_dir, wait_s=30, say=said.append)
+    end_runtime(state_dir, wait_s=30, report=said.append)
     assert any("SIGCONT" in line for line in said)
     assert left(state_dir) == {}
 
@@ -249,7 +249,7 @@ def test_forged_state(deploy: Any, state_dir: Path, free_port: FreePort) -> None
     runtime = spawn_detached(directory)
     path = state_dir / "servers/a.json"
     true = path.read_bytes()
-    end_runtime(state_dir, wait_s=30, say=lambda _: None)
+    end_runtime(state_dir, wait_s=30, report=lambda _: None)
     assert not alive(runtime)
     with killed_on_failure(subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])) as stranger:
         forged = msgspec.json.encode({**msgspec.json.decode(true), "pid": stranger.pid})

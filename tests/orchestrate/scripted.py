@@ -208,7 +208,7 @@ async def scripted_fleet(
         unit = fleet_table(ports, **({"orchestration": orchestration} | changes))
         orchestrator = Orchestrator(unit, lambda: directory)
         told: list[Happened] = []
-        orchestrator.tell = told.append
+        orchestrator.emit = told.append
         front = Front(unit, FakeFleet(), orchestrator=orchestrator)
         port = await stack.enter_async_context(running(front))
         yield Fleet(roles, port, directory / FILE_NAME, front, told)

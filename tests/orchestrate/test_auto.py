@@ -304,9 +304,9 @@ def test_the_router_is_asked_again_by_one_request_after_its_rest() -> None:
     """Nobody while it rests, one when it is over, all once it answered."""
     patience = Patience(30)
     assert patience.asks(1)
-    patience.told(11, late=True)
+    patience.observed(11, late=True)
     assert [patience.asks(at) for at in (12, 40, 41, 42, 70, 71)] == [False, False, True, False, False, True]
-    patience.told(72, late=False)
+    patience.observed(72, late=False)
     assert patience.asks(73)
 
 

@@ -33,7 +33,7 @@ def observer(directory: Path) -> Observer:
     process = ProcessStatus(
         name="a", kind="server", state="ready", port=9, rung="2/4: q3", restarts=3, planned_bytes={"ram": 7}
     )
-    return Observer(fleet, table, lambda: (process,), tell=lambda _: None)
+    return Observer(fleet, table, lambda: (process,), emit=lambda _: None)
 
 
 def test_the_seeds_metrics_have_their_names(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
     )
     now = [ProcessStatus(name="a", kind="server", state="ready", port=9)]
     told: list[Happened] = []
-    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: now, tell=told.append)
+    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: now, emit=told.append)
     seen.look()
     assert told == []
     seen(events.Swapped(name="a", instead_of=("b",), seconds=3.5))
@@ -151,7 +151,7 @@ def test_targets_are_met_or_missed(tmp_path: Path) -> None:
     )
     fast, slow = (ProcessStatus(name=n, kind="server", state="ready", port=9, tokens_per_second=v) for n, v in RATES)
     running: list[ProcessStatus] = []
-    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: running, tell=lambda _: None)
+    seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: running, emit=lambda _: None)
     blank = FleetStatus(deployment="d", input_digest="", runtime_pid=1, front=None, ready=True, processes=())
     assert [(t.met, t.measured) for t in seen.status(blank).targets] == [(None, None)] * 3
     assert "launch_target_met{" not in seen.metrics()
@@ -191,7 +191,7 @@ async def test_memory_of_the_fleets_cards_is_a_metric(tmp_path: Path, monkeypatc
     fleet = fleet_of(tmp_path, "ab", MIB)
     gpus = (DeviceBudget(name=n, kind="gpu", capacity_bytes=1, budget_bytes=1) for n in ("rocm0", "big"))
     fleet = msgspec.structs.replace(fleet, devices=(*fleet.devices, *gpus))
-    seen = Observer(fleet, routes(fleet, 9), lambda: (), tell=lambda _: None)
+    seen = Observer(fleet, routes(fleet, 9), lambda: (), emit=lambda _: None)
     assert not any(line.startswith("vram_used_bytes") for line in seen.metrics().splitlines())
     seen(events.FleetReady(seconds=1, front=None, ready=()))
     async with asyncio.timeout(10):

@@ -89,7 +89,7 @@ async def pool(tmp_path: Path, no_orphans: None) -> AsyncIterator[Pool]:
             cold(tmp_path / name)
         fleet = fleet_of(tmp_path, names, free_bytes)
         table = msgspec.structs.replace(routes(fleet, 9), orchestration=section(names, **config))
-        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}, tell=tell))
+        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}, emit=tell))
         made[-1].start()
         return made[-1]
 
@@ -131,7 +131,7 @@ async def test_it_holds_what_the_plan_left_room_for(pool: Pool, tmp_path: Path) 
 async def test_what_somebody_wants_comes_before_any_forecast(pool: Pool, tmp_path: Path) -> None:
     """Fetched, pinned, unpinned and sent away by hand, with room for one; told with its cause; refused in words."""
     told: list[Happened] = []
-    warm = pool("abc", free_bytes=SIZE + MIB, models_max=2, tell=told.append)
+    warm = pool("abc", free_bytes=SIZE + MIB, models_max=2, emit=told.append)
     await until(lambda: states(warm, "abc") == ["locked", "", ""])
     warm.by_hand("preload", "b")
     await until(lambda: states(warm, "abc") == ["", "locked", ""])

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.base import procfs
+from launcher.base.locks import LockOwner
 from launcher.files import write_atomic
-from launcher.files.state import LockOwner, OwnedLock
+from launcher.files.state import OwnedLock
 from launcher.supervise import (
     LOCK_NAME,
     RecordStore,

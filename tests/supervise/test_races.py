@@ -87,7 +87,7 @@ def test_stop_meets_a_start_at_any_moment(deploy: Any, state_dir: Path, free_por
     starting = threading.Thread(target=up)
     starting.start()
     wait_until(lambda: runtime_holder(state_dir))
-    end_runtime(state_dir, wait_s=20, say=lambda _: None)
+    end_runtime(state_dir, wait_s=20, report=lambda _: None)
     starting.join(20)
     assert codes == ["supervise/stopped-early"]
     assert (offline_status(state_dir).processes, runtime_holder(state_dir)) == ((), None)
@@ -96,7 +96,8 @@ def test_stop_meets_a_start_at_any_moment(deploy: Any, state_dir: Path, free_por
 HOLDER = """
 import fcntl, os, sys, time
 from launcher.base.procfs import birth
-from launcher.files.state import LockOwner, OwnedLock
+from launcher.base.locks import LockOwner
+from launcher.files.state import OwnedLock
 from pathlib import Path
 OwnedLock(Path(sys.argv[1])).acquire(LockOwner(**birth(os.getpid())))
 print(flush=True)
@@ -112,7 +113,7 @@ def test_a_holder_that_never_listens_gets_sigterm(state_dir: Path, no_orphans: N
     ) as held:
         assert held.stdout is not None
         held.stdout.readline()
-        end_runtime(state_dir, wait_s=20, say=said.append)
+        end_runtime(state_dir, wait_s=20, report=said.append)
         assert held.wait(10) == -15
     assert any("SIGTERM" in line and str(held.pid) in line for line in said)
 
@@ -127,7 +128,7 @@ def test_a_lock_without_a_true_name(state_dir: Path, text: bytes) -> None:
         assert offline_status(state_dir).runtime_pid == 0
         if text == b"":
             with pytest.raises(SuperviseError, match="does not name"):
-                end_runtime(state_dir, wait_s=20, say=lambda _: None)
+                end_runtime(state_dir, wait_s=20, report=lambda _: None)
     assert offline_status(state_dir).runtime_pid is None
 
 

@@ -223,11 +223,11 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
         yield fault("plan/port-conflict", listener.port_key, message, note)
     names: dict[int, str] = {}
     taking_turns = {s.name: s.config.exclusive for s in planning.servers if s.config.exclusive}
-    said = {found[key].port_key for key in clashes}
+    stated = {found[key].port_key for key in clashes}
     for name, port in planning.fleet.ports.items():
         other_name = names.setdefault(port, name)
         shared = name in taking_turns and taking_turns.get(other_name) == taking_turns[name]
-        if other_name != name and not shared and not {f"ports.{name}", f"ports.{other_name}"} <= said:
+        if other_name != name and not shared and not {f"ports.{name}", f"ports.{other_name}"} <= stated:
             message = f"ports gives {port} to {other_name} and to {name}"
             yield fault("plan/port-conflict", f"ports.{name}", message)
 
@@ -250,9 +250,9 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
         "services": sum(1 for s in planning.services if s.starts == "boot"),
     }
     for what, count in up.items():
-        said = getattr(fleet.stated, what)
-        if said is not None and said != count:
-            message = f"{said} {what} are stated{source}, {count} are up after start"
+        stated = getattr(fleet.stated, what)
+        if stated is not None and stated != count:
+            message = f"{stated} {what} are stated{source}, {count} are up after start"
             yield fault("plan/port-unused", f"stated.{what}", message, severity="note")
 
 

@@ -280,7 +280,7 @@ class Sharers:
 
     def _why(self, name: str, better: Option) -> str:
         """What the next better option of server `name` would need more than there is, all else as chosen."""
-        said = ", ".join(f"{field}={value}" for field, value in better.changes.items() if value is not None)
+        changes = ", ".join(f"{field}={value}" for field, value in better.changes.items() if value is not None)
         beside: dict[str, list[Vector]] = {}
         for other in (n for n in self._running if n in (*self._names, *self._others) and n != name):
             if self._turn(other) != self._turn(name):
@@ -293,7 +293,11 @@ class Sharers:
         if over[worst] <= 0 and RAM not in over:
             changed = {**self.chosen, name: msgspec.structs.replace(self.chosen[name], **better.changes)}
             worst, over[RAM] = RAM, sum(map(self._pricer.ram, changed.values())) - self._host
-        return f"{said} needs {gib(over[worst])} more on {worst}" if over[worst] > 0 else f"{said}: others come first"
+        return (
+            f"{changes} needs {gib(over[worst])} more on {worst}"
+            if over[worst] > 0
+            else f"{changes}: others come first"
+        )
 
 
 def solve(fleet: FleetConfig, catalog: Catalog, tables: WeightTables) -> tuple[FleetConfig, tuple[Solved, ...]]:

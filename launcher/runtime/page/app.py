@@ -167,8 +167,12 @@ class _Routes:
     async def explain(self, request: Request) -> Response:
         """`GET /v1/launch/explanations/CODE`: what a finding means, an example, what to do."""
         code = request.path_params["code"]
-        said = await self._host.explain(code) if _CODE.fullmatch(code) else {}
-        return _json(said) if said.get("codes") else _error(404, "not_found", f"no finding has the code {code[:80]!r}")
+        explanation = await self._host.explain(code) if _CODE.fullmatch(code) else {}
+        return (
+            _json(explanation)
+            if explanation.get("codes")
+            else _error(404, "not_found", f"no finding has the code {code[:80]!r}")
+        )
 
     async def apply(self, _: Request) -> Response:
         """`POST /v1/launch/apply`: take over what the files say now."""

@@ -116,8 +116,8 @@ def _object(status: int, raw: bytes, what: str) -> dict[str, Any]:
     """The JSON object `raw`. Raises SchedulerError where it is none, or `status` is no success."""
     found = decoded(raw, dict[str, Any])
     if not 200 <= status < 300:
-        said = (found or {}).get("message")
-        raise SchedulerError(status, f"{what}: {said or f'status {status}'}")
+        message = (found or {}).get("message")
+        raise SchedulerError(status, f"{what}: {message or f'status {status}'}")
     if found is None:
         raise SchedulerError(0, f"{what}: the answer is no object")
     return found

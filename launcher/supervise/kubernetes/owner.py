@@ -123,7 +123,7 @@ class Pods(ScheduledOwner):
     async def look_on(self) -> None:
         """List, watch, and list again whenever the watch cannot go on from where it was (410, a broken line)."""
         selector = {"labelSelector": ",".join(f"{k}={v}" for k, v in sorted(self._cluster.selector.items()))}
-        pause_s, said = self.pause_s, ""
+        pause_s, failure = self.pause_s, ""
         while True:
             try:
                 listed = await self._api.ask("GET", self._list, query=selector)
@@ -131,7 +131,7 @@ class Pods(ScheduledOwner):
                 self._pods = {uid(pod): pod for pod in (items if isinstance(items, list) else ())}
                 self._take()
                 self._synced.set()
-                at, pause_s, said = version(listed), self.pause_s, ""
+                at, pause_s, failure = version(listed), self.pause_s, ""
                 while True:
                     async for event in self._api.watch(self._list, {**selector, "resourceVersion": at}):
                         at = self._heard(event) or at
@@ -140,8 +140,8 @@ class Pods(ScheduledOwner):
                 await asyncio.sleep(pause_s)
                 if error.status != 410:
                     pause_s = min(self.pause_max_s, pause_s * 2)
-                    if str(error) != said:
-                        said = str(error)
+                    if str(error) != failure:
+                        failure = str(error)
                         _LOG.warning("the pods of this fleet: %s", error)
 
     def _heard(self, event: Mapping[str, Any]) -> str:

@@ -108,8 +108,8 @@ def _code(container: Object) -> int | None:
 
 def _words(thing: Object, otherwise: str) -> str:
     """Reason and message of a status, on one line."""
-    said = [str(thing[key]) for key in ("reason", "message") if thing.get(key)]
-    return " ".join(": ".join(said).split())[:300] or otherwise
+    reasons = [str(thing[key]) for key in ("reason", "message") if thing.get(key)]
+    return " ".join(": ".join(reasons).split())[:300] or otherwise
 
 
 def _map(thing: Object, *path: str) -> Object:

@@ -47,7 +47,7 @@ class Election:
         self._lasts_s = lasts_s
         self._until = 0.0
         self._sight: Sight | None = None
-        self._said = ""
+        self._failure = ""
         self._over = False
 
     @property
@@ -69,10 +69,10 @@ class Election:
             begun = asyncio.get_running_loop().time()
             try:
                 await self._look(begun)
-                self._said = ""
+                self._failure = ""
             except SchedulerError as error:
-                if str(error) != self._said:
-                    self._said = str(error)
+                if str(error) != self._failure:
+                    self._failure = str(error)
                     _LOG.warning("the lease of this fleet: %s", error)
             if self.elected.is_set() and not self.leads:
                 _LOG.warning("this front leads no more: its lease ran out or is another's")

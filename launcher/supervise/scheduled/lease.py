@@ -33,8 +33,8 @@ class Sight(msgspec.Struct, frozen=True):
 def claim_of(lease: Object) -> Claim:
     """What `lease` says; what it lacks is nobody's."""
     spec = lease.get("spec")
-    said = spec if isinstance(spec, dict) else {}
-    holder, lasts, count = (said.get(k) for k in ("holderIdentity", "leaseDurationSeconds", "leaseTransitions"))
+    fields = spec if isinstance(spec, dict) else {}
+    holder, lasts, count = (fields.get(k) for k in ("holderIdentity", "leaseDurationSeconds", "leaseTransitions"))
     return Claim(
         holder=holder if isinstance(holder, str) else "",
         lasts_s=float(lasts) if isinstance(lasts, int) else 0.0,

@@ -122,7 +122,7 @@ class ScheduledOwner(abc.ABC):
         Returns without that where something else is wanted meanwhile.
         """
         self._wanted[name] = wanted
-        pause_s, said = self.pause_s, ""
+        pause_s, failure = self.pause_s, ""
         async with self._turns.setdefault(name, asyncio.Lock()):
             while self._wanted[name] == wanted:
                 try:
@@ -132,9 +132,9 @@ class ScheduledOwner(abc.ABC):
                         raise
                     if error.status == _CONFLICT:
                         continue  # somebody changed it meanwhile: it is read again
-                    if str(error) != said:
-                        said = str(error)
-                        _LOG.warning("%s: %s", name, said)
+                    if str(error) != failure:
+                        failure = str(error)
+                        _LOG.warning("%s: %s", name, failure)
                     await asyncio.sleep(pause_s)
                     pause_s = min(self.pause_max_s, pause_s * 2)
                 else:

@@ -30,10 +30,10 @@ async def queue() -> list[Job]:
 
 async def submit(script: str) -> int:
     """The id of the job that runs `script`. Raises SchedulerError."""
-    said = await _run("sbatch", "--parsable", given=script.encode())
-    number = said.strip().partition(";")[0]
+    output = await _run("sbatch", "--parsable", given=script.encode())
+    number = output.strip().partition(";")[0]
     if not (number.isascii() and number.isdigit()):
-        raise SchedulerError(0, f"sbatch says no job: {said[:200]!r}")
+        raise SchedulerError(0, f"sbatch says no job: {output[:200]!r}")
     return int(number)
 
 
@@ -67,14 +67,14 @@ async def _run(program: str, *words: str, given: bytes | None = None) -> str:
             process.kill()
             await process.wait()
     if process.returncode:
-        said = " ".join(err.decode(errors="replace").split())[:300] or f"exit code {process.returncode}"
-        raise SchedulerError(_status(said), said)
+        output = " ".join(err.decode(errors="replace").split())[:300] or f"exit code {process.returncode}"
+        raise SchedulerError(_status(output), output)
     return out.decode(errors="replace")
 
 
-def _status(said: str) -> int:
+def _status(output: str) -> int:
     """What kind of refusal it is, as HTTP has it."""
-    plain = said.lower()
+    plain = output.lower()
     if any(part in plain for part in _UNSURE):
         return 0
     return 503 if any(part in plain for part in _PASSES) else 422

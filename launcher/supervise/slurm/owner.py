@@ -143,17 +143,17 @@ class Jobs(ScheduledOwner):
 
     async def look_on(self) -> None:
         """See `ScheduledOwner`."""
-        pause_s, said = self.pause_s, ""
+        pause_s, failure = self.pause_s, ""
         while True:
             self._hurry.clear()
             try:
                 await self._look()
-                pause_s, said = self.pause_s, ""
+                pause_s, failure = self.pause_s, ""
                 await self._rest()
             except SchedulerError as error:
-                if str(error) != said:
-                    said = str(error)
-                    _LOG.warning("the jobs of this fleet: %s", said)
+                if str(error) != failure:
+                    failure = str(error)
+                    _LOG.warning("the jobs of this fleet: %s", failure)
                 await asyncio.sleep(pause_s)
                 pause_s = min(self.pause_max_s, pause_s * 2)
 
