@@ -18,12 +18,12 @@ ROUNDS = 11
 ONE = """
 import contextlib, io, sys, time
 from pathlib import Path
-from launcher.cli.inspect import inspect_file
+from launcher.cli.inspect import inspect_files
 small, big = map(Path, sys.argv[1:])
 with contextlib.redirect_stdout(io.StringIO()):
-    inspect_file(small, [], as_json=True, no_color=True)
+    inspect_files([str(small)], [], as_json=True, no_color=True)
     wall, cpu = time.perf_counter(), time.process_time()
-    inspect_file(big, [], as_json=True, no_color=True)
+    inspect_files([str(big)], [], as_json=True, no_color=True)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 print(wall * 1e3, cpu * 1e3)
 """

@@ -194,7 +194,8 @@ class Waker:
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
-                    if self.room.is_there(other):  # else it comes with its next request, a default once there is room
+                    # else it comes with its next request, a default once there is room
+                    if {*self.rivals(other)} <= {runner} and self.room.is_there(other):
                         other.start()
             raise
 

@@ -76,11 +76,10 @@ class World:
         alive = [r for r in self.runners if r.exists]
         groups = [r.spec.unit.exclusive for r in alive if r.spec.unit.exclusive is not None]
         used = sum(needs_bytes(r.spec.unit.memory).get("ram", 0) for r in alive)
-        if len(groups) != len(set(groups)):
-            self.broken.append(f"two owners: {[r.name for r in alive]}")
-        if used > self.budget:
-            self.broken.append(f"{used} of {self.budget}: {[r.name for r in alive]}")
-        assert self.broken == []
+        wrong = [f"two owners: {[r.name for r in alive]}"] if len(groups) != len(set(groups)) else []
+        wrong += [f"{used} of {self.budget}: {[r.name for r in alive]}"] if used > self.budget else []
+        self.broken += wrong
+        assert wrong == []
 
 
 class Simulated(Runner):

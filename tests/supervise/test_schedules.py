@@ -173,6 +173,13 @@ def somewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(schedule=[(0.0, ("ask", "w1", 60, 20)), (0.0, ("ask", "w2", 60, 0.4))], fate=[])
 @example(schedule=[(1, ("ask", "b", 60, 0.4)), (0.001, ("reload", [], True))], fate=[])
 @example(schedule=[(1, ("reload", ["b", "c"], False)), (0.2, ("ask", "a", 60, 0.4))], fate=[])
+@example(
+    schedule=[
+        *[(0.0, ("ask", n, 0.2, 0.0)) for n in "ca"],
+        *[(0.2, ("ask", "c", 0.2, 0.4)), (0.0, ("ask", "b", 0.2, 0.0))],
+    ],
+    fate=[*[(True, 0.01, 0.0)] * 4, (False, 0.01, 0.0)],
+)
 @example(schedule=[(0.2, ("ask", "b", 5, 0.0)), (0.2, ("crash", "b"))], fate=[])
 @example(schedule=[(1, ("leave", "b", 0.2)), (0.0, ("reload", ["w1", "w2"], False))], fate=[])
 @example(schedule=[(0.0, ("ask", n, 60, 0.4)) for n in "bcabca"], fate=[(True, 5, 9)] * 5)
