@@ -23,7 +23,7 @@ def granted(head: Head, guard: Guard, *, is_open: bool, is_control: bool) -> Gra
     if is_open or not guard.has_keys:
         return head.grant
     authorization, x_api_key = head.seen.get(b"authorization"), head.seen.get(b"x-api-key")
-    if head.path == "/" and head.only_looks and authorization is x_api_key is None:
+    if head.path == "/" and head.is_safe and authorization is x_api_key is None:
         return NOTHING  # the page then says how to show one: llama-server's is open, too, and programs look there first
     grant = guard.check_key(authorization, x_api_key)
     grant.check_scope("admin" if is_control or changes_server(head) else "infer")
@@ -34,7 +34,7 @@ def granted(head: Head, guard: Guard, *, is_open: bool, is_control: bool) -> Gra
 
 def changes_server(head: Head) -> bool:
     """Whether a request changes what a server is for everybody: its slots' contents, properties, adapters, models."""
-    return not head.only_looks and head.path.startswith(_FOR_EVERYBODY)
+    return not head.is_safe and head.path.startswith(_FOR_EVERYBODY)
 
 
 def is_for_people(head: Head) -> bool:
@@ -42,7 +42,7 @@ def is_for_people(head: Head) -> bool:
     path = head.path
     if path == "/":
         return head.method == "GET" and b"text/html" in dict(head.forwarded).get(b"accept", b"")
-    return (head.only_looks and (path == "/ui" or path.startswith("/ui/"))) or (
+    return (head.is_safe and (path == "/ui" or path.startswith("/ui/"))) or (
         head.method == "POST" and path == "/ui/enter"
     )
 

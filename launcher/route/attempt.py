@@ -62,14 +62,14 @@ class Attempt(Reply):
     _route: Route | None
     _granted = ""
     """The name that the caller's key must allow, where it is another than the one asked."""
-    _left: tuple[Target, ...] = ()
+    _untried: tuple[Target, ...] = ()
     """Of this tier, not asked yet."""
     _tier = 0
     _failure: HttpError | None = None
     """What is said when nobody is left to ask."""
     _stronger: tuple[str, ...] | None = None
     """Who may still answer what is refused; None: as its first route says."""
-    _chances = 0
+    _oom_retries = 0
     """How often it was asked again after its server ran out of memory."""
     _pings: Pings | None = None
     """What its client gets while it waits."""
@@ -126,7 +126,7 @@ class Attempt(Reply):
         if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
             lease = upstreams.try_lease(target.name)  # there is nothing to choose
         if target is None or lease is None:
-            self._left = route.tiers[0]
+            self._untried = route.tiers[0]
             target = self._choose()
             lease = upstreams.try_lease(target.name)
         if lease is not None and self.head.takes_slot and not target.gate.try_acquire():
@@ -176,7 +176,7 @@ class Attempt(Reply):
 
     def _start_anew(self, route: Route) -> None:
         """Send the request to servers of another route. Raises HttpError."""
-        self._tier, self._left, self._fresh = 0, (), False
+        self._tier, self._untried, self._fresh = 0, (), False
         self.start(route, granted=self._granted or self.asked)
 
     def escalated(self, server: str, to: str, why: str) -> None:
@@ -190,7 +190,7 @@ class Attempt(Reply):
 
     def _choose(self) -> Target:
         """The next server to ask. Raises HttpError when nobody is left, or the caller's key does not allow it."""
-        route, services, only_looks = self._route, self.services, self.head.only_looks
+        route, services, is_safe = self._route, self.services, self.head.is_safe
         assert route is not None  # noqa: S101  # `start` found it
         beginnings: list[int] = []
         if route.has_replicas:
@@ -199,17 +199,17 @@ class Attempt(Reply):
         if route.has_replicas and self.head.conversation:
             preferred = services.conversations.server(self.head.conversation, self.head.grant.name) or preferred
         while True:
-            target = choose(self._left, services.upstreams.state, preferred, not only_looks)
+            target = choose(self._untried, services.upstreams.state, preferred, not is_safe)
             if target is not None and (target.outside is None or self._is_offered(target.outside)):
                 break
             if target is not None:
-                self._left = without(self._left, target)
+                self._untried = without(self._untried, target)
                 continue
             self._tier += 1
-            if only_looks or self._tier >= len(route.tiers):
+            if is_safe or self._tier >= len(route.tiers):
                 raise self._failure or why_none(route.tiers[0], services.upstreams.state, monotonic())
-            self._left = route.tiers[self._tier]
-        self._left = without(self._left, target)
+            self._untried = route.tiers[self._tier]
+        self._untried = without(self._untried, target)
         grant = self.head.grant
         if grant.models is not None and not grant.may_ask(self._granted or self.asked, target.name):
             raise HttpError(403, "model_not_allowed", f"this API key may not ask {self.asked!r}", param="model")
@@ -254,7 +254,7 @@ class Attempt(Reply):
             await gate.acquire(
                 queue_size=front.queue_size,
                 timeout_s=front.queue_timeout_s,
-                others=tuple(t.name for t in self._left),
+                others=tuple(t.name for t in self._untried),
                 priority=self.head.grant.priority,
             )
             try:
@@ -304,7 +304,7 @@ class Attempt(Reply):
             except UpstreamError as unreachable:
                 error = unreachable
             except MovedError:
-                self._left = (*self._left, target)
+                self._untried = (*self._untried, target)
                 target = self._choose()
             else:
                 self._send(connection, body)
@@ -316,11 +316,11 @@ class Attempt(Reply):
         One that ran out of memory is asked again, at most once for each step that it can be started with less.
         """
         self._failure = self._settle_failure(error)
-        if self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory", "unreachable"):
-            self._chances += 1
+        if self._oom_retries < target.unit.rungs and error.reason in ("died", "out_of_memory", "unreachable"):
+            self._oom_retries += 1
             error_text = str(error) if error.reason == "out_of_memory" else ""
             if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, error_text):
-                self._left = (target, *self._left)
+                self._untried = (target, *self._untried)
                 return self._choose()
         if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:
             raise self._failure

@@ -233,7 +233,7 @@ class Exchange(Attempt):
                 target.pool.put_back(connection)
             self.run(self._pursue, target, None)
         elif error.reason == "refused" or (
-            self._chances < target.unit.rungs and error.reason in ("died", "out_of_memory")
+            self._oom_retries < target.unit.rungs and error.reason in ("died", "out_of_memory")
         ):
             if connection is not None:
                 connection.watcher = None  # what it still says is not passed on

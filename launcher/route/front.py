@@ -361,16 +361,16 @@ class Front:
             return "steer"
         if head.path == "/metrics" and b"model=" in head.query:
             return "forward"  # the server's own
-        if head.only_looks and page_of(head.path) is not None:
+        if head.is_safe and page_of(head.path) is not None:
             return "page"
-        if head.only_looks and head.path == "/props":
+        if head.is_safe and head.path == "/props":
             return "props"
         return "forward"
 
     @staticmethod
     def _is_open(head: Head) -> bool:
         """Whether anybody is answered: what is forwarded never is without a key."""
-        page = page_of(head.path) if head.only_looks else None
+        page = page_of(head.path) if head.is_safe else None
         return page is not None and page.is_open
 
     def _has_session(self, head: Head) -> bool:
@@ -379,7 +379,7 @@ class Front:
         key = None if cookies is None else self.sessions.opened_by(cookies)
         if key is None or (key and not self.admits(key)):
             return False
-        return head.only_looks if origin is None else is_same_origin(origin, head.seen.get(b"host"))
+        return head.is_safe if origin is None else is_same_origin(origin, head.seen.get(b"host"))
 
     def admits(self, key: str) -> bool:
         """Whether an API key of that name exists and may look after the fleet."""

@@ -86,11 +86,11 @@ class Head:
         "is_anthropic",
         "is_json",
         "is_plain",
+        "is_safe",
         "keep_alive",
         "kind",
         "lines",
         "method",
-        "only_looks",
         "passes",
         "path",
         "purpose",
@@ -134,7 +134,7 @@ class Head:
         self.expects_continue = version == "1.1" and seen.get(b"expect", b"").lower() == b"100-continue"
         self.is_plain = seen.keys().isdisjoint(_UNUSUAL)
         """llhttp has nothing to do for it but to find its body by its Content-Length."""
-        self.only_looks = method in ("GET", "HEAD")
+        self.is_safe = method in ("GET", "HEAD")  # it changes nothing (RFC 9110 9.2.1)
         self.kind = kind_of(method, self.path)
         self.takes_slot = self.kind != ""
         self.is_anthropic = self.path.startswith("/v1/messages")
@@ -210,7 +210,7 @@ class Head:
 
         `own` are header lines that the front itself adds for this server.
         """
-        if self.only_looks and not body_bytes:
+        if self.is_safe and not body_bytes:
             return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, b"\r\n"))
         length = b"content-length: %d\r\n\r\n" % body_bytes
         return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, length))

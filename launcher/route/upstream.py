@@ -192,7 +192,8 @@ class Connection(asyncio.Protocol):
             if start:  # a whole answer, with the status and the headers of the last
                 self.head_done = self.complete = self._keep_alive = True
                 self.length = b"%d" % (len(data) - start)
-                self.chunks.append(data[start:])
+                if len(data) > start:
+                    self.chunks.append(data[start:])
             else:
                 self._repeated = None
                 if not self._parse(data):
