@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from launcher.base.addresses import is_path, wrong_path
+from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT, PROCESS, VARIABLE, control_character
 from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
@@ -152,7 +153,7 @@ def _decode(
     """
     try:
         plain = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         what = "it is nested too deep" if isinstance(error, RecursionError) else f"it is no JSON: {error}"
         raise ConfigError([_refused("unreadable", source, what)]) from None
     found = plain.get("schema") if isinstance(plain, dict) else None

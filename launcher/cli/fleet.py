@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from launcher import files
+from launcher.base.decoding import UNREADABLE
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
 from launcher.cli.ask import Question, curl
@@ -354,7 +355,7 @@ def stored_request(state: Path) -> UpRequest | Exception:
     """What lies in `state` as the last request of `up`, or why it cannot be read."""
     try:
         return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, *UNREADABLE) as error:
         return error
 
 

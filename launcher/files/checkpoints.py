@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.base.regular import read_regular
 from launcher.errors import ConfigError, Finding, fault
 from launcher.files.atomic import write_atomic, writing
@@ -121,7 +122,7 @@ def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
         wrong = [
             p for p, digest in checkpoint.contents.items() if sha256(read_regular(directory / _inside(p))) != digest
         ]
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, *UNREADABLE) as error:
         raise ConfigError([_damaged(directory, str(error))]) from None
     if checkpoint.name != name or checkpoint.deployment != state_dir.name:
         wrong.append(f"{_RECORD} (it describes {checkpoint.name} of {checkpoint.deployment})")
@@ -244,7 +245,7 @@ def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
 def _read(cache: Path) -> dict[str, _Known]:
     try:
         return msgspec.json.decode(read_regular(cache), type=dict[str, _Known])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, *UNREADABLE):
         return {}
 
 

@@ -9,6 +9,7 @@ from statistics import median
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
 from launcher.ir.measured import Measurement, ReadSpeed
@@ -26,7 +27,7 @@ def read_measured() -> tuple[Measurement, ...]:
     """All of them, oldest first. None where there is no file, or one that an other version wrote."""
     try:
         return msgspec.json.decode(measured_file().read_bytes(), type=tuple[Measurement, ...])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return ()
 
 
@@ -65,7 +66,7 @@ def known_read_speed() -> ReadSpeed | None:
     """What was measured last; None where nothing was, or by an other version."""
     try:
         return msgspec.json.decode(read_speed_file().read_bytes(), type=ReadSpeed)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNREADABLE):
         return None
 
 

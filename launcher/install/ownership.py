@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT
 from launcher.errors import ConfigError
 from launcher.install.layout import Layout, not_ours
@@ -61,7 +62,7 @@ def read_record(deployment: str, layout: Layout) -> Record | None:
         return None
     try:
         record = msgspec.json.decode(found.data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, str(error)) from None
     if record.deployment != deployment:
         raise _damaged(path, f"it describes {record.deployment!r}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from launcher import __version__
+from launcher.base.decoding import UNREADABLE
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
 from launcher.route.openapi import openapi
@@ -219,7 +220,7 @@ async def _body(request: Request, kind: type[T]) -> T:
             raise ApiError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ApiError(400, "invalid_request", str(error)) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.fleet import RouteTarget
 from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
@@ -49,7 +50,7 @@ def filtered(body: bytes, defaults: dict[str, object], given: dict[str, object],
     """
     try:
         sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         if not given and not strip:
             return body
         message = "this server takes plain JSON objects only: some keys of a request are set or taken out"

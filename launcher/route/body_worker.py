@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.route.body import filtered
 from launcher.route.media import media_in
 from launcher.route.peek import BOM, peek
@@ -66,7 +67,7 @@ def outline(body: bytes) -> bytes:
         for key in ("messages", "input", "prompt"):
             if key in sent and key not in kept:
                 kept[key] = _last(msgspec.json.decode(sent[key]))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body is no JSON object: {error}") from None
     return msgspec.json.encode(kept)
 

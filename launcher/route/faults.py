@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import Upstreams
 from launcher.route.breaker import CLOSED
 from launcher.route.identity import answered
@@ -198,7 +199,7 @@ def traits_of(caller: str, path: str, body: bytes) -> RequestTraits:
         body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
     try:
         sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         sent = {}
     rare = sorted(sent.keys() - _ORDINARY)
     kind = hashlib.sha256(msgspec.json.encode([caller, path, rare])).digest() if rare else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.fleet import RoutingTable
 from launcher.route.problem import HttpError
 
@@ -44,7 +45,7 @@ def media_in(body: bytes) -> frozenset[str]:
     """The media that a chat contains; none where it is no chat that can be read."""
     try:
         chat = _DECODE(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return frozenset()
     messages = [*chat.messages, *(chat.input if isinstance(chat.input, list) else [])]
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.fleet import RouteTarget
 from launcher.route.listing import n_ctx
 from launcher.route.problem import HttpError
@@ -97,7 +98,7 @@ def asked_of(body: bytes) -> OllamaRequest:
     """A body. Raises HttpError 400."""
     try:
         asked = msgspec.json.decode(body or b"{}", type=OllamaRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body is not understood: {error}") from None
     asked.model = asked.model or asked.name
     if not asked.model:
@@ -360,7 +361,7 @@ def _read(data: bytes, kind: type[_Said]) -> _Said:
     """What a server said, as it should have. Raises HttpError."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise HttpError(502, "upstream_garbage", "the server's answer is none of OpenAI's API") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import UnavailableError
 from launcher.route import listing, ollama_api
 from launcher.route.access import changes_server
@@ -42,7 +43,7 @@ async def _router(services: Services[Exchange], exchange: Exchange, _: int) -> N
         return
     try:
         name = msgspec.json.decode(exchange.body or b"{}", type=_Named).model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body must be a JSON object with `model`: {error}") from None
     target = exchange.view.route(name).tiers[0][0] if name else None
     if target is None:

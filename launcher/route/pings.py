@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import Upstreams
 from launcher.route.body import BIG_BYTES
 from launcher.route.body_reader import BodyReader
@@ -100,7 +101,7 @@ def asks_stream(body: bytes) -> bool:
     """Whether a JSON body asks for a stream; False for what is none."""
     try:
         return msgspec.json.decode(body.removeprefix(BOM), type=_Asked).stream
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
 
 

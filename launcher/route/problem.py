@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Refusal
 
 Shape = Literal["openai", "anthropic"]
@@ -121,7 +122,7 @@ def answered_otherwise(status: int, body: bytes) -> HttpError:
     """A server's answer that is not what was asked for, as an error: in its own words, where it says some."""
     try:
         found = msgspec.json.decode(body, type=dict)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         found = {}
     error = found.get("error")
     error = error if isinstance(error, dict) else {}

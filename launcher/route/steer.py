@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Refusal
 from launcher.route.endpoint import CONTROL, LOOKUP
 from launcher.route.exchange import Exchange
@@ -122,5 +123,5 @@ def _decoded(body: bytes, kind: type[T]) -> T:
     """The JSON body as `kind`. Raises HttpError 400."""
     try:
         return msgspec.json.decode(body.removeprefix(BOM) or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body is not what is expected here: {error}") from None

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from launcher.base.decoding import UNREADABLE
+
 _LENGTHS = (256, 1024, 4096, 16384)
 """Bytes of a prompt's beginning that are remembered, each beside the shorter ones."""
 _ENTRIES = 8192
@@ -29,7 +31,7 @@ def beginning(body: bytes) -> bytes:
     """What a request's prompt begins with, as far as it is remembered."""
     try:
         found = _DECODER.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return b""
     parts = (found.system, found.messages, found.prompt, found.input)
     return b"".join(bytes(memoryview(part)[: _LENGTHS[-1]]) for part in parts)[: _LENGTHS[-1]]

@@ -45,8 +45,9 @@ def test_the_newest_of_a_key_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(read_measured()) == KEPT
     assert not {"a", "b"} & {m.key for m in read_measured()}
     assert msgspec.json.decode(measured_file().read_bytes())
-    measured_file().write_text("{")
-    assert read_measured() == ()
+    for damaged in (b"{", b'[{"key": "\xff"}]', b'[{"touched": ' + b"[" * 100_000):
+        measured_file().write_bytes(damaged)
+        assert read_measured() == ()
     monkeypatch.setenv("LAUNCH_STATE_DIR", "/proc/none")
     with pytest.raises(HostError, match="cannot"):
         keep_measured([])
