@@ -71,10 +71,10 @@ class Pool(WarmPool):
         )
         table = msgspec.structs.replace(routes(fleet, 1), orchestration=parts)
         super().__init__(fleet, table, available=dict)
-        self._child = cast("Any", self)  # somebody to be told things
+        self._child = cast("Any", self)  # somebody who takes commands
         self._watch()
 
-    def _say(self, **command: Any) -> None:
+    def _command(self, **command: Any) -> None:
         """As the child: look at a file, read and lock it, let it go."""
         if (key := command.get("watch")) is not None:
             self._loop.call_soon(self._tell_of, key)

@@ -82,14 +82,14 @@ async def pool(tmp_path: Path, no_orphans: None) -> AsyncIterator[Pool]:
         *,
         free_bytes: int,
         available: int = 10**12,
-        tell: Callable[[Happened], None] = lambda _: None,
+        emit: Callable[[Happened], None] = lambda _: None,
         **config: Any,
     ) -> WarmPool:
         for name in names:
             cold(tmp_path / name)
         fleet = fleet_of(tmp_path, names, free_bytes)
         table = msgspec.structs.replace(routes(fleet, 9), orchestration=section(names, **config))
-        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}, emit=tell))
+        made.append(WarmPool(fleet, table, available=lambda: {"ram": available}, emit=emit))
         made[-1].start()
         return made[-1]
 
