@@ -102,7 +102,7 @@ async def test_the_request_succeeds_without_resending(fleet: Any, free_port: Fre
     await supervisor.start()
     async with front_of(supervisor, free_port()) as client:
         answers = await asyncio.gather(*(ask(client, "worker") for _ in range(6)))
-        assert [a.status_code for a in answers] == [200] * 6
+        assert [a.status_code for a in answers] == [200] * 6, [a.text for a in answers]
     assert taken(watcher) == ["1/2: rung 1", "2/2: rung 2"]
 
 
