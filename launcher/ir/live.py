@@ -140,6 +140,8 @@ class Lease(msgspec.Struct, eq=False):
     address: tuple[str, int] | None = None
     """Host and port (or path and 0) of the process; None: as the routes say. While a reload goes on the routes may name
     those of the next process already."""
+    granted_at: float = 0.0
+    """A time of the loop, where somebody may ask what has become of the server since."""
 
     def release(self, *, ok: bool) -> None:
         """The request has ended; `ok` False when the server failed it, or was never asked. A second call is void."""
@@ -203,7 +205,8 @@ class Upstreams(Protocol):
     async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
         """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
 
-        `since`: when the request was sent, a time of the loop. `said`: what a server that lives says of its memory.
+        `since`: when its lease was granted, a time of the loop. `error_text`: what a server that lives says of its
+        memory.
         """
 
 

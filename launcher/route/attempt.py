@@ -315,11 +315,12 @@ class Attempt(Reply):
 
         One that ran out of memory is asked again, at most once for each step that it can be started with less.
         """
+        since = 0.0 if self._lease is None else self._lease.granted_at
         self._failure = self._settle_failure(error)
         if self._oom_retries < target.unit.rungs and error.reason in ("died", "out_of_memory", "unreachable"):
             self._oom_retries += 1
             error_text = str(error) if error.reason == "out_of_memory" else ""
-            if await self.services.upstreams.retry_after_oom(target.name, self._sent_at, error_text):
+            if await self.services.upstreams.retry_after_oom(target.name, since, error_text):
                 self._untried = (target, *self._untried)
                 return self._choose()
         if error.reason not in ("unreachable", "wrong_server", "refused") or target.is_control:

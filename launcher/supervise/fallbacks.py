@@ -9,7 +9,6 @@ restarted for ever. `degrade`, `restore` and `may_restore` are pure.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 
 import msgspec
@@ -31,8 +30,6 @@ OUT_OF_MEMORY_CODES = frozenset(
     }
 )
 """Diagnoses after which the same start would most likely end the same way, and a smaller one would not."""
-_NOTICE_S = 2.0
-"""How long the end of a process may take to be noticed after its connection broke (it may write a core, or a trace)."""
 
 
 class Degradation(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +90,6 @@ class Fallbacks:
         self.planned = planned
         self.degradation = Degradation()
         self.spec = planned
-        self._degraded = asyncio.Event()
         self._landed: tuple[str, int] | None = None
 
     def land(self, address: tuple[str, int] | None) -> None:
@@ -139,8 +135,6 @@ class Fallbacks:
         if lower is None:
             return False
         self._use(lower)
-        degraded, self._degraded = self._degraded, asyncio.Event()
-        degraded.set()
         return True
 
     def restore(self, available: Mapping[str, int], *, running: bool) -> bool:
@@ -162,14 +156,6 @@ class Fallbacks:
     def degraded_since(self, since: float) -> bool:
         """Whether it went down at or after `since`, a time of the loop."""
         return self.degradation.degraded_at is not None and self.degradation.degraded_at >= since
-
-    async def wait_degraded(self, since: float) -> bool:
-        """Whether it went down since then, or does so within the time that an end takes to be noticed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_NOTICE_S):
-                while not self.degraded_since(since):
-                    await self._degraded.wait()
-        return self.degraded_since(since)
 
     def _use(self, degradation: Degradation) -> None:
         self.degradation = degradation

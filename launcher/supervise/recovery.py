@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 
 from launcher.ir.live import UnavailableError
@@ -9,12 +11,16 @@ from launcher.supervise import events
 from launcher.supervise.fallbacks import OUT_OF_MEMORY
 from launcher.supervise.runner import Runner
 
+_NOTICE_S = 5.0
+"""How long a process may take to end after its connection broke: it may write a core, or a trace."""
+
 
 async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_timeout_s: float) -> bool:
     """Whether a request that failed may be asked again, because its server ran out of memory and is started with less.
 
-    `since`: when the request was sent, a time of the loop. `said`: the server's own words, when it lives and answered
-    that it is out of memory; then it is drained and started anew. A server without a fallback left gives no chance.
+    `since`: when it was granted its lease, a time of the loop: the server may have ended before it was sent.
+    `error_text`: the server's own words, when it lives and answered that it is out of memory; then it is drained and
+    started anew. A server without a fallback left gives no chance.
     """
     fallbacks = runner.fallbacks
     if not fallbacks.planned.fallbacks:
@@ -25,7 +31,13 @@ async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_t
             runner.broken(f"out of memory in a request: {error_text}", OUT_OF_MEMORY)
     if error_text and not fallbacks.left and not fallbacks.degraded_since(since):
         return False
-    return await fallbacks.wait_degraded(since)
+    pid = runner.pid
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_NOTICE_S):  # until it is known how the process ended, if it did
+            await runner.wait_while(
+                lambda: pid is not None and runner.pid == pid and not fallbacks.degraded_since(since)
+            )
+    return fallbacks.degraded_since(since)
 
 
 def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:

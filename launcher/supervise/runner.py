@@ -128,7 +128,7 @@ class Runner:
     def grant(self, name: str) -> Lease:
         """A lease on it as `name`, in flight from now on."""
         self.in_flight += 1
-        return Lease(name, self._released, address=self.address)
+        return Lease(name, self._released, address=self.address, granted_at=asyncio.get_running_loop().time())
 
     def _released(self, ok: bool) -> None:
         self.in_flight -= 1

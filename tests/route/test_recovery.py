@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
+from launcher.ir.live import Lease
 from launcher.route import Front
 from launcher.route.oom import said_out_of_memory
 from tests.route.fleet import OK, SSE_HEAD, FakeFleet, Upstream, ask, chunked, post, running, table, target
@@ -52,6 +54,9 @@ def test_any_other_answer_passes(is_events: bool, parts: list[bytes], held: int)
     assert told(parts, is_events=is_events) == ("", held)
 
 
+GRANTED_AT = 17.0
+
+
 class Stepping(FakeFleet):
     """Servers that can be started with less, once."""
 
@@ -60,8 +65,14 @@ class Stepping(FakeFleet):
         super().__init__()
         self.said: list[str] = []
 
+    def try_lease(self, name: str) -> Lease | None:
+        """Granted before it is sent."""
+        lease = super().try_lease(name)
+        return None if lease is None else msgspec.structs.replace(lease, granted_at=GRANTED_AT)
+
     async def retry_after_oom(self, name: str, since: float, said: str = "") -> bool:
         """Yes."""
+        assert since == GRANTED_AT
         self.said.append(said)
         return True
 

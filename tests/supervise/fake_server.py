@@ -33,6 +33,7 @@ FAULTS = (
     "oom-at-start",  # ends as one that cannot allocate its K/V cache
     "segv-loading",  # dies without a word, as a llama-server that was refused its K/V cache and lost its last lines
     "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
+    "oom-lingering",  # the same, and its connection breaks 2.5 s before it is gone: it writes a core
     "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
     "die-after-ready",  # exits with 3 when it is asked for its health after the first completion: it was found ready
     "mute-once",  # ends without a word the first time (the file --note is there then), with its reason the second
@@ -79,6 +80,11 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(float(body.get("sleep_s", 0)))
         if Handler.tokens and "oom-dying" in self.options.fault:
             say("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory")
+            os.abort()
+        if Handler.tokens and "oom-lingering" in self.options.fault:
+            say("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory")
+            self.connection.shutdown(socket.SHUT_RDWR)
+            time.sleep(2.5)
             os.abort()
         if Handler.tokens and "oom-living" in self.options.fault:
             self.answer(500, {"error": {"code": 500, "message": "decode() failed: std::bad_alloc"}})

@@ -92,7 +92,7 @@ async def test_only_out_of_memory_goes_down(fleet: Any, free_port: FreePort) -> 
     assert taken(watcher) == []
 
 
-@pytest.mark.parametrize("fault", ["oom-dying", "oom-living"])
+@pytest.mark.parametrize("fault", ["oom-dying", "oom-lingering", "oom-living"])
 async def test_the_request_succeeds_without_resending(fleet: Any, free_port: FreePort, fault: str) -> None:
     """A server dies of, or reports, out-of-memory twice: one request, one 200, two rungs, six clients alike."""
     unit = laddered("worker", free_port(), (fault,), (fault,), (), slots=2)
@@ -104,6 +104,23 @@ async def test_the_request_succeeds_without_resending(fleet: Any, free_port: Fre
         answers = await asyncio.gather(*(ask(client, "worker") for _ in range(6)))
         assert [a.status_code for a in answers] == [200] * 6, [a.text for a in answers]
     assert taken(watcher) == ["1/2: rung 1", "2/2: rung 2"]
+
+
+async def test_a_server_may_end_before_what_was_granted_is_sent(fleet: Any, free_port: FreePort) -> None:
+    """What counts is when its lease was granted; who is granted one later is not asked again for that."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("oom-dying",), ()))
+    await supervisor.start()
+    lease = supervisor.try_lease("worker")
+    with pytest.raises(httpx.HTTPError):
+        async with httpx.AsyncClient() as direct:
+            await direct.post(f"http://127.0.0.1:{supervisor.status().processes[0].port}/completion", json={})
+    await watcher.until(events.RungTaken, "worker")
+    assert await supervisor.retry_after_oom("worker", lease.granted_at)
+    lease.release(ok=False)
+    later = await supervisor.acquire("worker", 20)
+    assert later.granted_at > lease.granted_at
+    later.release(ok=True)
+    assert taken(watcher) == ["1/1: rung 1"]
 
 
 async def test_a_request_that_no_rung_can_serve_is_told_so(fleet: Any, free_port: FreePort) -> None:
