@@ -77,7 +77,7 @@ def compile_fleet(
     Python's search for cycles rests meanwhile: nearly all that is made here stays, and looking at it again and again
     takes a quarter of the time of a fleet of thousands.
     """
-    # before it rests: Hydra's grammars made at the edge of a memory arena had the kernel give and take it 15,000 times
+    # before it rests: Hydra's grammars, made meanwhile, lie where the kernel gives and takes an arena 15,000 times
     import launcher.config.composing  # noqa: F401
 
     searching = gc.isenabled()

@@ -57,7 +57,7 @@ class Announcer:
     """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
     def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], Question | None] | None) -> None:
-        """`say` is called with the front's address, and gives the question that it asks; None: nothing is said."""
+        """`on_ready` is called with the front's address, and gives the question that it asks."""
         self._show, self._on_ready = show, on_ready
         self.question: Question | None = None
         self.was_ready = False

@@ -68,18 +68,18 @@ def _file(program: str) -> tuple[int, ...]:
 def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
     until = monotonic() + timeout_s
     scope, env = ProcessScope(), {**passed_on(os.environ), **env}
-    heard_bytes: dict[Any, bytearray] = defaultdict(bytearray)
+    heard_from: dict[Any, bytearray] = defaultdict(bytearray)
     with scope, scope.start(words, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
             for stream, data in heard(child, until):
-                heard_bytes[stream] += data
-                if sum(map(len, heard_bytes.values())) > SAID_MAX:
+                heard_from[stream] += data
+                if sum(map(len, heard_from.values())) > SAID_MAX:
                     raise NoAnswerError(f"wrote more than {SAID_MAX // 1024**2} MiB")
             wait_for_end(child, until)
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
     return Said(
-        child.returncode, *(heard_bytes[stream].decode(errors="replace") for stream in (child.stdout, child.stderr))
+        child.returncode, *(heard_from[stream].decode(errors="replace") for stream in (child.stdout, child.stderr))
     )
 
 

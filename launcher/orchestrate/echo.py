@@ -16,11 +16,11 @@ _ANNOUNCED = r"(?:(?:sure|okay|certainly)\W+)?here(?: is|'s| are) (?:(?:the|your
 
 
 class Echo:
-    """Takes the sentences of `prompts` out of a worker's text, but for those that the client `said` itself."""
+    """Takes the sentences of `prompts` out of a worker's text, but for those that the client wrote itself."""
 
-    def __init__(self, prompts: Sequence[str], answer: str) -> None:
+    def __init__(self, prompts: Sequence[str], client_text: str) -> None:
         """Letter case and white space do not matter."""
-        known = " ".join(answer.lower().split())
+        known = " ".join(client_text.lower().split())
         sentences = {" ".join(s.split()) for prompt in prompts for s in _SENTENCE_END.split(prompt)}
         ours = [s for s in sentences if len(s.split()) >= _LEAST_WORDS and s.lower() not in known]
         bare = {s.rstrip(".:!?") for s in ours}

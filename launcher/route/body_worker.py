@@ -46,9 +46,8 @@ def reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
     try:
         if question.what == "model":
             content_type, query, header = question.args
-            return BodyReply(
-                value=(peek(body, content_type, query, header), beginning(body), sorted(media_in(body)))
-            ), b""
+            found = peek(body, content_type, query, header), beginning(body), sorted(media_in(body))
+            return BodyReply(value=found), b""
         if question.what == "outline":
             changed = outline(body)
         else:

@@ -35,7 +35,7 @@ class Exchange(Attempt):
     _is_events: bool
     orchestration: asyncio.Task[None] | None = None
     """Somebody else who answers, see `hand_over`."""
-    tokens: tuple[int, int] = (0, 0)
+    tokens: tuple[int, int] = NO_TOKENS
     """Of prompt and answer, as the server reported them."""
     parts = 0
     """Events of a stream so far."""

@@ -278,9 +278,9 @@ class OllamaAnswer:
             self._finish = choice.finish_reason or self._finish
             delta = choice.delta or Delta()
             for call in delta.tool_calls or ():
-                known, answer = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
-                known[0] += answer.name or ""
-                known[1] += answer.arguments or ""
+                known, spoken = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
+                known[0] += spoken.name or ""
+                known[1] += spoken.arguments or ""
             text, thinking = delta.content or choice.text or "", delta.reasoning_content or ""
             if text or thinking:
                 yield self._message(text, thinking, {}) | {"done": False}

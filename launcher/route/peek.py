@@ -67,14 +67,15 @@ def peek_json(body: bytes) -> str | None:
     An array (`/lora-adapters`) names none.
     """
     _seen.clear()
+    body = body.removeprefix(BOM)
     try:
         if len(body) > _SMALL_BYTES:
-            _DECODE_TYPED(body.removeprefix(BOM))
-        _DECODE(body.removeprefix(BOM))
+            _DECODE_TYPED(body)
+        _DECODE(body)
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise _no_name(str(error)) from None
-        if body.removeprefix(BOM).lstrip()[:1] != b"[":
+        if body.lstrip()[:1] != b"[":
             raise HttpError(400, "invalid_json", f"the body must be a JSON object: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HttpError(400, "invalid_json", f"the body is not JSON: {error}") from None
