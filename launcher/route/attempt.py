@@ -1,8 +1,8 @@
-"""One request on its way to a server: who is asked, what is held for it, what an attempt comes to. I/O.
+"""How a request gets to a server: which one is asked, what is held for it, and what each attempt results in. I/O.
 
-Callbacks do it all where nothing has to be waited for: a request that finds a free slot and an idle connection needs
-no task; all else runs in `_pursue`, until the request is sent or refused. `_settle` gives back what an attempt held
-and counts it.
+Callbacks do everything while nothing has to be waited for: a request that finds a free slot and an idle connection
+needs no task. Anything else runs in `_pursue`, until the request is sent or refused. `_settle` gives back what an
+attempt held, and counts it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
 LEFT = 499
-"""Counted for a client that left; never sent."""
+"""Status noted for a client that disconnected (nginx's); never sent."""
 
 
 class Attempt(Reply):
-    """A request, up to when it is sent; `Exchange` has its answer."""
+    """A request until it is sent; `Exchange` adds its answer."""
 
     __slots__ = (
         "_before",
@@ -50,49 +50,49 @@ class Attempt(Reply):
     )
     services: Services[Any]
     named: str
-    """The name that its client asked for, as it was written."""
+    """The model name in the request, as its client wrote it."""
     asked: str
     target: Target | None
-    """The server that was asked last."""
+    """The server asked last."""
     decision = ""
-    """Why it goes where it goes, where an orchestrator said so."""
+    """Why an orchestrator chose this server; "" without one."""
     beginning: bytes | None = None
     media: frozenset[str] | None = None
-    """Its prompt's beginning and media, where another process read it."""
+    """Beginning and media of a big prompt, read by the worker process."""
     _route: Route | None
     _granted = ""
-    """The name that the caller's key must allow, where it is another than the one asked."""
+    """The name that the caller's key must allow, where it is not the one asked."""
     _untried: tuple[Target, ...] = ()
-    """Of this tier, not asked yet."""
+    """Servers of the present tier that were not asked yet."""
     _tier = 0
     _failure: HttpError | None = None
-    """What is said when nobody is left to ask."""
+    """The answer when no server is left to ask."""
     _stronger: tuple[str, ...] | None = None
-    """Who may still answer what is refused; None: as its first route says."""
+    """Servers that may still answer what is refused; None: those of its first route."""
     _oom_retries = 0
-    """How often it was asked again after its server ran out of memory."""
+    """Retries after its server ran out of memory."""
     _pings: Pings | None = None
-    """What its client gets while it waits."""
+    """Sends comments to a streaming client while its request waits."""
     _lease: Lease | None
     _slot: bool
     _connection: Connection | None
     _fresh = False
-    """Its connection was made for it."""
+    """Its connection was made for it, not taken from the pool."""
     _sent_at: float
     _heard_at: float
-    """When its server was asked, and when it last said something."""
+    """When its server was asked, and when the last byte came from it (monotonic clock)."""
     _before: bytes
     _last: bytes
-    """The answer's last two parts."""
+    """The last two parts of the answer."""
 
     def progress(self) -> None:
-        """Something of the answer came, or it will not come."""
+        """Called by the connection: a part of the answer came, or will not come."""
         raise NotImplementedError
 
     def start(self, route: Route, *, granted: str = "") -> None:
-        """Send the request to a server of `route`, now or else when it can be. Raises HttpError.
+        """Send the request to a server of `route`, now or when one is available. Raises HttpError.
 
-        `granted` is the name that the caller's key must allow, where it is another.
+        `granted`: the name that the caller's key must allow, where it is another.
         """
         self.asked = route.name
         self._route = route
@@ -121,7 +121,7 @@ class Attempt(Reply):
             self._send(connection, body)
 
     def _first(self, route: Route) -> tuple[Target, Lease | None]:
-        """Whom to ask first, and a lease on it, with a slot; None where that has to be waited for. Raises HttpError."""
+        """The server to ask first and a lease with a slot on it; None: to be waited for. Raises HttpError."""
         target, lease, upstreams = route.sole, None, self.services.upstreams
         if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
             lease = upstreams.try_lease(target.name)  # there is nothing to choose
@@ -135,19 +135,19 @@ class Attempt(Reply):
         return target, lease
 
     def _require_harmless(self) -> None:
-        """Raises HttpError for a request like one that ended servers."""
+        """Raises HttpError for a request like those that crashed servers."""
         faults = self.services.faults
         if monotonic() < faults.guarded_until and not self.is_question:
             faults.require_harmless(self._traits())
 
     def start_at(self, target: Target) -> None:
-        """Have `target`, which is no server of the table, answer."""
+        """Send the request to `target`, which is no server of the table."""
         self._admitted(target, Lease(target.name), math.inf)
         self._slot = False
         self.run(self._pursue, target, None)
 
     def _reroutes(self, route: Route) -> bool:
-        """Send a chat with images or audio to a server that takes them. Raises HttpError where none is named."""
+        """Send a chat with images or audio to a server that accepts them. Raises HttpError if there is none."""
         is_read = route.lacks and self.head.kind in WRITTEN
         found = self.services.route_for_media(self, route) if is_read else None
         if found is None:
@@ -157,7 +157,7 @@ class Attempt(Reply):
         return True
 
     def _escalates(self, connection: Connection) -> bool:
-        """Have a stronger server answer what this one refuses, where the routing names one. Raises HttpError."""
+        """Send what this server refused to a stronger one, if the routing names one. Raises HttpError."""
         route, target = self._route, self.target
         if self._stronger is None:
             self._stronger = route.stronger if route is not None and self.head.kind in STREAMING else ()
@@ -175,12 +175,12 @@ class Attempt(Reply):
         return True
 
     def _start_anew(self, route: Route) -> None:
-        """Send the request to servers of another route. Raises HttpError."""
+        """Send the request by another route. Raises HttpError."""
         self._tier, self._untried, self._fresh = 0, (), False
         self.start(route, granted=self._granted or self.asked)
 
     def escalated(self, server: str, to: str, why: str) -> None:
-        """`to` answers in place of `server`: counted, in the journal, and in the answer's head unless that is out."""
+        """Record that `to` answers in place of `server`: in metrics, journal, and headers not yet sent."""
         self.services.escalations[server, to, why] += 1
         step = f"escalation={server}>{to}; why={why}"
         self.decision = f"{self.decision}; {step}" if self.decision else step
@@ -189,7 +189,7 @@ class Attempt(Reply):
     # --- admission --------------------------------------------------------------------------------------------
 
     def _choose(self) -> Target:
-        """The next server to ask. Raises HttpError when nobody is left, or the caller's key does not allow it."""
+        """The next server to ask. Raises HttpError if none is left, or the caller's key does not allow it."""
         route, services, is_safe = self._route, self.services, self.head.is_safe
         assert route is not None  # noqa: S101  # `start` found it
         beginnings: list[int] = []
@@ -218,13 +218,13 @@ class Attempt(Reply):
         return target
 
     def _is_offered(self, outside: Outside) -> bool:
-        """Whether a server that is not ours may be asked this; what is said where nobody else is."""
+        """Whether an outside server may be asked; if not, its refusal is kept as the answer of last resort."""
         refusal = outside.refusal(self.head)
         self._failure = self._failure or refusal
         return refusal is None
 
     def _admitted(self, target: Target, lease: Lease, timeout_s: float) -> None:
-        """`target` is asked from now on: a lease on it is held, and a slot where one is needed."""
+        """Ask `target`: a lease on it is held, and a slot where one is needed."""
         self.target = target
         self._lease = lease
         self._slot = self.head.takes_slot
@@ -238,10 +238,10 @@ class Attempt(Reply):
         self.client.answer_by(now + timeout_s * LOOK)
 
     async def _admit(self, target: Target) -> None:
-        """Wait for a lease on `target` and a slot of it. Raises UnavailableError, HttpError.
+        """Wait for a lease on `target` and one of its slots. Raises UnavailableError, HttpError.
 
-        Who queues for a slot holds no lease: a server that takes turns with others may have to go meanwhile. It is
-        started again for who then has a slot.
+        A request that queues for a slot holds no lease: a server that takes turns with others may have to stop
+        meanwhile. Once the request has a slot, the server is started again.
         """
         assert self._route is not None  # noqa: S101  # `start` found it
         upstreams, front, gate = self.services.upstreams, self.view.table.front, target.gate
@@ -265,7 +265,7 @@ class Attempt(Reply):
         self._admitted(target, lease, timeout_s)
 
     async def _pursue(self, target: Target, error: UpstreamError | None) -> None:
-        """Send the request to `target`, and where that fails to others; after `error`, if it failed before."""
+        """Send the request to `target`, or to others if that fails. `error`: it has failed already."""
         every_s, services = self.view.table.front.ping_after_s, self.services
         may_stream = self._route is not None and self.head.kind in STREAMING and not self.is_question
         if self._pings is None and every_s > 0 and may_stream:
@@ -311,9 +311,9 @@ class Attempt(Reply):
                 return
 
     async def _after(self, target: Target, error: UpstreamError) -> Target:
-        """Whom to ask after `target` failed the request before it answered anything. Raises HttpError for nobody.
+        """The server to ask after `target` failed before its answer began. Raises HttpError if there is none.
 
-        One that ran out of memory is asked again, at most once for each step that it can be started with less.
+        A server that ran out of memory is asked again, at most once for each step by which it can be reduced.
         """
         since = 0.0 if self._lease is None else self._lease.granted_at
         self._failure = self._settle_failure(error)
@@ -328,7 +328,7 @@ class Attempt(Reply):
         return self._choose()
 
     def _needs_worker(self, target: Target) -> bool:
-        """Whether the body is changed for `target`, and too big for that to be done here."""
+        """Whether the body must be changed for `target` and is too big to do that in this process."""
         is_changed_here = target.outside is not None and is_form(self.head.content_type)
         return target.changes_bodies and self.head.takes_slot and len(self.body) > BIG_BYTES and not is_changed_here
 
@@ -352,7 +352,7 @@ class Attempt(Reply):
 
     @property
     def is_sent(self) -> bool:
-        """A server works on it."""
+        """Whether a server works on it."""
         return self._connection is not None
 
     def _owner(self, target: Target) -> Owner:
@@ -361,7 +361,7 @@ class Attempt(Reply):
     # --- what it comes to -------------------------------------------------------------------------------------
 
     def _settle_failure(self, error: UpstreamError) -> HttpError:
-        """Account for a failure of the server; what a client is told of it."""
+        """Account for a failure of the server; returns what the client is told."""
         target = self.target
         assert target is not None  # noqa: S101  # it was asked
         problem = error.as_http(target.name)
@@ -375,7 +375,7 @@ class Attempt(Reply):
         return traits_of(f"{self.head.grant.name} {self.client.peer}", self.head.path, self.body)
 
     def _abandon(self) -> None:
-        """Account for an attempt that was given up for no fault of the server."""
+        """Account for an attempt given up through no fault of the server."""
         if self._lease is not None and self.target is not None:
             self.target.abandoned()
             self._settle(LEFT)
@@ -401,5 +401,5 @@ class Attempt(Reply):
 
 
 def without(targets: tuple[Target, ...], target: Target) -> tuple[Target, ...]:
-    """All but `target`."""
+    """`targets` without `target`."""
     return tuple(t for t in targets if t is not target)

@@ -10,20 +10,20 @@ from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 BIG_BYTES = 512 * 1024
-"""Bodies beyond this are read by another process (`launcher.route.body_reader`): the worst here takes 5 ms. They are no
-`bytes` but the `bytearray` that their parts were added to as they came: to copy 64 MB takes 50 ms in which nobody is
+"""Bodies beyond this are read by another process (`launcher.route.body_reader`); smaller ones take at most 5 ms here.
+They are no `bytes` but the `bytearray` that their parts were added to: copying 64 MB takes 50 ms in which nobody is
 served."""
 
 
 def changes_bodies(unit: RouteTarget) -> bool:
-    """Whether `unit`'s entry asks for a change at all."""
+    """Whether the entry asks for any change."""
     return bool(unit.request_defaults or unit.request_set or unit.request_strip or unit.faces)
 
 
 def for_target(body: bytes, unit: RouteTarget, asked: str = "") -> bytes:
-    """`body` as `unit` gets it, being asked by the name `asked`: unchanged where its entry asks for nothing.
+    """`body` as `unit` gets it when asked by the name `asked`: unchanged where its entry asks for nothing.
 
-    Raises HttpError 400 for one that cannot be changed where something must be set or taken out.
+    Raises HttpError 400 for a body that cannot be changed where something must be set or taken out.
     """
     if not changes_bodies(unit) or not body:
         return body
@@ -31,7 +31,7 @@ def for_target(body: bytes, unit: RouteTarget, asked: str = "") -> bytes:
 
 
 def changes_for(unit: RouteTarget, asked: str) -> tuple[dict[str, object], dict[str, object], tuple[str, ...]]:
-    """Keys that are added, set and taken out for who asks `unit` by the name `asked`."""
+    """Keys that are added, set and taken out for requests to `unit` by the name `asked`."""
     face = unit.faces.get(asked)
     if face is None:
         return unit.request_defaults, unit.request_set, unit.request_strip
@@ -45,8 +45,8 @@ def changes_for(unit: RouteTarget, asked: str) -> tuple[dict[str, object], dict[
 def filtered(body: bytes, defaults: dict[str, object], given: dict[str, object], strip: tuple[str, ...]) -> bytes:
     """`body` without the keys of `strip`, with `given` over it and `defaults` under it; other values verbatim.
 
-    Unchanged if there is nothing to change. What is no JSON object, llama-server may still read as one (a byte order
-    mark, nesting beyond any parser of ours, a form): HttpError 400, unless there are only defaults.
+    Unchanged if there is nothing to change. Raises HttpError 400 for what is no JSON object but llama-server may still
+    read as one (a byte order mark, deep nesting, a form), unless there are only defaults.
     """
     try:
         sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])

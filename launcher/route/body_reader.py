@@ -1,4 +1,4 @@
-"""Reading big bodies: `launcher.route.body_worker` in a process of its own, one body after the other. I/O."""
+"""Reads big bodies with `launcher.route.body_worker` in a process of its own, one body at a time. I/O."""
 
 from __future__ import annotations
 
@@ -19,38 +19,37 @@ from launcher.route.body_worker import BodyQuestion, BodyReply, content_of, memo
 from launcher.route.problem import HttpError
 
 _PATIENCE_S = 20.0
-"""A body that takes longer is refused."""
+"""A body that takes longer to read is refused."""
 _MESSAGE_BYTES = 1 << 20
 _MAIN = "from launcher.route.body_worker import main; main()"
 _PACKAGES = str(Path(__file__).parents[2])
 
 
 class BodyReader:
-    """The reader of big bodies. Its process begins with the first, and ends with the front."""
+    """The reader of big bodies. Its process starts with the first one, and ends with the front."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._turn = asyncio.Lock()
-        """Who waits for it lets his body go when his client leaves; a thread's queue would keep it."""
+        """A request that waits here frees its body when its client disconnects; a thread's queue would keep it."""
 
     async def model(
         self, body: bytes, content_type: bytes, query: bytes, header: bytes | None
     ) -> tuple[str | None, bytes, frozenset[str]]:
-        """What `peek` finds, the prompt's beginning, and `media_in` it. Raises HttpError."""
+        """The request's model (as `peek`), its prompt's beginning, and its media (as `media_in`). Raises HttpError."""
         reply, _ = await self._ask(BodyQuestion("model", (content_type, query, header)), body)
         model, beginning, media = reply.value
         return model, beginning, frozenset(media)
 
     async def for_target(self, body: bytes, unit: RouteTarget, asked: str) -> bytes:
-        """What `launcher.route.body.for_target` makes of `body`. Raises HttpError."""
+        """`body` as `unit` gets it, see `launcher.route.body.for_target`. Raises HttpError."""
         reply, changed = await self._ask(BodyQuestion("filtered", changes_for(unit, asked)), body)
         return changed if reply.changed else body
 
     async def outline(self, body: bytes) -> bytes:
-        """What `outline` makes of `body`. Raises HttpError."""
+        """`body` without its long values, see `launcher.route.body_worker`. Raises HttpError."""
         return (await self._ask(BodyQuestion("outline", ()), body))[1]
 
     def close(self) -> None:
@@ -76,7 +75,7 @@ class BodyReader:
         return reply, changed
 
     def _asked(self, question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
-        """In a thread: all that takes long there are calls of the system. After an error there is no process."""
+        """In a thread: what takes long there are system calls. After an error the process is ended."""
         try:
             return self._exchanged(self._connected(), question, body)
         except BaseException:
@@ -96,7 +95,7 @@ class BodyReader:
         return msgspec.msgpack.decode(data, type=BodyReply), content_of(fds[0]) if fds else b""
 
     def _connected(self) -> socket.socket:
-        """The socket to a process that lives."""
+        """The socket to a live process."""
         if self._sock is None or self._process is None or self._process.poll() is not None:
             self._end()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

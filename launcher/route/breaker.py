@@ -29,12 +29,12 @@ def admits(state: Breaker, now: float) -> bool:
 
 
 def on_start(state: Breaker) -> Breaker:
-    """A request that was admitted goes through: when open, it is the probe."""
+    """An admitted request is sent: with an open breaker it is the probe."""
     return state if state.open_s == 0 else msgspec.structs.replace(state, probing=True)
 
 
 def on_failure(state: Breaker, now: float, unit: BreakerUnit) -> Breaker:
-    """The upstream failed a request at `now`. Failures of requests begun before it opened do not extend it."""
+    """The upstream failed a request at `now`. Failures of requests sent before it opened do not extend it."""
     if state.open_s == 0:
         failures = state.failures + 1
         if failures < unit.failures:
@@ -47,5 +47,5 @@ def on_failure(state: Breaker, now: float, unit: BreakerUnit) -> Breaker:
 
 
 def on_abandon(state: Breaker) -> Breaker:
-    """The client left before the upstream answered: nothing was learned, another probe may go."""
+    """The client disconnected before the answer: nothing was learned, another probe may be sent."""
     return state if not state.probing else msgspec.structs.replace(state, probing=False)

@@ -1,4 +1,4 @@
-"""Who gets an answer: a client's connection, or a question of our own. Types only. Pure."""
+"""The receiver of one answer: a client's connection, or a question of the front's own. Types only. Pure."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from launcher.route.problem import HttpError
 
 
 class Client(Protocol):
-    """One at a time is answered."""
+    """Receives one answer at a time."""
 
     peer: str
-    """Its IP address, "" for none."""
+    """IP address; "" for a question of the front's own."""
     write_paused: bool
-    """What is written now is kept in memory: wait for `progress`."""
+    """Writing more now would pile up in memory: wait for the handler's `progress`."""
 
     def begin(self, status: int, lines: bytes, length: bytes | None) -> None:
-        """Status, whole header lines, and the body's length; None: it is not known. Sent with the first `write`."""
+        """Set the status, whole header lines and the body's length (None: unknown). Sent with the first `write`."""
 
     def write(self, data: bytes, done: bool) -> None:
-        """A part of the body, the last one when `done`."""
+        """Send a part of the body; `done` marks the last one."""
 
     def error(self, error: HttpError, path: str, request_id: bytes, more: bytes) -> None:
-        """A whole answer that is an error of the front; `more` header lines go with it."""
+        """Send a whole answer for an error of the front; `more` are further header lines."""
 
     def answered(self) -> None:
-        """The answer is complete."""
+        """Report that the answer is complete."""
 
     def answer_by(self, at: float) -> None:
-        """Call the handler's `overdue` at `at`, a time of the loop, unless it has answered before."""
+        """Call the handler's `overdue` at `at` (loop time), unless it has answered by then."""
 
     def abort(self) -> None:
-        """Cut the answer short, so that nobody takes it for a whole one."""
+        """Cut the answer short in a way that no client takes for a complete one."""

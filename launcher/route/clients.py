@@ -1,7 +1,7 @@
-"""All clients of one front: how many connections they may have, and how many bytes all of them together. I/O.
+"""The client connections of one front: limits on their number, and on the bytes that they hold together. I/O.
 
-Nobody is refused while room can be made. A connection more than the limit ends an idle one, the one that has been so
-for longest; a body that finds the memory taken is not read on before others have ended. Only then there is a refusal.
+Room is made before anything is refused: a connection beyond the limit closes the one that has been idle for longest; an
+upload that finds the memory taken is paused until others have ended.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ from launcher.route.sockets import descriptors
 from launcher.route.spool import Spool, Spools
 
 _TURN_S = 0.0005
-"""How long requests that came at once on a connection are answered before others have their turn."""
+"""How long the pipelined requests of one connection are answered before other connections have a turn."""
 _TURN_BYTES = 1 << 20
-"""What is read of bodies before others have their turn: a millisecond. A loop reads 8 MB of one connection at once."""
+"""Body bytes read before other connections have a turn: about a millisecond. Without it the loop reads 8 MB of one
+connection at once."""
 _READ_BYTES = 64 * 1024
-"""What is read at once. Four times that is usual, and would be held of each client that asks on and does not read."""
+"""Bytes per read. Four times that is usual, and would be held for each client that sends requests and does not read
+answers."""
 _UNREAD_BYTES = 336 * 1024
-"""What a client that does not read has the front hold: 256 KiB of the server's answer, 16 KiB written to the client,
-64 KiB of what it asks next."""
+"""Held for a client that does not read: 256 KiB of the server's answer, 16 KiB in its transport, 64 KiB of its next
+requests."""
 _LOOK_S = 5.0
 _LEAST_BYTES = 64 * 1024
-"""While others wait for memory, an upload that brings less than this in `_LOOK_S` is ended."""
+"""While other uploads wait for memory, one that brings less than this in `_LOOK_S` is refused."""
 
 _SPOOL_BYTES = 2 << 20
-"""What all bodies together may take of memory before big ones go on in files."""
+"""Body bytes held in memory, of all requests together, above which big bodies go to files."""
 
 FULL = HttpError(
     503, "too_many_connections", "there are too many connections (max_connections)", retry_after_s=1, close=True
@@ -39,68 +41,65 @@ FULL = HttpError(
 
 
 class Member(Protocol):
-    """What is asked of a connection."""
+    """A client connection, as `Clients` and `Held` see it."""
 
     client: str
-    """Whose it is, for the limit on connections of one client."""
+    """Address whose number of connections is limited."""
 
     @property
     def transport(self) -> asyncio.Transport:
-        """What ends when it is aborted."""
+        """The transport; aborting it ends the connection."""
 
     @property
     def idle_since(self) -> float | None:
-        """When its deadline passes, where it has no request; None: it has one."""
+        """When the deadline of a connection without a request passes (loop time); None: it has a request."""
 
     @property
     def uploaded(self) -> int:
-        """Counted bytes of the body that comes; 0: none comes."""
+        """Counted bytes of the body that is arriving; 0: none is."""
 
     def read_on(self) -> None:
-        """There is room for what it sends."""
+        """Resume reading: there is memory for the body."""
 
     def refuse_upload(self, error: HttpError) -> None:
-        """There is none for its body."""
+        """Refuse the request whose body is arriving."""
 
     def take_turn(self) -> bool:
-        """Answer one more of the requests that came at once; whether there are more that can be answered now."""
+        """Answer one more pipelined request; returns whether another can be answered now."""
 
     def abort(self) -> None:
-        """Reset it."""
+        """Reset the connection."""
 
 
 class Clients:
-    """The connections of one front's clients, and what they share."""
+    """All client connections of one front, and what they share."""
 
     def __init__(self, unit: FrontUnit, handle: Callable[..., Any]) -> None:
-        """`unit`: limits that hold now.
-
-        `handle` makes a request's handler, of its connection, its head, and its body where that is here already.
-        """
+        """`unit` has the limits. `handle(connection, head, body=None)` makes the handler of a request."""
         self.unit = unit
         self.handle = handle
         self.buffer = memoryview(bytearray(_READ_BYTES))
-        """Where each connection's next bytes go, to be taken out at once."""
+        """Read buffer of all connections; each copies its bytes out at once."""
         self.connections: set[Any] = set()
         self.none_left = asyncio.Event()
         """Set when the last connection ends while `stopping`."""
         self.stopping = False
         self.date = b""
-        """The Date line of answers, or b""."""
+        """The Date header line of answers, or b""."""
         self.held = Held(self)
         self.refused: Counter[str] = Counter()
-        """Connections and bodies that there was no room for, by the error's code."""
+        """Refused connections and bodies, by error code."""
         self._of_client: Counter[str] = Counter()
         self._unread: dict[Member, None] = {}
-        """Who does not read its answer, for longest first."""
+        """Connections that do not read their answer, the longest paused first."""
         self._behind: dict[Member, None] = {}
         self._turning = False
         self._read_bytes = 0
-        """Of bodies, since all were read on."""
+        """Body bytes read since all connections had a turn."""
         self._resting: list[Member] = []
 
     def stop(self) -> None:
-        """Begin to drain: connections end with the answers under way, idle ones now."""
+        """Begin to drain: busy connections end with the answers under way, idle ones now."""
         self.stopping = True
         for connection in tuple(self.connections):
             connection.drain()
@@ -111,11 +110,11 @@ class Clients:
 
     @property
     def most(self) -> int:
-        """Connections that there may be: as configured, and fewer than this process may have descriptors."""
+        """Connections allowed: `max_connections`, or fewer where this process may open fewer descriptors."""
         return min(self.unit.max_connections, descriptors())
 
     def admit(self, connection: Member) -> bool:
-        """Whether there is a place for a new connection; an idle one goes where there was none."""
+        """Whether a new connection is allowed; an idle one is closed where that makes room."""
         client, own = connection.client, self.unit.max_connections_per_client
         if self._of_client[client] >= own:
             self._end_idle(c for c in self.connections if c.client == client)
@@ -129,7 +128,7 @@ class Clients:
         return True
 
     def ended(self, connection: Member) -> None:
-        """A connection is gone."""
+        """Forget a connection that was closed."""
         self.reads(connection)
         self.held.ended(connection)
         if connection in self.connections:
@@ -150,17 +149,17 @@ class Clients:
     # --- who waits for whom -----------------------------------------------------------------------------------
 
     def does_not_read(self, connection: Member) -> None:
-        """What it is answered stays in memory; where that becomes too much, who has not read for longest goes."""
+        """Its answer stays in memory; if all such answers take too much, the longest paused one is reset."""
         self._unread[connection] = None
         if len(self._unread) * _UNREAD_BYTES > self.held.most:
             next(iter(self._unread)).abort()
 
     def reads(self, connection: Member) -> None:
-        """It reads again, or is gone."""
+        """It reads again, or was closed."""
         self._unread.pop(connection, None)
 
     def has_read_enough(self, connection: Member, count: int) -> bool:
-        """`count` more bytes of a body were read: whether the rest has to wait until others had their turn."""
+        """Count `count` more body bytes; returns whether the rest must wait for other connections' turns."""
         self._read_bytes += count
         if self._read_bytes < _TURN_BYTES:
             return False
@@ -176,7 +175,7 @@ class Clients:
             connection.read_on()
 
     def later(self, connection: Member) -> None:
-        """Requests came at once: have `connection` answer the next ones in turn with others."""
+        """Answer the pipelined requests of `connection` in turn with others."""
         self._behind[connection] = None
         if not self._turning:
             self._turning = True
@@ -200,65 +199,65 @@ class Clients:
 
 
 class Held:
-    """Bytes of request bodies, of all clients together. Beyond `_SPOOL_BYTES` big ones do not lie in memory.
+    """Bytes of request bodies, of all clients together. Beyond `_SPOOL_BYTES` big ones go to files.
 
-    From half of the limit on bodies wait, all but one, so that some end; beyond the limit more are refused. Who sends
-    next to nothing meanwhile is not waited for.
+    Above half of the limit all uploads but one pause, so that some complete; above the limit further ones are refused.
+    Uploads that are next to stalled meanwhile are refused as well.
     """
 
     def __init__(self, clients: Clients) -> None:
-        """Nothing is held."""
+        """Start at zero."""
         self.incoming = 0
-        """Of bodies that still come."""
+        """Bytes of bodies that are still arriving."""
         self.complete = 0
-        """Of requests that are not answered yet."""
+        """Bytes of whole bodies whose requests are not answered yet."""
         self.waiting: dict[Member, float] = {}
-        """Connections that are not read, and since when."""
+        """Paused uploads, and since when (loop time)."""
         self.spools = Spools()
         self._clients = clients
         self._favoured: Member | None = None
-        """May go on whatever there is."""
+        """The one upload that is never paused."""
         self._before: dict[Member, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def most(self) -> int:
-        """The limit: two of the biggest bodies at least."""
+        """The limit: `max_held_bytes`, or two of the biggest bodies if that is more."""
         unit = self._clients.unit
         return max(unit.max_held_bytes, 2 * unit.max_body_bytes)
 
     def came(self, count: int) -> None:
-        """So many more of a body under way."""
+        """Count bytes of a body that is arriving."""
         self.incoming += count
 
     def went(self, count: int) -> None:
-        """So many of a body under way are dropped."""
+        """Uncount bytes of an arriving body that was dropped."""
         self.incoming -= count
         self._freed()
 
     def spool(self, data: bytearray) -> Spool | None:
-        """See `launcher.route.reader`."""
+        """A file that begins with `data` and takes the rest of its body; None while memory has room for it."""
         return self.spools.begin(data) if self.incoming + self.complete > _SPOOL_BYTES else None
 
     def kept(self, count: int, *, came: int = 0) -> None:
-        """A request is whole, with so many bytes; `came` of them were counted as incoming."""
+        """Count a whole body of `count` bytes, `came` of which were counted as arriving."""
         self.incoming -= came
         self.complete += count
 
     def dropped(self, count: int) -> None:
-        """The body of a whole request is not needed any more."""
+        """Uncount the body of a request that no longer needs it."""
         self.complete -= count
         self._freed()
 
     def ended(self, connection: Member) -> None:
-        """Its upload is over: the body is whole, or will never be."""
+        """The connection's upload is over: the body is whole, or will never be."""
         self.waiting.pop(connection, None)
         if self._favoured is connection:
             self._favoured = None
             self._freed()
 
     def admits(self, connection: Member) -> bool:
-        """Whether to read more of its body now; else it is told when, or refused."""
+        """Whether to read on now; if not, `read_on` or `refuse_upload` is called later."""
         total, half = self.incoming + self.complete, self.most // 2
         if total <= half or connection is self._favoured:
             return True
@@ -286,7 +285,7 @@ class Held:
             connection.read_on()
 
     def _look(self) -> None:
-        """While somebody waits: end what does not come, and waiting that lasts too long."""
+        """While uploads wait: refuse those that stall, and those that have waited too long."""
         self._timer = None
         loop = asyncio.get_running_loop()
         if not self.waiting:

@@ -1,4 +1,4 @@
-"""A client's connection: its requests answered in turn, how answers are framed, how long the client has. I/O."""
+"""One client connection: its requests answered in order, the framing of answers, the client's deadlines. I/O."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from launcher.route.sockets import client_of, reset_on_close
 
 _UNREAD_BYTES = 16 * 1024
 _UNREAD_TLS_BYTES = 64 * 1024
-"""What is held of answers that a client does not read before no more is written; the loop's own for TLS is 512 KiB."""
+"""Bytes buffered for a client that does not read, before writing pauses; the loop's default for TLS is 512 KiB."""
 _DISCARD_S = 1.0
 """How long a refused upload is still read, so that its sender sees the refusal and not a reset."""
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class ClientConnection(Deadlines, asyncio.BufferedProtocol):
-    """One connection. Its requests are answered in their order, each by its handler, with `begin` and `write`."""
+    """One connection. Its requests are answered in order, each by its handler, with `begin` and `write`."""
 
     _clients: Clients
     _instead_of: Member | None = None
-    """Whose place it takes."""
+    """The TLS handshake whose place among the connections it takes."""
     transport: asyncio.Transport = dataclasses.field(init=False)
     peer: str = ""
     """The client's IP address."""
     client: str = ""
-    """The address whose connections are limited: of IPv6 a network's, in which a host has any number."""
+    """Address whose connections are limited: the peer's, for IPv6 its /64 network."""
     scheme: str = "http"
     write_paused: bool = False
     _reader: RequestReader = dataclasses.field(init=False)
@@ -49,18 +49,17 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     _pending: bytes = b""  # the answer's head, which is not written yet
     _framing: Framing = PLAIN
     _unread: int = -1
-    """Bytes that the client had not read when its idle time was over, a whole idle time ago; -1: it was not."""
+    """Bytes unread by the client when its last idle time was over; -1: it was not over yet."""
 
     def __post_init__(self) -> None:
-        """Not connected until asyncio says so."""
         self._reader = RequestReader(self, self._clients)
 
     def handlers(self) -> tuple[Handler, ...]:
-        """Who answers now, and who waits for its turn."""
+        """The handler that answers now, then those that wait for their turn."""
         return (*(() if self._active is None else (self._active,)), *self._waiting)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; its first head is due."""
+        """Admit the connection; the first head is due."""
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
@@ -79,7 +78,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.client_by(self._clients.unit.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
-        """The client is gone."""
+        """Tell the handlers that the client disconnected."""
         self.without_deadlines()
         self._drop_waiting()
         self._reader.close()
@@ -90,19 +89,20 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self._clients.ended(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the protocol's
-        """Where the next bytes go; `buffer_updated` takes them out at once."""
+        """The buffer for the next bytes; `buffer_updated` copies them out at once."""
         return self._clients.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Bytes of requests; what is still missing afterwards gets a deadline: a head's is fixed, a body's moves."""
+        """Read requests; a deadline is set for what is missing: fixed for a head, moving for a body."""
         if not self._reader.feed(bytes(self._clients.buffer[:nbytes])):
             self._after_read(nbytes)
 
     def eof_received(self) -> bool:
-        """The client sends no more; whether its requests are answered nevertheless.
+        """Whether to keep the connection, now that the client sends no more.
 
-        Who closes and who only ends his side look alike until something is written to them. A generation would hold its
-        slot for somebody who left: it ends. What takes none is answered. (Over TLS a connection ends as a whole.)
+        A client that closes and one that only shuts down its sending side look alike until something is written. A
+        generation would hold its slot for a client that is gone: it ends. Requests that take no slot are still
+        answered. (With TLS the connection ends as a whole.)
         """
         if self.scheme == "https" or any(handler.head.takes_slot for handler in self.handlers()):
             return False
@@ -110,7 +110,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         return self._reader.place != "body" and (bool(self._reader.unread) or self._active is not None)
 
     def _after_read(self, count: int = 0) -> None:
-        """See to what is missing, and to what came besides. `count`: bytes that came."""
+        """Set deadlines, pause, or queue what was read too much of. `count`: bytes that arrived."""
         reader = self._reader
         if reader.failed or self._lingers:
             return
@@ -133,7 +133,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.client_by(unit.header_timeout_s)
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """The client does not read: give it until its idle time is over."""
         self.write_paused = True
         self._clients.does_not_read(self)
         if self._reader.place != "body":
@@ -141,7 +141,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.client_by(self._clients.unit.idle_timeout_s)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again: go on writing, or with the next request."""
         self.write_paused = False
         self._clients.reads(self)
         if self._reader.place != "body":
@@ -154,7 +154,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     # --- what the reader tells --------------------------------------------------------------------------------
 
     def on_request(self, head: Head, length: bytes | None) -> None:
-        """A request has begun: its turn, or a place in the queue."""
+        """A head has arrived: begin to answer, or queue the request."""
         if self.transport.is_closing():
             return
         handler = self._reading = self._clients.handle(self, head)
@@ -165,7 +165,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self._queue(handler)
 
     def on_whole_request(self, head: Head, body: bytes) -> bool:
-        """A request has come at once; whether it had its turn."""
+        """Head and body have arrived at once. Returns whether the request had its turn, not queued."""
         self.client_due = math.inf
         handler = self._clients.handle(self, head, body)
         if len(body) > UNCOUNTED_BYTES:
@@ -179,7 +179,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         return False
 
     def on_request_complete(self, body: bytes | None) -> None:
-        """All of it has come."""
+        """The body has arrived; None where it was discarded."""
         self.client_due = math.inf
         handler, self._reading = self._reading, None
         if self._reader.counted:
@@ -195,7 +195,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self._rest()
 
     def on_unacceptable(self, error: HttpError) -> None:
-        """What comes is no request, or too much, or too late. Requests that came whole before are answered first."""
+        """Refuse what cannot be read; whole requests before it are answered first."""
         if self.transport.is_closing():
             return
         reading, self._reading = self._reading, None
@@ -213,9 +213,9 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     # --- answers ----------------------------------------------------------------------------------------------
 
     def begin(self, status: int, lines: bytes, length: bytes | None, *, close: bool = False) -> None:
-        """The head of the answer: whole header `lines`, and its body's length; None: it is not known.
+        """Set the answer's status, whole header `lines` and body length (None: unknown).
 
-        It is sent with the first `write`. `close` ends the connection after the answer.
+        The head is sent with the first `write`. `close` ends the connection after the answer.
         """
         active, known = self._active, length is not None
         if active is None:  # what could not be read
@@ -235,7 +235,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
 
     def write(self, data: bytes, done: bool) -> None:
-        """A part of the answer's body, the last one when `done`."""
+        """Send a part of the answer's body; `done` marks the last one."""
         framing, out = self._framing, self._pending
         if framing.chunked:
             if data:
@@ -249,14 +249,17 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.transport.write(out)
 
     def error(self, error: HttpError, path: str = "", request_id: bytes = b"", more: bytes = b"") -> None:
-        """A whole answer: an error in the shape of the API that `path` belongs to. `more`: header lines."""
+        """Send a whole answer for an error, in the format of the API that `path` belongs to.
+
+        `more`: further header lines.
+        """
         data = error_body(error, shape_of(path), request_id.decode("ascii"))
         lines = error_lines(error, request_id, more)
         self.begin(error.status, lines, b"%d" % len(data), close=error.close)
         self.write(data, True)
 
     def answered(self) -> None:
-        """The answer is complete: the next request's turn, or rest, or the end."""
+        """The answer is complete: go on with the next request, wait for one, or close."""
         handler, self._active = self._active, None
         self.answer_due = math.inf
         if self.transport.is_closing():
@@ -296,7 +299,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _next(self) -> None:
-        """Let those that wait have their turn. No recursion: thousands may be answered at once."""
+        """Begin the queued requests. A loop, no recursion: thousands may be answered at once."""
         if self._taking_turns:
             return
         self._taking_turns = True
@@ -311,7 +314,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self._rest()
 
     def _rest(self) -> None:
-        """All that came is answered: read on, for a while."""
+        """Everything is answered: wait for the next request."""
         reader, clients = self._reader, self._clients
         if self._taking_turns or self.transport.is_closing():
             return
@@ -326,7 +329,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.client_by(clients.unit.idle_timeout_s)
 
     def _read_on(self) -> None:
-        """Nobody waits: read what the client sends next, if all that came was read."""
+        """Resume reading, once nothing is queued and everything that came was read."""
         if not self._paused or self in self._clients.held.waiting or self.transport.is_closing():
             return
         if self._reader.unread:
@@ -339,7 +342,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
                 self.client_by(self._clients.unit.idle_timeout_s)
 
     def _end(self) -> None:
-        """Close, after the rest of an upload that still comes, if it comes soon."""
+        """Close, after the rest of a refused upload if it comes soon."""
         self._drop_waiting()
         if self._reader.place != "body" or self._reader.failed:
             self._shut()
@@ -354,12 +357,12 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self.client_by(self._clients.unit.idle_timeout_s)
 
     def drain(self) -> None:
-        """No further request after those that began; one whose body still comes has begun."""
+        """Close if no request is under way; one whose body is still arriving is."""
         if not (self._active or self._waiting or self._reader.unread) and self._reader.place != "body":
             self._shut()
 
     def cut_short(self) -> None:
-        """The drain is over."""
+        """The drain is over: stop what is under way."""
         self._drop_waiting()
         if self._active is not None:
             self._active.stop()
@@ -368,29 +371,29 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
 
     @property
     def idle_since(self) -> float | None:
-        """When the client's deadline passes; None: it has a request."""
+        """When the client's deadline passes (loop time); None: it has a request."""
         busy = self._active or self._waiting or self._reader.unread or self._reader.place == "body"
         return None if busy or self.write_paused else self.client_due
 
     @property
     def uploaded(self) -> int:
-        """Counted bytes of the body that comes."""
+        """Counted bytes of the body that is arriving."""
         return self._reader.counted
 
     def read_on(self) -> None:
-        """There is room for the body."""
+        """Resume an upload that had to wait for memory."""
         if not self._waiting:
             self._read_on()
 
     def refuse_upload(self, error: HttpError) -> None:
-        """There is none."""
+        """Refuse the request whose body is arriving."""
         self._reader.discard()
         self._clients.held.ended(self)
         self.on_unacceptable(error)
         self.read_on()
 
     def take_turn(self) -> bool:
-        """Answer one more of the requests that came at once."""
+        """Answer one more pipelined request; returns whether another can be answered now."""
         if not self._reader.unread or not self._can_go_on():
             return False
         self._reader.go_on()
@@ -402,13 +405,13 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         return False
 
     def _can_go_on(self) -> bool:
-        """Whether what came besides can be read now: the present request's body, or the next request."""
+        """Whether pipelined bytes can be read now: the present request's body, or the next request."""
         if self._waiting or self.transport.is_closing():
             return False
         return self._reader.place == "body" or not (self._active or self.write_paused)
 
     def _uploaded(self, handler: Handler | None) -> None:
-        """A counted body is whole: the handler holds it now."""
+        """Hand the count of a whole body over to its handler."""
         reader, held = self._reader, self._clients.held
         count, reader.counted = reader.counted, 0
         if handler is None:
@@ -424,12 +427,12 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self._waiting.clear()
 
     def overdue(self) -> None:
-        """The answer let its deadline pass."""
+        """The answer's deadline has passed."""
         if self._active is not None:
             self._active.overdue()
 
     def late(self) -> None:
-        """The client let its deadline pass."""
+        """The client's deadline has passed: refuse what is incomplete, or close."""
         place, closing = self._reader.place, self.transport.is_closing()
         if self._lingers and not closing:
             self._shut()

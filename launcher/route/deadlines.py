@@ -9,21 +9,21 @@ import math
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Deadlines:
-    """Two times of the loop, infinity for none. Either may be set to a later time, or to none, at no cost."""
+    """Two deadlines in loop time, infinity for none. Moving one to a later time, or to none, costs nothing."""
 
     client_due: float = dataclasses.field(init=False, default=math.inf)
     answer_due: float = dataclasses.field(init=False, default=math.inf)
     _armed_at: float = dataclasses.field(init=False, default=math.inf)
-    """When the timer looks."""
+    """When the timer fires."""
     _timer: asyncio.TimerHandle | None = dataclasses.field(init=False, default=None)
     _loop: asyncio.AbstractEventLoop = dataclasses.field(init=False, default_factory=asyncio.get_running_loop)
 
     def late(self) -> None:
-        """The client's has passed; there is none until it is given another."""
+        """The client's deadline has passed; it has none until it is given another."""
         raise NotImplementedError
 
     def overdue(self) -> None:
-        """The answer's has passed."""
+        """The answer's deadline has passed."""
         raise NotImplementedError
 
     def client_by(self, seconds: float) -> None:
@@ -33,27 +33,27 @@ class Deadlines:
             self._arm(at)
 
     def answer_by(self, at: float) -> None:
-        """The answer must be complete at `at`, a time of the loop."""
+        """The answer must be complete at `at` (loop time)."""
         self.answer_due = at
         if at < self._armed_at:
             self._arm(at)
 
     def without_deadlines(self) -> None:
-        """The connection is gone: nobody looks any more."""
+        """The connection has ended: cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None  # it refers to this in a circle (see `RequestReader.close`)
         self._armed_at = -math.inf
 
     def _arm(self, at: float) -> None:
-        """Look at `at`. The timer stays where a deadline moves on: it looks again."""
+        """Start the timer for `at`. It is not moved when a deadline moves later: it looks again when it fires."""
         if self._timer is not None:
             self._timer.cancel()
         self._armed_at = at
         self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:
-        """A deadline may have passed."""
+        """The timer fired: report what has passed, and start it again for the rest."""
         self._timer = None
         self._armed_at = math.inf
         now = self._loop.time()

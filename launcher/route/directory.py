@@ -1,4 +1,4 @@
-"""Names → servers: what a request's model means, what stands in when it has failed, how long it may take. Pure."""
+"""Names → servers: what a request's model means, its fallbacks, its timeout. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from launcher.route.endpoint import Kind
 from launcher.route.problem import HttpError
 
 _SHOWN_NAME = 100
-"""Characters of an unknown name that an error repeats."""
+"""Characters of an unknown name shown in an error."""
 _SHOWN_NAMES = 40
 
 
 class Directory:
-    """A routing table made ready for look-ups. Raises ConfigError when a name leads to no server."""
+    """A routing table prepared for look-ups. Raises ConfigError when a name leads to no server."""
 
     def __init__(self, table: RoutingTable) -> None:
         """Compute every name's tiers once."""
@@ -36,10 +36,10 @@ class Directory:
         return name in self._tiers
 
     def asked(self, model: str | None, kind: Kind | None = None) -> str:
-        """The name a request is for: the one it gives, else the default of its kind, else the table's.
+        """The name that a request is for: its own, else the default of its kind, else the table's.
 
-        Where the table says so a name that nobody has counts as none; `kind` None: never.
-        Raises HttpError 404 `model_not_found` with the nearest names, 400 `model_required`.
+        An unknown name counts as none where the table says so (`kind` None: never). Raises HttpError 404
+        `model_not_found` with the nearest names, 400 `model_required`.
         """
         table = self.table
         default = table.defaults.get(kind or "", table.default)
@@ -54,7 +54,7 @@ class Directory:
         return default
 
     def named(self, x_model: bytes | None, x_task_type: bytes | None) -> bytes | None:
-        """The name that header lines give: the model's, else the pool's that serves the task type.
+        """The name that the headers give: `x-model`, else the pool that serves `x-task-type`.
 
         Raises HttpError 400 `unknown_task_type`.
         """
@@ -68,11 +68,11 @@ class Directory:
         return self._tasks[task_type].encode()
 
     def tiers(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """Servers of a known name: its own first, then its fallbacks, nearest first; no server twice."""
+        """Servers of a known name: its own first, then its fallbacks', nearest first; no server twice."""
         return self._tiers[name]
 
     def timeout_s(self, name: str, target: RouteTarget) -> float:
-        """How long `target` may say nothing: by the role asked for, by its first role, or its own."""
+        """Longest silence of `target` in seconds: by the role asked for, by its first role, or its own."""
         by_role = self.table.timeouts_s
         for key in (name, *target.roles):
             if key in by_role:
@@ -80,7 +80,7 @@ class Directory:
         return target.request_timeout_s
 
     def names(self) -> list[str]:
-        """Every name a request may use, sorted."""
+        """Every name that a request may use, sorted."""
         return sorted(self._tiers)
 
     def _unknown(self, model: str) -> HttpError:
@@ -96,7 +96,7 @@ class Directory:
 
 
 def _tiers(table: RoutingTable, name: str) -> Iterable[tuple[str, ...]]:
-    """The servers of `name`, then of its fallbacks breadth first, without repeating a server."""
+    """The servers of `name`, then of its fallbacks breadth first; no server twice."""
     seen: set[str] = set()
     queue = [name]
     queued = {name}
@@ -118,7 +118,7 @@ def _servers(table: RoutingTable, name: str) -> tuple[str, ...]:
 
 
 def _dangling(table: RoutingTable) -> Iterable[Finding]:
-    """Names, fallbacks and the default that lead to no server of the table."""
+    """Names, fallbacks and defaults that lead to no server of the table."""
     groups = {f"names.{name}": servers for name, servers in table.names.items()}
     groups |= {f"pools.{pool.name}": pool.servers for pool in table.pools}
     for key, servers in groups.items():

@@ -1,6 +1,6 @@
-"""One request, from its head to the last byte of its answer: streaming, accounts, errors. I/O.
+"""One request from its head to the last byte of its answer: streaming, accounting, errors. I/O.
 
-How it comes to a server is `Attempt`'s. `_finish` ends the exchange, once.
+How it reaches a server is in `Attempt`. `_finish` ends the exchange, exactly once.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from launcher.route.view import Route
 
 
 class Exchange(Attempt):
-    """One request and its answer. Implements `launcher.route.connection.Handler`."""
+    """One request and its answer; a `launcher.route.connection.Handler`."""
 
     __slots__ = ("_is_events", "first_at")
     services: Services[Exchange]
     tap: Tap | None = None
-    """Keeps what passes of the answer."""
+    """Copies the answer as it passes."""
     first_at: float
-    """When the answer's first part came, of the monotonic clock; 0: not yet."""
+    """When the answer's first part came (monotonic clock); 0: not yet."""
     _is_events: bool
     orchestration: asyncio.Task[None] | None = None
-    """Somebody else who answers, see `hand_over`."""
+    """The task of an orchestrator that answers instead, see `hand_over`."""
     tokens: tuple[int, int] = NO_TOKENS
-    """Of prompt and answer, as the server reported them."""
+    """Tokens of prompt and answer, as the server reported them."""
     parts = 0
-    """Events of a stream so far."""
+    """Events of the stream so far."""
     _has_new_id = False
-    """Its answer's first part names the completion, and somebody may have to find it."""
+    """The answer's first part has the completion's id, by which later requests may ask for it."""
 
     def __init__(self, services: Services[Exchange], client: Client, head: Head, body: bytes | None = None) -> None:
-        """Its id is the client's own, or a new one. `body` None: it is still to come."""
+        """`body` None: it is still to come. The id is the client's x-request-id, or a new one."""
         self.services = services
         self.client = client
         self.head = head
@@ -61,7 +61,7 @@ class Exchange(Attempt):
         self.first_at = 0.0
 
     def opened(self) -> None:
-        """Its head has come, perhaps its body too, and it is its turn."""
+        """Start: the head has arrived, perhaps the body too, and all earlier requests are answered."""
         try:
             if not (self.complete and self.head.passes is self.view):
                 self.services.open(self)
@@ -72,7 +72,7 @@ class Exchange(Attempt):
             self.failed(error)
 
     def received(self) -> None:
-        """Its body has come."""
+        """Go on: the body has arrived."""
         try:
             self.services.dispatch(self)
         except Exception as error:  # noqa: BLE001  # as above
@@ -81,7 +81,7 @@ class Exchange(Attempt):
     # --- the answer -------------------------------------------------------------------------------------------
 
     def progress(self) -> None:
-        """Pass on what has come, as far as the client takes it."""
+        """Pass on what the server sent, as far as the client takes it."""
         connection = self._connection
         if self.client.write_paused:
             return
@@ -118,7 +118,7 @@ class Exchange(Attempt):
         self._finish(self.status)
 
     def _note(self, data: bytes) -> None:
-        """What is to be known of a part of the answer; the first events tell who has which completion."""
+        """Note when and what the server sent; a stream's first part tells the completion's id."""
         self._before, self._last = self._last, data
         self._heard_at = monotonic()
         self.first_at = self.first_at or self._heard_at
@@ -129,7 +129,7 @@ class Exchange(Attempt):
                 self.services.completions.learn(data, self._owner(self.target))
 
     def _begin_answer(self, connection: Connection) -> bool:
-        """Begin the answer, unless more of it must be seen first, or it is none to pass on."""
+        """Begin the answer. False: more must arrive first, or the answer is not passed on."""
         target = self.target
         assert target is not None  # noqa: S101  # it was sent
         if not connection.head_done:
@@ -156,7 +156,7 @@ class Exchange(Attempt):
         return True
 
     def _is_failure(self, target: Target, connection: Connection) -> bool:
-        """Whether what begins is no answer but a failure, which is seen to, or may yet be one."""
+        """Whether the answer is, or may yet turn out to be, a failure that is handled here."""
         wrong = target.outside and target.outside.wrong_answer(connection.status, connection.headers)
         if wrong:
             self._failed_early(wrong)
@@ -173,7 +173,7 @@ class Exchange(Attempt):
         return error_text is None or bool(error_text)
 
     def _is_taken_over(self, route: Route, connection: Connection) -> bool:
-        """Whether somebody else may answer what this server refuses, or why it does is not known yet."""
+        """Whether another server may answer what this one refuses, or its reason is not known yet."""
         if self._reroutes(route):
             return True
         if self.is_question or not (route.stronger or self._stronger):
@@ -181,7 +181,7 @@ class Exchange(Attempt):
         return not (connection.complete or connection.error is not None) or self._escalates(connection)
 
     def _go_on(self, connection: Connection, *, is_events: bool) -> bool:
-        """The header is out already, an event stream's: whether the server's answer is one, too."""
+        """Begin an answer whose header is out already: whether the server's answer is an event stream, too."""
         if connection.status == 200 and is_events:
             self._pings = None  # a circle with this
             self._is_events = self.started = True
@@ -196,11 +196,11 @@ class Exchange(Attempt):
 
     @property
     def _has_begun(self) -> bool:
-        """The header of a stream went out while it waited."""
+        """Whether a stream's header went out while the request waited."""
         return self._pings is not None and self._pings.begun
 
     def refuse(self, problem: HttpError) -> None:
-        """As any reply; where the header is out already, with an event."""
+        """Answer with an error; as an event where a stream's header is out already."""
         if self._has_begun and not (self.started or self.ended):
             self.end_events(problem, at_boundary=True)
         else:
@@ -209,7 +209,7 @@ class Exchange(Attempt):
     # --- the end ----------------------------------------------------------------------------------------------
 
     def _finish(self, status: int, code: str = "-") -> None:
-        """The answer is complete, or given up: nothing more is written. `code`: of an error of the front."""
+        """End the exchange: nothing more is written. `code`: of an error of the front."""
         services = self.services
         self.ended = True
         self.body = b""
@@ -224,7 +224,7 @@ class Exchange(Attempt):
         self.client.answered()
 
     def _failed_early(self, error: UpstreamError) -> None:
-        """The upstream failed before a byte was answered: ask again where that is safe, else say so."""
+        """The server failed before its answer began: try again where that is safe, else answer an error."""
         target, connection = self.target, self._connection
         assert target is not None  # noqa: S101  # it was asked
         if error.reason == "stale" and not self._fresh:
@@ -242,7 +242,7 @@ class Exchange(Attempt):
             self.refuse(self._settle_failure(error))
 
     def _failed_late(self, error: UpstreamError) -> None:
-        """The upstream died within its answer: a stream says why it ends, another answer is cut."""
+        """The server failed within its answer: end a stream with an error event, cut any other answer."""
         tail = (self._before + self._last)[-4:]
         problem = self._settle_failure(error)
         if not self._is_events or self.client.write_paused:
@@ -251,14 +251,14 @@ class Exchange(Attempt):
         self.end_events(problem, at_boundary=not tail or tail.endswith((b"\n\n", b"\r\n\r\n")))
 
     def failed(self, error: BaseException) -> None:
-        """Answer what went wrong: a refusal of the front, or a bug."""
+        """Answer an exception: a refusal of the front, or a bug (500)."""
         self._abandon()
         super().failed(error)
 
     # --- from outside -----------------------------------------------------------------------------------------
 
     def client_left(self) -> None:
-        """Nobody waits for the answer: closing the upstream's connection cancels the generation."""
+        """The client disconnected: closing the upstream connection cancels the generation."""
         if self.ended:
             return
         self.gone = True
@@ -269,7 +269,7 @@ class Exchange(Attempt):
         self._finish(LEFT)
 
     def overdue(self) -> None:
-        """See whether the server has said nothing for too long, or its answer taken too long in all."""
+        """Time the request out if its server was silent, or has taken, for too long."""
         target = self.target
         if self.ended or self._lease is None or target is None:
             return
@@ -286,11 +286,11 @@ class Exchange(Attempt):
             self._failed_early(error)
 
     def stop(self) -> None:
-        """The front's drain is over."""
+        """The front's drain is over: end the request."""
         self._end(UpstreamError("stopping", "the front is stopping"), stopping())
 
     def cancel(self) -> None:
-        """Somebody who looks after the fleet ends it: its slot is free again."""
+        """End the request by an operator's order; its slot is free again."""
         by_hand = HttpError(503, "request_cancelled", "this request was ended by hand")
         self._end(UpstreamError("stopping", str(by_hand)), by_hand)
 
@@ -305,7 +305,7 @@ class Exchange(Attempt):
         self.refuse(problem)
 
     def _stop_waiting(self, error: UpstreamError) -> None:
-        """Wait for nothing any more, and have the upstream see its client leave."""
+        """Cancel what is waited for, and close the upstream connection."""
         if self._task is not None:
             self._task.cancel()
         if self._connection is not None:

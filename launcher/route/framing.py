@@ -13,10 +13,10 @@ STATUS_LINES |= {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in
 
 
 class Framing(NamedTuple):
-    """How an answer's body is sent."""
+    """How an answer's body is framed."""
 
     lines: bytes
-    """Header lines that say so, with the blank one; Content-Length is apart."""
+    """The header lines for it, with the blank line; Content-Length is apart."""
     has_length: bool
     chunked: bool
     has_body: bool
@@ -26,7 +26,7 @@ class Framing(NamedTuple):
 
 @functools.lru_cache(maxsize=128)
 def framing_of(status: int, method: str, version: str, *, known_length: bool, close: bool) -> Framing:
-    """Of the answer to a request of this method and HTTP version; whether its length is known, and it is the last."""
+    """The framing of an answer; `known_length`: its length is known, `close`: the connection ends with it."""
     may_have_body = status not in (204, 304)
     has_body = may_have_body and method != "HEAD"
     chunked = has_body and not known_length and version == "1.1"
@@ -40,7 +40,7 @@ PLAIN = framing_of(200, "POST", "1.1", known_length=True, close=False)
 
 
 def error_lines(error: HttpError, request_id: bytes, more: bytes) -> bytes:
-    """Header lines of an error of the front; `more` go with them."""
+    """Header lines of an error answer; `more` are further ones."""
     lines = b"content-type: application/json\r\n" + more
     if request_id:
         lines += b"x-request-id: %b\r\n" % request_id

@@ -54,9 +54,9 @@ _GENERATIONS = "/v1/generations/"
 
 
 class Front:
-    """The data plane of one fleet. Raises ConfigError or HostError for a table that cannot be served safely.
+    """The data plane of one fleet; implements `launcher.route.services.Services`.
 
-    Implements `launcher.route.exchange.Services`.
+    Raises ConfigError or HostError for a table that cannot be served safely.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Front:
         control: Path | None = None,
         orchestrator: Orchestrating | None = None,
     ) -> None:
-        """`control`: a unix socket that answers `/v1/launch/` and `/ui/`, for clients on this machine only.
+        """`control`: path of the unix socket behind `/v1/launch/` and `/ui/`, for clients on this machine only.
 
-        `orchestrator` serves by `table` too, and answers what no single server answers.
+        `orchestrator` serves by the same table, and answers what no single server can.
         """
         self.more_metrics: Callable[[], str] = str
-        """What whoever runs the servers adds to /metrics."""
+        """Prometheus text of whoever runs the servers, for /metrics."""
         self.upstreams = upstreams
         self.sticky = Sticky()
         self.requests = Requests()
@@ -82,7 +82,7 @@ class Front:
         self.conversations = Owners()
         self.completions = Owners()
         self._usage: dict[bytes, Usage] = {}
-        """Of keys that have limits, by digest: a key file that is read again changes none that is the same."""
+        """Of keys with limits, by digest: reading the key file again keeps it for unchanged keys."""
         self.refused: Counter[str] = Counter()  # answered with an error of the front, by its code
         self.escalations: Counter[tuple[str, str, str]] = Counter()
         self._orchestrator = orchestrator
@@ -108,7 +108,7 @@ class Front:
         return self.view.table.front
 
     def replace_table(self, table: RoutingTable) -> None:
-        """Serve another table from the next request on; requests in flight finish on the old one.
+        """Serve another table from the next request on; requests in flight finish with the old one.
 
         Raises like the constructor, and then keeps the old table.
         """
@@ -136,17 +136,17 @@ class Front:
                 target.pool.close()
 
     def take_keys(self, guard: Guard) -> None:
-        """Who holds a key that `guard` does not have is refused from the next request on."""
+        """Use `guard` from the next request on: keys that it does not have are refused."""
         self.view = msgspec.structs.replace(self.view, guard=guard)
 
     def fresh_clients(self) -> Clients:
-        """Count those who come from now on apart from those before, who are given back."""
+        """Start a new set of clients for new connections; returns the old set."""
         old, self.clients = self.clients, Clients(self.unit, functools.partial(Exchange, self))
         self.clients.date = old.date
         return old
 
     def close(self) -> None:
-        """Close idle upstream connections, and what the orchestrator has open; the others end with their requests."""
+        """Close idle upstream connections and the orchestrator's; busy ones close when their requests end."""
         if self._orchestrator is not None:
             self._orchestrator.close()
         self.expansion.close()
@@ -162,7 +162,7 @@ class Front:
     # --- what an exchange needs -------------------------------------------------------------------------------
 
     def open(self, exchange: Exchange) -> None:
-        """Check who asks; answer what needs no body. Raises HttpError."""
+        """Check who asks, and answer what needs no body. Raises HttpError."""
         head, view = exchange.head, exchange.view
         if head.checked is not view:
             self._check(head, view, exchange.client)
@@ -183,7 +183,7 @@ class Front:
             raise too_large(view.table.front.max_body_bytes)
 
     def _spend(self, exchange: Exchange, grant: Grant, limits: Limits) -> None:
-        """Count the request among those of a key that has limits. Raises HttpError 429."""
+        """Count the request against its key's limits. Raises HttpError 429."""
         usage = self._usage.get(grant.digest)
         if usage is None or usage.limits != limits:
             usage = self._usage[grant.digest] = Usage(limits, time.monotonic())
@@ -191,7 +191,7 @@ class Front:
         exchange.on_end = lambda: usage.ended(sum(exchange.tokens))
 
     def dispatch(self, exchange: Exchange) -> None:
-        """The whole request is here: send it on its way. Raises HttpError."""
+        """Send the request, whose body has arrived, on its way. Raises HttpError."""
         head, body = exchange.head, exchange.body
         if head.purpose != "forward" and self._is_answered_otherwise(exchange):
             return
@@ -204,7 +204,7 @@ class Front:
         self._send(exchange, model, body)
 
     def _is_answered_otherwise(self, exchange: Exchange) -> bool:
-        """Whether it is a request that no server is asked for as it is; then it is on its way. Raises HttpError."""
+        """Start answering a request that is not forwarded as it is. False: forward it. Raises HttpError."""
         purpose, orchestrator = exchange.head.purpose, self._orchestrator
         if purpose == "control" and self._control is not None:
             exchange.start_at(self._control)
@@ -219,7 +219,7 @@ class Front:
         return True
 
     async def _dispatch_big(self, exchange: Exchange) -> None:
-        """As `dispatch`: another process reads the body."""
+        """`dispatch` for a big body, which the worker process reads."""
         head, body = exchange.head, exchange.body
         found = await self.body_reader.model(body, head.content_type, head.query, self._named(exchange))
         model, exchange.beginning, exchange.media = found
@@ -227,12 +227,12 @@ class Front:
         self._send(exchange, model, await self.body_reader.outline(body) if is_decided else body)
 
     def _named(self, exchange: Exchange) -> bytes | None:
-        """What the headers name."""
+        """The model that the headers name."""
         seen = exchange.head.seen
         return exchange.view.directory.named(seen.get(b"x-model"), seen.get(b"x-task-type"))
 
     def _send(self, exchange: Exchange, model: str | None, body: bytes) -> None:
-        """Have the servers that `model` names answer, or the orchestrator, which reads `body`. Raises HttpError."""
+        """Start the servers' answer for `model`, or the orchestrator's, which reads `body`. Raises HttpError."""
         view, orchestrator = exchange.view, self._orchestrator
         exchange.named = model or ""
         if exchange.head.purpose == "steer":
@@ -260,18 +260,18 @@ class Front:
         return b"x-project" in seen and len(body) <= BIG_BYTES
 
     def grow(self, route: Route) -> None:
-        """One more request goes by `route`: start another server of its pool, if it has one and is busy."""
+        """Count a request by `route`: a busy pool gets another server."""
         self.expansion.consider(route.tiers[0], route.grows_above, self.upstreams)
 
     def route_for_media(self, exchange: Exchange, route: Route) -> Route | None:
-        """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
+        """The route for a chat with media that no server of `route` accepts; None: not needed. Raises HttpError."""
         require_writes(route.name, route.lacks)
         found = media_in(exchange.body) if exchange.media is None else exchange.media
         lacking = found & route.lacks
         return exchange.view.routes[takes_media(exchange.view.table, route.name, lacking)] if lacking else None
 
     def note_attempt(self, exchange: Exchange, status: int, seconds: float, tokens: tuple[int, int]) -> None:
-        """A server was asked."""
+        """Write the journal entry of a request that was sent to a server."""
         if self._journal is not None and exchange.target is not None:
             self._journal.add(
                 request=exchange.id.decode("ascii"),
@@ -291,7 +291,7 @@ class Front:
         return live(self._exchanges())
 
     def cancel(self, request_id: str) -> bool:
-        """End the request with this id; False where none runs or waits."""
+        """End the request with this id. Returns False if there is none."""
         found = [e for e in self._exchanges() if e.id.decode("ascii") == request_id and is_shown(e) and not e.ended]
         for exchange in found:
             exchange.cancel()
@@ -302,7 +302,7 @@ class Front:
         return [handler for handler in handlers if isinstance(handler, Exchange)]
 
     def note_answer(self, reply: Reply, status: int, code: str) -> None:
-        """A client's request has ended."""
+        """Count an answer's error code and write the access log."""
         if reply.is_question:
             return
         if code != "-":
@@ -317,13 +317,13 @@ class Front:
             _ACCESS.info("%s %s %s %d %s %.1f ms", request_id, head.method, path, status, code, milliseconds)
 
     async def _check_identity(self, target: Target, connection: Connection) -> None:
-        """Ask whoever owns the processes, or the server itself. Raises UpstreamError."""
+        """Check which server a fresh connection leads to. Raises UpstreamError."""
         await check_identity(self.upstreams, target, connection)
 
     # --- who may ask ------------------------------------------------------------------------------------------
 
     def _check(self, head: Head, view: View, client: object) -> None:
-        """Find what a request with this head may have, and what it is for. Raises HttpError."""
+        """Find what a request with this head may do, and its purpose. Raises HttpError."""
         guard, seen = view.guard, head.seen
         host, origin = seen.get(b"host"), seen.get(b"origin")
         head.refuse_unusable()
@@ -354,7 +354,7 @@ class Front:
         head.purpose = "control" if is_control_path else self._purpose(head, view)
 
     def _purpose(self, head: Head, view: View) -> str:
-        """What a request is for that is no preflight and no control."""
+        """The purpose of a request that is neither a preflight nor for the control API."""
         if head.method == "GET" and head.path.startswith(_GENERATIONS) and self._orchestrator is not None:
             return "report"
         if len(view.targets) > 1 and steers(head.method, head.path):
@@ -369,12 +369,12 @@ class Front:
 
     @staticmethod
     def _is_open(head: Head) -> bool:
-        """Whether anybody is answered: what is forwarded never is without a key."""
+        """Whether the path is answered without a key; what is forwarded never is."""
         page = page_of(head.path) if head.is_safe else None
         return page is not None and page.is_open
 
     def _has_session(self, head: Head) -> bool:
-        """Whether a browser asks that was let in; what acts must come from the front's own page."""
+        """Whether it comes from a browser with a session; what acts must come from the front's own page."""
         cookies, origin = head.seen.get(b"cookie"), head.seen.get(b"origin")
         key = None if cookies is None else self.sessions.opened_by(cookies)
         if key is None or (key and not self.admits(key)):
@@ -382,7 +382,7 @@ class Front:
         return head.is_safe if origin is None else is_same_origin(origin, head.seen.get(b"host"))
 
     def admits(self, key: str) -> bool:
-        """Whether an API key of that name exists and may look after the fleet."""
+        """Whether an API key of that name exists and may administer the fleet."""
         guard = self.view.guard
         try:
             return guard.has_keys and "admin" in guard.check_key(None, key.encode()).scopes
@@ -391,6 +391,6 @@ class Front:
 
 
 async def _report(orchestrator: Orchestrating, exchange: Exchange) -> None:
-    """Answer what became of a generation. Raises Refusal."""
+    """Answer with the record of a generation. Raises Refusal."""
     data = await orchestrator.report(exchange.head.path.removeprefix(_GENERATIONS), exchange.head.grant.name)
     exchange.answer(200, b"application/json", data)

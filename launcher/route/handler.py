@@ -1,4 +1,4 @@
-"""Who answers one request, as its connection sees it. Types only. Pure."""
+"""The handler of one request, as its connection sees it. Types only. Pure."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from launcher.route.problem import HttpError
 
 
 class Handler(Protocol):
-    """Who answers one request."""
+    """Answers one request."""
 
     head: Head
     body: bytes
     complete: bool
-    """The body has come."""
+    """The request's body has arrived."""
     held: int
-    """Bytes of it that are counted."""
+    """Bytes of the body that count against `max_held_bytes`."""
     length: bytes | None
-    """Content-Length, where the body comes later."""
+    """Content-Length, where the body arrives after the head."""
     has_turn: bool
-    """Those before it are answered: until then it keeps a refusal to itself."""
+    """All earlier requests of the connection are answered; until then a refusal is kept in `refusal`."""
     refusal: HttpError | None
 
     def drop_body(self) -> None:
-        """It is not needed any more."""
+        """Free the request's body."""
 
     def opened(self) -> None:
-        """The head has come, perhaps the body too, and those before it are answered."""
+        """Start: the head has arrived, perhaps the body too, and all earlier requests are answered."""
 
     def received(self) -> None:
-        """The body has come, too."""
+        """Go on: the body has arrived as well."""
 
     def refuse(self, error: HttpError) -> None:
-        """Something is wrong with the rest of the request."""
+        """Answer with `error`, which the rest of the request caused."""
 
     def progress(self) -> None:
-        """The client can take more again."""
+        """Write on: the client can take more again."""
 
     def overdue(self) -> None:
-        """What was given to `answer_by` has passed."""
+        """The deadline given to `answer_by` has passed."""
 
     def client_left(self) -> None:
-        """Nobody waits for the answer."""
+        """Stop: the client has disconnected."""
 
     def stop(self) -> None:
-        """The front's drain is over."""
+        """Stop: the front's drain is over."""

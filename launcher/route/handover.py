@@ -1,4 +1,4 @@
-"""A client's request in the hands of an orchestrator. I/O."""
+"""A client's request while an orchestrator answers it. I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.route.tap import Tap
 
 
 def hand_over(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-    """Have `answer(*args)`, which is not the exchange's own, answer, as long as the client waits."""
+    """Let `answer(*args)` answer in the exchange's place, as long as the client waits."""
     exchange.orchestration = asyncio.get_running_loop().create_task(_answer(exchange, answer, *args))
 
 
@@ -39,10 +39,10 @@ async def _answer(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, 
 
 
 class Handover:
-    """One client request; implements `launcher.ir.exchange.Exchange`."""
+    """One client request for an orchestrator; implements `launcher.ir.exchange.Exchange`."""
 
     def __init__(self, exchange: Exchange, asked: str, body: bytes) -> None:
-        """Nothing is answered yet. `body`: the request's, or an outline of a big one (`is_outline`)."""
+        """`body`: the request's, or the outline of a big one (`is_outline`)."""
         self._exchange = exchange
         self.path = exchange.head.path
         self.body = body.removeprefix(BOM)
@@ -53,12 +53,12 @@ class Handover:
 
     @property
     def gone(self) -> bool:
-        """The client has left."""
+        """Whether the client has disconnected."""
         return self._exchange.gone
 
     @property
     def finished(self) -> bool:
-        """The answer is complete."""
+        """Whether the answer is complete."""
         return self._exchange.ended
 
     def header(self, name: bytes) -> str | None:
@@ -73,11 +73,11 @@ class Handover:
         return all(self._exchange.head.grant.may_ask(self.asked, name) for name in servers)
 
     def escalated(self, server: str, to: str, why: str) -> None:
-        """`to` answers in place of `server`."""
+        """Record that `to` answers in place of `server`."""
         self._exchange.escalated(server, to, why)
 
     async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
-        """Ask a server something on the way. Raises Refusal, TimeoutError."""
+        """Ask a server an intermediate question. Raises Refusal, TimeoutError."""
         exchange = self._exchange
         grant = exchange.head.grant if as_caller else EVERYTHING
         question = Question(
@@ -91,7 +91,7 @@ class Handover:
         return await ask(exchange.services, server, question, timeout_s=timeout_s)
 
     async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Answered:
-        """Have `server` answer the client itself. Raises Refusal."""
+        """Let `server` answer the client itself. Raises Refusal."""
         exchange = self._exchange
         exchange.tap = tap = Tap(keep_bytes) if keep_bytes else None
         exchange.decision = decision
@@ -115,12 +115,12 @@ class Handover:
         self._exchange.answer(status, b"application/json", data, lines_of(headers))
 
     async def events(self, headers: Headers) -> None:
-        """Begin to answer with server-sent events."""
+        """Begin an answer of server-sent events."""
         self._exchange.begin(200, EVENTS % self._exchange.id + lines_of(headers), None)
         await self._exchange.write(b"", done=False)
 
     async def event(self, data: bytes, *, more: bool = True) -> None:
-        """One event, or several."""
+        """Send one event, or several; `more` False ends the answer."""
         await self._exchange.write(data, done=not more)
 
     async def fail(self, refusal: Refusal) -> None:

@@ -1,4 +1,4 @@
-"""The head of a request: what is read of it, what is forwarded, what stays on its hop. Pure."""
+"""The head of a request: what the front reads of it, what is forwarded, what ends at this hop. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-"""Headers that concern one connection only (RFC 9110 7.6.1), and those we answer ourselves."""
+"""Headers that concern one connection only (RFC 9110 7.6.1), and those that the front answers itself."""
 _READ_ONLY = frozenset(
     {
         b"authorization",
@@ -47,7 +47,7 @@ _READ_ONLY = frozenset(
         b"x-validation-policy",
     }
 )
-"""Read here and not passed on: keys and cookies end at the front, the upstream is not a browser's peer."""
+"""Read here and not forwarded: keys and cookies end at the front, and the upstream is not a browser's peer."""
 _READ_AND_FORWARDED = frozenset({b"content-type", b"content-encoding", b"x-conversation-id"})
 _SINGLE = (_READ_ONLY - {b"x-request-id", b"cookie"}) | _READ_AND_FORWARDED
 _UNUSUAL = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
@@ -56,20 +56,20 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 MAX_TARGET_BYTES = 32_000
 MAX_LINE_BYTES = 8_000
 MAX_LINES = 96
-"""What llama-server takes (cpp-httplib: a target of 32 KiB, 100 lines of 8 KiB), less what the front adds. It closes
-the connection on a longer target without a word."""
+"""llama-server's limits (cpp-httplib: a target of 32 KiB, 100 lines of 8 KiB), less what the front adds. It closes the
+connection on a longer target without an answer."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,8})[ \t]*\r\n", re.IGNORECASE)
 new_request_id = map(f"req-{token_hex(6)}-%x".encode().__mod__, count(1)).__next__
-"""Gives a new request id: unique by a random prefix of this process, then in order."""
+"""Returns a new request id: a random prefix of this process, then a counter."""
 
 
 class Head:
-    """One request head, all but its Content-Length.
+    """A request's head without its Content-Length.
 
-    Clients send the same lines with every request of a connection, the length apart: one comparison (`matches`) then
-    stands for parsing, sorting and checking them again.
+    Clients send the same lines with every request of a connection, but for the length: one comparison (`matches`) then
+    replaces parsing, sorting and checking them again.
     """
 
     __slots__ = (
@@ -106,7 +106,7 @@ class Head:
     )
 
     def __init__(self, method: str, url: bytes, version: str, headers: RawHeaders, *, keep_alive: bool) -> None:
-        """Header names are lowered. Raises HttpError 400 for a target that is no URL."""
+        """Header names are in lower case. Raises HttpError 400 for a target that is no URL."""
         self.method = method
         self.url = url
         self.version = version
@@ -128,12 +128,12 @@ class Head:
             self.keep_alive = False  # HTTP/1.0 knows none: whoever is between may take the rest for a request
         given = seen.get(b"x-request-id")
         self.request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else None
-        """The client's own, where it is short and plain."""
+        """The client's own id, where it is short and plain."""
         self.content_type = seen.get(b"content-type", b"")
         self.is_json = self.content_type[:16].lower() == b"application/json"
         self.expects_continue = version == "1.1" and seen.get(b"expect", b"").lower() == b"100-continue"
         self.is_plain = seen.keys().isdisjoint(_UNUSUAL)
-        """llhttp has nothing to do for it but to find its body by its Content-Length."""
+        """llhttp needs only the Content-Length to find its body."""
         self.is_safe = method in ("GET", "HEAD")  # it changes nothing (RFC 9110 9.2.1)
         self.kind = kind_of(method, self.path)
         self.takes_slot = self.kind != ""
@@ -141,16 +141,16 @@ class Head:
         close = not self.keep_alive
         self.with_length = framing_of(200, method, version, known_length=True, close=close)
         self.in_parts = framing_of(200, method, version, known_length=False, close=close)
-        """How an answer with status 200 is framed."""
+        """How an answer with status 200 is framed, if its length is known or not."""
         self.conversation = seen.get(b"x-conversation-id", b"").strip() if self.takes_slot else b""
-        """The id under which llama-server keeps the stream for who comes back."""
+        """The id under which llama-server keeps the stream for a client that comes back."""
         target = self.raw_path + b"?" + self.query if self.query else self.raw_path
         self.start = b"%b %b HTTP/1.1\r\nhost: " % (method.encode(), target)
         self.lines = b"\r\n%bx-request-id: " % lines_of(self.forwarded)
         self.checked: object = None
-        """The view under which the front found nothing against it, and what it found: the next four."""
+        """The view under which the front accepted it; `grant`, `cors` and `purpose` are of that check."""
         self.passes: object = None
-        """The same view, where a server is to answer: nothing else is looked for."""
+        """The same view, if a server answers it and nothing else has to be looked at."""
         self.grant = EVERYTHING
         self.cors = b""
         self.purpose = ""
@@ -160,7 +160,7 @@ class Head:
         return self.headers == headers and self.url == url and self.method == method and self.version == version
 
     def _read(self, headers: RawHeaders) -> None:
-        """Sort headers into read, forwarded and dropped."""
+        """Sort header lines into read, forwarded and dropped ones."""
         seen, forwarded = self.seen, self.forwarded
         for name, value in headers:
             if name in _READ_ONLY or name in _READ_AND_FORWARDED:
@@ -179,7 +179,7 @@ class Head:
                 self.forwarded = [(n, v) for n, v in forwarded if n not in named]
 
     def refuse_unusable(self) -> None:
-        """HttpError for a method or target that no upstream of ours serves, and for a header that may occur once."""
+        """Raises HttpError for a method or target that no upstream serves, and for a repeated single header."""
         if self._twice is not None:
             raise HttpError(400, "duplicate_header", f"{self._twice.decode()} is given twice", close=True)
         if self.method not in _METHODS:
@@ -206,9 +206,9 @@ class Head:
             raise HttpError(400, "invalid_target", "the request target is not a path", close=True)
 
     def for_upstream(self, authority: bytes, request_id: bytes, own: bytes, body_bytes: int) -> bytes:
-        """The head that goes upstream, with the blank line; a body of `body_bytes` follows.
+        """The head for the upstream, with the blank line; a body of `body_bytes` follows.
 
-        `own` are header lines that the front itself adds for this server.
+        `own`: header lines that the front adds for this server.
         """
         if self.is_safe and not body_bytes:
             return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, b"\r\n"))
@@ -216,7 +216,7 @@ class Head:
         return b"".join((self.start, authority, self.lines, request_id, b"\r\n", own, length))
 
     def preflight(self) -> bytes:
-        """What a browser asks before it sends, as header lines: any method and header that we read or forward."""
+        """Header lines that allow a browser any method, and any header that is read or forwarded."""
         wanted = dict(self.forwarded).get(b"access-control-request-headers", b"authorization, content-type")
         return (
             b"access-control-allow-methods: GET, POST, PUT, PATCH, DELETE, OPTIONS\r\n"
@@ -242,13 +242,13 @@ def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def connection_tokens(value: bytes) -> frozenset[bytes]:
-    """Header names that a Connection header declares hop-by-hop."""
+    """The headers that a Connection header declares hop-by-hop."""
     tokens = {t.strip().lower() for t in value.split(b",")}
     return frozenset(tokens - {b"close", b"keep-alive", b"upgrade", b""})
 
 
 def cors_lines(origin: bytes) -> bytes:
-    """What lets an allowed page read the answer."""
+    """Header lines that let an allowed page read the answer."""
     return (
         b"access-control-allow-origin: %b\r\naccess-control-expose-headers: x-request-id, request-id, x-launch-server, "
         b"x-launch-decision, x-generation-id, retry-after\r\nvary: origin\r\n" % origin
@@ -256,23 +256,23 @@ def cors_lines(origin: bytes) -> bytes:
 
 
 class AnswerHead:
-    """The head of an upstream's answer as the client gets it, made once for all answers with the same lines.
+    """The head of an upstream's answer for clients, made once for all answers with the same lines.
 
-    Its length and the request's id are apart. The upstream's CORS headers are dropped: which pages may read an answer
-    is decided at the front.
+    Content-Length and request id are added to each. The upstream's CORS headers are dropped: the front decides which
+    pages may read an answer.
     """
 
     __slots__ = ("came", "is_events", "lines", "status")
 
     def __init__(self, status: int, came: RawHeaders, server: bytes) -> None:
-        """`came` are the upstream's header lines, `server` the name to show for it, b"" for none."""
+        """`came`: the upstream's header lines; `server`: the name to show for it, b"" for none."""
         named: frozenset[bytes] = frozenset()
         for name, value in came:
             if name == b"connection":
                 named |= connection_tokens(value)
         kept: RawHeaders = []
         self.is_events = False
-        """Server-sent events, which go out in chunks, so that an error can be added where the upstream dies."""
+        """Server-sent events, forwarded in chunks so that an error can be added where the upstream dies."""
         for name, value in came:
             if name in _DROPPED_FROM_ANSWER or name in named or name.startswith(b"access-control-"):
                 continue
@@ -289,10 +289,10 @@ class AnswerHead:
 
 
 class RepeatedHead:
-    """A head that was parsed once, as what stands before and after the digits of its Content-Length.
+    """A head that was parsed once, as the bytes before and after the digits of its Content-Length.
 
-    A client's requests, and a server's answers, differ on a kept-alive connection in their bodies only. llhttp has
-    judged the head once; bytes that are equal need not be judged again.
+    On a kept-alive connection requests, and answers, usually differ in their bodies only. llhttp has validated the head
+    once; equal bytes need not be validated again.
     """
 
     __slots__ = ("_after", "_before", "_fixed", "head", "size", "start")
@@ -305,10 +305,10 @@ class RepeatedHead:
         self.size = -1
         self.head = b""
         self.start = 0
-        """Bytes of the last message, its head and the head's bytes: another message of that size has the same head."""
+        """Size of the last message, its head, and the head's size: a message of that size has the same head."""
 
     def body_start(self, data: bytes) -> int:
-        """Where the body begins, if `data` is this head again and the whole of its body and nothing more; else 0."""
+        """Where the body begins, if `data` is this head again with its whole body and nothing more; else 0."""
         size = len(data)
         if size == self.size:
             return self.start if data.startswith(self.head) else 0
@@ -325,7 +325,7 @@ class RepeatedHead:
 
 
 def repeated_head(data: bytes) -> RepeatedHead | None:
-    """What to compare later messages with, if `data` is one whole message with a Content-Length."""
+    """For comparing later messages with `data`, if that is one whole message with a Content-Length."""
     head_end = data.find(b"\r\n\r\n") + 4
     if head_end < 4:
         return None

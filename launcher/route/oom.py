@@ -1,4 +1,4 @@
-"""How an answer says that its server is out of memory. Pure."""
+"""How an answer shows that its server is out of memory. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _SIGNS = re.compile(
     rb"std::bad_alloc|out of (?:device )?memory|OutOfDeviceMemory|insufficient memory|(?:failed|unable) to allocate",
     re.IGNORECASE,
 )
-"""What llama-server's error bodies say (`decode() failed: std::bad_alloc`), and its backends' allocators."""
+"""From llama-server's error bodies (`decode() failed: std::bad_alloc`) and its backends' allocators."""
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _ERROR_EVENT = re.compile(rb'(?:event: ?error\r?\n)?(?:data|error): ?\{.{0,40}"error"')
 _QUOTED = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,300})')
 
 
 def said_out_of_memory(body: bytes, *, is_events: bool, complete: bool) -> str | None:
-    """What an error, or the first event of a stream, says of its server's memory; "" where it is something else.
+    """The out-of-memory message in an error, or in a stream's first event; "" for any other answer.
 
-    None: more of it must come before that can be told. A stream that fails before its first token has status 200, and
-    an error as its first event.
+    None: more of the answer must arrive to tell. A stream that fails before its first token has status 200 and an error
+    as its first event.
     """
     if not complete and len(body) < _MAX_ERROR_BYTES and not (is_events and _EVENT_END.search(body)):
         return None

@@ -1,4 +1,4 @@
-"""Which server has a conversation or a completion, so that what is about it goes there. Pure."""
+"""Which server has a conversation or a completion, so that later requests about it go there. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections import OrderedDict
 import msgspec
 
 _ENTRIES = 8192
-"""Remembered, the least recently used forgotten first."""
+"""Ids remembered; the least recently used are forgotten first."""
 _ID = re.compile(rb'"id":\s*"([^"\\]{1,128})"')
 _MAX_KEY_BYTES = 512
-"""A longer id is not remembered: memory is bounded."""
+"""Longer ids are not remembered, so that memory is bounded."""
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """The server, the name that it was asked by, and the name of the caller's key."""
+    """A server, the name by which it was asked, and the name of the caller's key."""
 
     server: str
     asked: str
@@ -23,16 +23,15 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Owners:
-    """Ids → who has them."""
+    """Ids → owners."""
 
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        """Nothing remembered."""
         self._seen: OrderedDict[bytes, Owner] = OrderedDict()
 
     def remember(self, key: bytes, owner: Owner) -> None:
-        """`owner` has it from now on."""
+        """`owner` has the id `key` from now on."""
         if len(key) > _MAX_KEY_BYTES:
             return
         self._seen[key] = owner
@@ -41,17 +40,17 @@ class Owners:
             self._seen.popitem(last=False)
 
     def learn(self, first: bytes, owner: Owner) -> None:
-        """`owner` has the completion whose stream of events begins with `first`."""
+        """Remember `owner` for the completion whose event stream begins with `first`."""
         match = _ID.search(first)
         if match is not None:
             self.remember(match[1], owner)
 
     def server(self, key: bytes, caller: str) -> str | None:
-        """The server that has it, if it is the caller's."""
+        """The server that has it, if the caller is its owner."""
         owner = self.of(key, caller)
         return None if owner is None else owner.server
 
     def of(self, key: bytes, caller: str) -> Owner | None:
-        """Who has it, if it is the caller's."""
+        """The owner, if it is the caller."""
         owner = self._seen.get(key)
         return owner if owner is not None and owner.caller == caller else None

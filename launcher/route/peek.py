@@ -1,4 +1,4 @@
-"""Which model a request names, read without decoding the rest of its body. Pure."""
+"""The model that a request names, read without decoding the rest of its body. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.route.problem import HttpError
 
 
 class _Named:
-    """A type that msgspec does not know: it shows us each value that is to become one."""
+    """A type unknown to msgspec, which shows its decoding hook each value that is to become one."""
 
     __slots__ = ()
 
@@ -21,7 +21,7 @@ _NAMED = _Named()
 
 
 class _Body(msgspec.Struct, frozen=True, gc=False):
-    """A request of which every `model` is seen, in whatever spelling of the key; the rest is skipped unread."""
+    """A request whose `model` is read, every time the key occurs and however it is escaped; the rest is skipped."""
 
     model: _Named = _NAMED
 
@@ -33,7 +33,7 @@ class _TypedBody(msgspec.Struct, frozen=True, gc=False):
 
 
 _seen: list[object] = []
-"""What the decoder came upon as `model`. For one thread."""
+"""The values of `model` that the decoder came upon. For one thread."""
 
 
 def _see(_type: type, value: object) -> _Named:
@@ -44,25 +44,25 @@ def _see(_type: type, value: object) -> _Named:
 _DECODE = msgspec.json.Decoder(_Body, dec_hook=_see).decode
 _DECODE_TYPED = msgspec.json.Decoder(_TypedBody).decode
 BOM = b"\xef\xbb\xbf"
-"""What some editors write before UTF-8 text; llama-server's parser skips it."""
+"""Some editors write it before UTF-8 text; llama-server's parser skips it."""
 _SMALL_BYTES = 1 << 20
-"""`_Body`'s decoder builds a `model` that is no name: of a bigger body, `_TypedBody`'s refuses it unbuilt."""
+"""`_Body`'s decoder builds a `model` that is no string: in a bigger body `_TypedBody`'s refuses it unbuilt."""
 _JSON_NAMES = {bool: "a boolean", int: "a number", float: "a number", list: "an array", dict: "an object"}
 _PARAMETER = re.compile(rb';\s*([\w*-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;\s]*)')
 _DISPOSITION = re.compile(rb"^content-disposition\s*:\s*form-data\s*(.*)$", re.IGNORECASE | re.MULTILINE)
 _OPAQUE = (b"application/octet-stream", b"audio/", b"image/", b"video/", b"text/plain")
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
-"""What llama-server reads as JSON, whatever it is declared as (a page's `fetch` declares text/plain)."""
+"""What llama-server reads as JSON, whatever its content type says (a page's `fetch` says text/plain)."""
 
 
 _MOST_PARTS = 1024
-"""Parts of a form: the few fields of a transcription, and room."""
+"""Parts of a form: the few fields of a transcription, and some to spare."""
 _MOST_HEAD_BYTES = 16 * 1024
 """Of a part's head."""
 
 
 def peek_json(body: bytes) -> str | None:
-    """The one model that a JSON object names; other values are skipped unread. Raises HttpError 400 like `peek`.
+    """The model that a JSON object names; other values are skipped. Raises HttpError 400 like `peek`.
 
     An array (`/lora-adapters`) names none.
     """
@@ -92,7 +92,7 @@ def peek_json(body: bytes) -> str | None:
 
 
 def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -> str | None:
-    """The model that a request names: in its JSON or form body, else `?model=`, else `x-model`; "" names none.
+    """The model that a request names: in its JSON or form body, else `?model=`, else `x-model`; "" counts as none.
 
     Raises HttpError 400 for a body that is no JSON object, names two models, or names one that is no string.
     """
@@ -103,7 +103,7 @@ def peek(body: bytes, content_type: bytes, query: bytes, header: bytes | None) -
 
 
 def query_model(query: bytes) -> str | None:
-    """The value of `model` in a query string; HttpError 400 when it is given twice."""
+    """`model` of a query string. Raises HttpError 400 if it is given twice."""
     values = parse_qs(query.decode("latin-1"), encoding="utf-8", errors="replace").get("model")
     if values is None:
         return None
@@ -113,7 +113,7 @@ def query_model(query: bytes) -> str | None:
 
 
 def _peek_body(body: bytes, content_type: bytes) -> str | None:
-    """Peek at `body` as its content type says; a body that nothing declares is JSON, as llama-server reads it."""
+    """Read `body` by its content type; without one it is JSON, as llama-server reads it."""
     if not body:
         return None
     kind = content_type.lower()
@@ -125,7 +125,7 @@ def _peek_body(body: bytes, content_type: bytes) -> str | None:
 
 
 def peek_multipart(body: bytes, content_type: bytes) -> str | None:
-    """`model` of a form, found between its boundaries; file contents are not looked at."""
+    """`model` of a form; file contents are not looked at."""
     model: str | None = None
     for field, start, end in _fields(body, _delimiter(body, content_type)):
         if field == b"model":
@@ -136,7 +136,7 @@ def peek_multipart(body: bytes, content_type: bytes) -> str | None:
 
 
 def model_in_form(body: bytes, content_type: bytes, model: bytes) -> bytes:
-    """A form with `model` as its model, whether it had one or not. Raises HttpError 400."""
+    """The form with `model` as its model, added or replaced. Raises HttpError 400."""
     delimiter = _delimiter(body, content_type)
     for field, start, end in _fields(body, delimiter):
         if field == b"model":
@@ -147,7 +147,7 @@ def model_in_form(body: bytes, content_type: bytes, model: bytes) -> bytes:
 
 
 def _delimiter(body: bytes, content_type: bytes) -> bytes:
-    """What stands between the parts of a form. Raises HttpError 400."""
+    """The delimiter of a form's parts. Raises HttpError 400."""
     boundary = dict(_parameters(content_type)).get(b"boundary", b"")
     if not 0 < len(boundary) <= 70:
         raise HttpError(400, "invalid_form", "multipart/form-data without a usable boundary")
@@ -158,7 +158,7 @@ def _delimiter(body: bytes, content_type: bytes) -> bytes:
 
 
 def _fields(body: bytes, delimiter: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Each part's name, and where its value begins and ends; a file's is empty. Raises HttpError 400."""
+    """Each part's name, and where its value begins and ends (empty for a file). Raises HttpError 400."""
     start = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
     for _ in range(_MOST_PARTS):
         head_start = body.index(delimiter, start) + len(delimiter)
@@ -171,7 +171,7 @@ def _fields(body: bytes, delimiter: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _part(body: bytes, start: int, end: int) -> tuple[bytes, int, int]:
-    """Field name of the form part in body[start:end], and where its value stands; a file's value is left out."""
+    """Name of the form part in body[start:end], and where its value stands; a file's value is left out."""
     head_end = body.find(b"\r\n\r\n", start, min(end, start + _MOST_HEAD_BYTES))
     if head_end < 0 and end - start > _MOST_HEAD_BYTES:
         raise HttpError(400, "invalid_form", f"a part of the form has no head within {_MOST_HEAD_BYTES} bytes")
@@ -186,7 +186,7 @@ def _part(body: bytes, start: int, end: int) -> tuple[bytes, int, int]:
 
 
 def _parameters(value: bytes) -> list[tuple[bytes, bytes]]:
-    """`; key=value` parameters of a header, keys lowered, quotes removed."""
+    """`; key=value` parameters of a header: keys in lower case, values unquoted."""
     return [
         (key.lower(), re.sub(rb"\\(.)", rb"\1", text[1:-1]) if text.startswith(b'"') else text)
         for key, text in _PARAMETER.findall(value)
@@ -198,5 +198,5 @@ def _no_name(why: str) -> HttpError:
 
 
 def _two_models() -> HttpError:
-    """The answer to a request that could be routed two ways."""
+    """The error for a request that could be routed two ways."""
     return HttpError(400, "duplicate_model", "the request names a model more than once", param="model")

@@ -1,7 +1,7 @@
-"""Bytes of a client → its requests, parsed by llhttp, within limits on what each may hold. I/O-free.
+"""Bytes of a client → its requests, parsed by llhttp, with limits on their size. I/O-free.
 
-llhttp judges what strangers send. Here is what it leaves open: limits on a head's and a body's bytes, and on trailers;
-trailers that do not pass as headers; an Upgrade that is ignored without losing the body (Java's client offers h2c on
+llhttp validates what clients send. This adds what it leaves open: limits on the bytes of heads, bodies and trailers;
+trailers that must not pass as headers; an Upgrade that is ignored without losing the body (Java's client offers h2c on
 every POST).
 """
 
@@ -19,54 +19,54 @@ from launcher.route.problem import HttpError
 from launcher.route.spool import Spool
 
 _MAX_UPGRADES = 16
-"""Requests with an Upgrade in one piece: each costs a parser and a copy of the rest."""
+"""Pipelined requests with an Upgrade in one read: each costs a parser and a copy of the rest."""
 _HEAD_BYTES = 16 * 1024
 _CHUNKS_BYTES = 1024
-"""Parsed at a time where nothing tells where a head or a chunked body ends."""
+"""Bytes parsed at a time where the end of a head or of a chunked body cannot be told in advance."""
 _TURN_PIECES = 32
-"""Pieces of a chunked body that are parsed before others have a turn: each chunk in them costs a call."""
+"""Pieces of a chunked body parsed before other connections have a turn: each chunk in them costs a call."""
 _LOOK_BYTES = 64 * 1024
 UNCOUNTED_BYTES = 16 * 1024
 """Bodies up to here are bounded by the number of connections, and not counted."""
 
 
 class Listener(Protocol):
-    """Who is told of requests."""
+    """Receives the requests that were read."""
 
     def on_request(self, head: Head, length: bytes | None) -> None:
-        """A head has come, with its Content-Length; the body is still to come, if there is one."""
+        """A head has arrived, with its Content-Length; the body, if any, follows."""
 
     def on_whole_request(self, head: Head, body: bytes) -> bool:
-        """Both at once; whether nothing is left to see to."""
+        """Head and body have arrived at once. Returns whether the request had its turn, not queued."""
 
     def on_request_complete(self, body: bytes | None) -> None:
-        """Its body has come, too; None where it was discarded."""
+        """The body has arrived; None where it was discarded."""
 
     def on_unacceptable(self, error: HttpError) -> None:
-        """What comes is no request, or exceeds a limit. Nothing is told of what follows, but of a body's end."""
+        """The request is invalid or exceeds a limit. Only the end of its body is reported after this."""
 
 
 class Counter(Protocol):
-    """Who counts the bytes of all bodies together."""
+    """Counts the bytes of all request bodies together."""
 
     def came(self, count: int) -> None:
-        """So many more of a body under way are held."""
+        """Count bytes of a body that is arriving."""
 
     def went(self, count: int) -> None:
-        """So many of a body under way are not held any more."""
+        """Uncount bytes of an arriving body that was dropped."""
 
     def spool(self, data: bytearray) -> Spool | None:
         """A file that begins with `data` and takes the rest of its body; None while memory has room for it."""
 
 
 class ReadLimits(Protocol):
-    """Who knows the limits that hold now."""
+    """The limits that apply now; a reload changes them."""
 
     unit: FrontUnit
 
     @property
     def held(self) -> Counter:
-        """Counts the bytes of all bodies."""
+        """The counter of all bodies' bytes."""
 
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
@@ -76,48 +76,47 @@ class RequestReader:
     _listener: Listener
     _limits: ReadLimits
     place: Literal["between", "head", "body"] = "between"
-    """Where in a request the bytes that come next are."""
+    """Where in a request the next bytes belong."""
     failed: bool = False
-    """What comes is not read any more."""
+    """Nothing more is read: what came cannot be parsed, or the connection is closed."""
     discards: bool = False
-    """The body that comes is dropped."""
+    """The body that is arriving is dropped."""
     head_is_new: bool = False
-    """A head began since whoever looks here unset it."""
+    """A head began since this was last unset."""
     _parser: httptools.HttpRequestParser = dataclasses.field(init=False)
     _url: bytes = b""
     _headers: RawHeaders = dataclasses.field(default_factory=list)
     _length: bytes | None = None
     _head: Head | None = None
-    """The last request's."""
+    """The last request's head."""
     _repeated: RepeatedHead | None = None
-    """Its bytes, if that request came whole and had nothing unusual, and all that came was read."""
+    """The last request's head as bytes, if that request came whole, was plain, and nothing came after it."""
     _body: bytes | bytearray | Spool = b""
     size: int = 0
-    """What is kept of the body, and how much has come of it."""
+    """Bytes of the present body that have arrived."""
     counted: int = 0
     """How many of them are counted."""
     unread: bytes = b""
-    """What came behind a whole request: call `go_on`."""
+    """Bytes behind a whole request (pipelining): call `go_on`."""
     _at: int = 0
-    """Where in it the next begins."""
+    """Where in `unread` the next request begins."""
     _read_bytes: int = 0
     _head_bytes: int = 0
     _silent_bytes: int = 0
-    """Bytes of this read, of this head, and of what is neither a head nor a body's content."""
+    """Bytes of this read, of this head, and of chunk framing and trailers since the last body content."""
     _message_ended: bool = False
-    """A message has ended in this read."""
+    """A request has ended in this read."""
     _head_shares_read: bool = False
-    """The head began behind the end of another message, in the same read."""
+    """The present head began in the read in which another request ended."""
     _replaying: bool = False
 
     def __post_init__(self) -> None:
-        """It parses for itself."""
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> bool:
-        """Read what came, up to the end of a request: whoever sends thousands at once has them read in turns.
+        """Read up to the end of one request; pipelined ones are read in turn with other connections.
 
-        Whether it was one whole request and nothing is left to see to.
+        Returns True where that was one whole request that had its turn: nothing is left to do.
         """
         if self._repeated is not None:
             start = self._repeated.body_start(data)
@@ -131,12 +130,12 @@ class RequestReader:
         return False
 
     def go_on(self) -> None:
-        """Read one more request of what came."""
+        """Read one more pipelined request."""
         data, self.unread = self.unread, b""
         self._read(data, self._at)
 
     def _read(self, data: bytes, at: int) -> None:
-        """Parse `data` from `at` on in pieces, until a request ends; keep the rest."""
+        """Parse `data` from `at` on in pieces until a request ends; keep the rest in `unread`."""
         whole = at == 0 and self.place == "between"
         self._repeated = None
         pieces = 0
@@ -154,7 +153,7 @@ class RequestReader:
             self._repeated = repeated_head(data)
 
     def _piece_end(self, data: bytes, at: int) -> int:
-        """Where a piece that begins at `at` ends: with its head or its body, where that can be seen."""
+        """The end of a piece that begins at `at`: that of its head or body, where it can be told."""
         if self.place != "body":
             end = data.find(b"\r\n\r\n", at, at + _HEAD_BYTES)
             return at + _HEAD_BYTES if end < 0 else end + 4
@@ -178,19 +177,19 @@ class RequestReader:
             self._check_sizes()
 
     def discard(self) -> None:
-        """Drop what came and still comes of the body."""
+        """Drop the present body, what came of it and what still comes."""
         self.forget()
         self.discards = True
 
     def forget(self) -> None:
-        """Hold nothing of the body under way."""
+        """Free what is held of the present body."""
         self._body = b""
         counted, self.counted = self.counted, 0
         if counted:
             self._limits.held.went(counted)
 
     def close(self) -> None:
-        """The connection is gone. What refers to it in a circle would stay until the collector comes, minutes later."""
+        """The connection has ended: break the reference cycles, which would stay until a garbage collection."""
         self.forget()
         self.failed = True
         self.unread = b""
@@ -198,7 +197,7 @@ class RequestReader:
         del self._parser, self._listener
 
     def _check_sizes(self) -> None:
-        """Refuse a head, or trailers and extensions of chunks, that grow without end."""
+        """Refuse a head, or trailers and chunk extensions, beyond `max_header_bytes`."""
         if self.place == "head":
             if not self._head_shares_read:
                 self._head_bytes += self._read_bytes
@@ -209,7 +208,7 @@ class RequestReader:
             self._refuse_head()
 
     def _without_upgrade(self, rest: bytes) -> None:
-        """Go on as if no Upgrade had been asked for: `rest` is the body that llhttp left unread, and what follows."""
+        """Go on as if no Upgrade had been asked for. `rest`: the body that llhttp left unread, and more."""
         for _ in range(_MAX_UPGRADES):
             if self.failed:
                 return
@@ -237,7 +236,7 @@ class RequestReader:
         self._fail(HttpError(431, "headers_too_large", message, close=True))
 
     def _fail(self, error: HttpError) -> None:
-        """Nothing that follows can be read as a request."""
+        """Stop reading: nothing that follows can be parsed."""
         if not self.failed:
             self.failed = True
             self.unread = b""
@@ -246,7 +245,7 @@ class RequestReader:
     # --- httptools' callbacks ---------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """A head begins."""
+        """A request begins."""
         if self._replaying:
             return
         self.place = "head"
@@ -258,7 +257,7 @@ class RequestReader:
         self._length = None
 
     def on_url(self, url: bytes) -> None:
-        """A part of the target."""
+        """A part of the request target."""
         if not self._replaying:
             self._url += url
 
@@ -272,7 +271,7 @@ class RequestReader:
                 self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is known: the request begins, unless its head is too big."""
+        """The head is complete: report the request, unless its head is too big."""
         if self._replaying or self.failed:
             return
         self.place = "body"
@@ -297,7 +296,7 @@ class RequestReader:
         return len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
+        """A part of the body."""
         self._silent_bytes = 0
         self.size += len(body)
         if self.discards or self.failed:
@@ -320,7 +319,7 @@ class RequestReader:
             self._body = bytearray(kept + body) if kept else body
 
     def on_message_complete(self) -> None:
-        """The request ends; one that asks for an upgrade only seems to, its body is still to come."""
+        """The request ends. One with an Upgrade only seems to: its body is still to come."""
         if self.failed or (self._parser.should_upgrade() and not self._replaying):
             return
         self._replaying = False
@@ -331,7 +330,7 @@ class RequestReader:
 
 
 def _added(spool: Spool, body: bytes) -> Spool | bytearray:
-    """`body` behind the rest in a file; in memory where the disk takes no more."""
+    """`spool` with `body` added; in memory again where the disk takes no more."""
     try:
         spool.add(body)
     except OSError:
@@ -340,7 +339,7 @@ def _added(spool: Spool, body: bytes) -> Spool | bytearray:
 
 
 def _whole(body: bytes | bytearray | Spool) -> bytes:
-    """What came, as who reads bodies takes it: big ones are any buffer."""
+    """The body as handlers take it: `bytes`, or any buffer for a big one."""
     if isinstance(body, Spool):
         try:
             return body.whole()
@@ -350,5 +349,5 @@ def _whole(body: bytes | bytearray | Spool) -> bytes:
 
 
 def too_large(limit_bytes: int, which: str = "(max_body_bytes)") -> HttpError:
-    """The answer to a body beyond the limit."""
+    """413: the body exceeds the limit."""
     return HttpError(413, "body_too_large", f"the body exceeds {limit_bytes} bytes {which}", close=True)

@@ -1,4 +1,4 @@
-"""The answer to one request, as far as the front itself writes it: whole, in parts, as an error. I/O."""
+"""The answer to one request, as far as the front writes it itself: whole, in parts, or an error. I/O."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ _LOG = logging.getLogger("launch.route")
 
 
 class Notes(Protocol):
-    """Who keeps account of answers."""
+    """Keeps account of answers."""
 
     view: View
     clients: Clients
     has_access_log: bool
 
     def note_answer(self, reply: Reply, status: int, code: str) -> None:
-        """A request has ended, with the `code` of an error of the front, or "-": for the access log."""
+        """Write the access log. `code`: of an error of the front, "-" for none."""
 
 
 class Reply:
-    """One request and its answer; `_finish` ends it, once.
+    """One request and its answer. `_finish` ends it, exactly once.
 
-    What every request sets is a slot. The rest stands here as it usually is, and costs nothing where it stays so.
+    What every request sets is a slot; the rest are class attributes with the usual value, which cost nothing while
+    unchanged.
     """
 
     __slots__ = (
@@ -53,52 +54,52 @@ class Reply:
     client: Client
     head: Head
     view: View
-    """Of when it came: a reload does not change it."""
+    """The routing view of when the request came; a reload does not change it."""
     id: bytes
     began: float
-    """When it came, of the monotonic clock."""
+    """When the request came (monotonic clock)."""
     body: bytes
     complete: bool
-    """The request's body has come."""
+    """The request's body has arrived."""
     held: int
-    """Bytes of the body that count among those of all."""
+    """Bytes of the body that count against `max_held_bytes`."""
     more: bytes
-    """Header lines that go with any answer."""
+    """Header lines added to any answer."""
     started: bool
-    """An answer has begun."""
+    """The answer's head is out."""
     ended: bool
-    """It is complete, or given up."""
+    """The answer is complete, or given up."""
     status: int
     length: bytes | None = None
-    """Of the request's body, as the client announced it."""
+    """The request's Content-Length, where its body came later."""
     gone = False
-    """The client has left."""
+    """The client has disconnected."""
     is_question = False
-    """It is one of our own: no line in the access log."""
+    """It is a question of the front's own: not in the access log."""
     has_turn = True
-    """Those before it on its connection are answered."""
+    """All earlier requests of the connection are answered."""
     refusal: HttpError | None = None
-    """What is answered when it has its turn."""
+    """The refusal to answer with once it has its turn."""
     on_end: Callable[[], object] | None = None
     _drained: asyncio.Future[None] | None = None
     _task: asyncio.Task[None] | None = None
-    """What is waited for."""
+    """The task that the request waits for."""
 
     def answer(self, status: int, content_type: bytes, data: bytes, more: bytes = b"") -> None:
-        """A complete answer; `more` header lines go with it."""
+        """Send a complete answer; `more` are further header lines."""
         lines = b"content-type: %b\r\nx-request-id: %b\r\n%b" % (content_type, self.id, more)
         self.begin(status, lines, b"%d" % len(data))
         self.client.write(data, True)
         self._finish(status)
 
     def begin(self, status: int, lines: bytes, length: bytes | None) -> None:
-        """Begin an answer, with whole header `lines`; `length` None: it is not known."""
+        """Begin an answer with whole header `lines`; `length` None: unknown."""
         self.started = True
         self.status = status
         self.client.begin(status, b"".join((lines, self.head.cors, self.more)), length)
 
     async def write(self, data: bytes, *, done: bool) -> None:
-        """A part of an answer that has begun; returns when the client can take more."""
+        """Send a part of an answer that has begun; returns when the client can take more."""
         if self.ended:
             return
         self.client.write(data, done)
@@ -109,18 +110,18 @@ class Reply:
             await self._drained
 
     def drained(self) -> None:
-        """The client can take more."""
+        """Wake `write`: the client can take more."""
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
     def end_events(self, problem: HttpError, *, at_boundary: bool) -> None:
-        """Say in a stream of events why it ends."""
+        """End an event stream with an error event."""
         event = error_event(problem, self.head.path, self.id.decode("ascii"), at_boundary=at_boundary)
         self.client.write(event, True)
         self._finish(self.status, problem.code)
 
     def refuse(self, problem: HttpError) -> None:
-        """Answer with an error of the front; where an answer has begun, cut it."""
+        """Answer with an error of the front; an answer that has begun is cut."""
         if not self.has_turn:
             self.refusal = problem  # others are answered first
         elif self.started and not self.ended:
@@ -136,23 +137,23 @@ class Reply:
         self._finish(self.status, problem.code)
 
     def finish(self, code: str = "-") -> None:
-        """The last part of an answer that began is written; `code`: why it is none, as for `note_answer`."""
+        """End an answer whose last part was written. `code`: as for `note_answer`."""
         if not self.ended:
             self._finish(self.status, code)
 
     def drop_body(self) -> None:
-        """The request's body is not needed any more."""
+        """Free the request's body."""
         self.body = b""
         if self.held:
             count, self.held = self.held, 0
             self.services.clients.held.dropped(count)
 
     def _finish(self, status: int, code: str = "-") -> None:
-        """The answer is complete, or given up: nothing more is written. `code`: of an error of the front."""
+        """End the exchange: nothing more is written. `code`: of an error of the front."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """Answer what went wrong: a refusal of the front, or a bug."""
+        """Answer an exception: a refusal of the front, or a bug (500)."""
         if isinstance(error, HttpError):
             self.refuse(error)
             return
@@ -160,7 +161,7 @@ class Reply:
         self.refuse(HttpError(500, "internal_error", "an internal error; see the log"))
 
     def run(self, waiting: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        """Wait for something; what it raises is the answer."""
+        """Run `waiting(*args)` as a task; an exception becomes the answer."""
         self._task = asyncio.get_running_loop().create_task(self._wait(waiting, *args))
 
     async def _wait(self, waiting: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:

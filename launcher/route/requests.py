@@ -1,4 +1,4 @@
-"""Requests as people watch them: those that run or wait, and the last thousand. No text is kept. Pure."""
+"""Requests for people to watch: those under way, and the last thousand. No text is kept. Pure."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from launcher.route.exchange import Exchange
 
 KEPT = 1000
 MINUTES = 60
-"""Over which the speed of answers is kept, by server."""
+"""Minutes of speeds kept per server."""
 _NAME_CHARACTERS = 128
 SHOWN = "forward"
-"""The purpose of a request to the models. Pages, control and questions of our own, which have none, are not shown."""
+"""Purpose of the requests that are shown: those to the models. Pages and control are not, nor the front's own
+questions."""
 
 
 class Requests:
     """The last requests of one front."""
 
     def __init__(self) -> None:
-        """None."""
         self.number = 0
-        """Of the last one."""
+        """Number of the last request."""
         self._ended: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
         self._speeds: dict[str, deque[list[float]]] = {}
 
     def note(self, exchange: Exchange, status: int, code: str) -> None:
-        """`exchange` has ended, with the `code` of an error of the front, or "-". Only what must be is done now."""
+        """Record an ended request; `code`: of an error of the front, or "-". On the hot path: only the necessary."""
         head, target, tokens = exchange.head, exchange.target, exchange.tokens
         if head.purpose != SHOWN:
             return
@@ -60,7 +60,7 @@ class Requests:
         )
 
     def _note_speed(self, server: str, speed: float) -> None:
-        """One more answer, at so many tokens/s."""
+        """Record one answer at `speed` tokens/s."""
         minute = time.time() // 60
         minutes = self._speeds.setdefault(server, deque(maxlen=MINUTES))
         if not minutes or minutes[-1][0] != minute:
@@ -70,7 +70,7 @@ class Requests:
         last[2] += 1
 
     def speeds(self) -> dict[str, list[tuple[int, float]]]:
-        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
+        """Per server: Unix time of each minute of the last hour, and the mean tokens/s of its answers."""
         oldest = time.time() // 60 - MINUTES
         return {
             server: [(int(minute) * 60, round(total / count, 1)) for minute, total, count in minutes if minute > oldest]
@@ -78,12 +78,12 @@ class Requests:
         }
 
     def ended(self, after: int = 0) -> list[Request]:
-        """Those that ended since number `after`, oldest first."""
+        """Requests that ended since number `after`, oldest first."""
         return [_ended(known) for known in self._ended if known[0] > after]
 
 
 def live(exchanges: Iterable[Exchange]) -> list[Request]:
-    """Those that run or wait now, the oldest first."""
+    """Requests under way, oldest first."""
     now, wall = monotonic(), time.time()
     found = [
         Request(
@@ -106,7 +106,7 @@ def live(exchanges: Iterable[Exchange]) -> list[Request]:
 
 
 def is_shown(exchange: Exchange) -> bool:
-    """Whether it is a request to the models: pages and control are not shown."""
+    """Whether it is a request to the models, not for a page or control."""
     return exchange.head.purpose == SHOWN
 
 

@@ -1,4 +1,4 @@
-"""What an exchange needs of the front that it belongs to. Types only. Pure."""
+"""What an exchange needs of its front. Types only. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from launcher.route.sticky import Sticky
 from launcher.route.view import Route
 
 E_contra = TypeVar("E_contra", contravariant=True)
-"""The exchange."""
+"""The exchange's type."""
 
 
 class Services(Notes, Protocol[E_contra]):
-    """Implemented by `launcher.route.front.Front`."""
+    """The front as its exchanges see it; implemented by `launcher.route.front.Front`."""
 
     upstreams: Upstreams
     sticky: Sticky
@@ -27,24 +27,24 @@ class Services(Notes, Protocol[E_contra]):
     faults: Faults
     body_reader: BodyReader
     escalations: Counter[tuple[str, str, str]]
-    """How often whom took over from whom, and why."""
+    """Escalations by server, its replacement, and reason."""
     has_journal: bool
-    """Whether `note_attempt` does anything."""
+    """Whether `note_attempt` writes anything."""
 
     def note(self, exchange: E_contra, status: int, code: str, /) -> None:
-        """A request has ended, with the `code` of an error of the front, or "-"."""
+        """Record an ended request. `code`: of an error of the front, "-" for none."""
 
     def open(self, exchange: E_contra) -> None:
-        """Check who asks; answer what needs no body. Raises HttpError."""
+        """Check who asks, and answer what needs no body. Raises HttpError."""
 
     def dispatch(self, exchange: E_contra) -> None:
-        """The whole request is here: answer it, or `start` it on its way. Raises HttpError."""
+        """Answer a whole request, or `start` it on its way. Raises HttpError."""
 
     def grow(self, route: Route) -> None:
-        """One more request goes by `route`."""
+        """Count a request by `route`: a busy pool gets another server."""
 
     def route_for_media(self, exchange: E_contra, route: Route) -> Route | None:
-        """Where a chat goes that contains what nobody of `route` takes; None: it does not. Raises HttpError."""
+        """The route for a chat with media that no server of `route` accepts; None: not needed. Raises HttpError."""
 
     def note_attempt(self, exchange: E_contra, status: int, seconds: float, tokens: tuple[int, int]) -> None:
-        """A server was asked: for the journal."""
+        """Write the journal entry of a request that was sent to a server."""

@@ -1,4 +1,4 @@
-"""Which replica saw a prompt's beginning last, so that a conversation finds its prompt cache. Pure."""
+"""Which replica last saw a prompt's beginning, so that a conversation finds its prompt cache. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 
 _LENGTHS = (256, 1024, 4096, 16384)
-"""Bytes of a prompt's beginning that are remembered, each beside the shorter ones."""
+"""Bytes of a prompt's beginning that are remembered, the longer ones beside the shorter."""
 _ENTRIES = 8192
-"""Beginnings remembered, the least recently used forgotten first: about a megabyte."""
+"""Beginnings remembered, about a megabyte; the least recently used are forgotten first."""
 
 
 class _Prompt(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +28,7 @@ _DECODER: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_Prompt)
 
 
 def beginning(body: bytes) -> bytes:
-    """What a request's prompt begins with, as far as it is remembered."""
+    """The beginning of a request's prompt, up to the longest that is remembered."""
     try:
         found = _DECODER.decode(body)
     except UNREADABLE:
@@ -38,23 +38,22 @@ def beginning(body: bytes) -> bytes:
 
 
 def hashes(text: bytes) -> list[int]:
-    """Of its beginnings, the longest first."""
+    """Hashes of the beginnings of `text`, the longest first."""
     return [hash(text[:length]) for length in reversed(_LENGTHS) if len(text) >= length]
 
 
 class Sticky:
-    """Prompt beginnings → the server that was last asked."""
+    """Prompt beginnings → the server asked last."""
 
     def __init__(self) -> None:
-        """Nothing remembered."""
         self._seen: OrderedDict[int, str] = OrderedDict()
 
     def server(self, beginnings: list[int]) -> str | None:
-        """Who has the longest of these beginnings in its cache, as far as is known here."""
+        """The server that last saw the longest of these beginnings, if any is remembered."""
         return next((self._seen[b] for b in beginnings if b in self._seen), None)
 
     def remember(self, beginnings: list[int], server: str) -> None:
-        """`server` is asked with these."""
+        """`server` is asked with these beginnings."""
         seen = self._seen
         for beginning in beginnings:
             seen[beginning] = server

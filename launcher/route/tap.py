@@ -1,20 +1,19 @@
-"""A copy of an answer that is passed on, for who has to read it. Pure."""
+"""A copy of a forwarded answer, for an orchestrator that must read it. Pure."""
 
 from __future__ import annotations
 
 
 class Tap:
-    """Copies an answer of up to `most` bytes; of a longer one it keeps nothing."""
+    """Copies an answer of up to `most` bytes; of a longer one nothing is kept."""
 
     def __init__(self, most: int) -> None:
-        """Nothing has passed."""
         self._most = most
         self._parts: list[bytes] = []
         self.whole = b""
-        """All of it, once it is complete and if it was kept."""
+        """The answer, once it is complete and if it was kept."""
 
     def add(self, data: bytes, *, done: bool) -> None:
-        """A part went by; with `done` it was the last."""
+        """Add a part that was forwarded; `done` marks the last one."""
         self._most -= len(data)
         if self._most < 0:
             self._parts.clear()

@@ -1,4 +1,4 @@
-"""One upstream server while the front runs: slots, connections, breaker, counts; and which of several to ask. I/O."""
+"""One upstream server as the front sees it: slots, connections, breaker, counts; and which of several to ask. I/O."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from launcher.route.upstream import Pool
 SERVING: frozenset[ServerState] = frozenset({"ready", "sleeping"})
 """States in which the process answers; a sleeping llama-server wakes itself."""
 _SPARE_CONNECTIONS = 4
-"""Idle connections kept beyond one a slot, for requests that take none."""
+"""Idle connections kept beyond one per slot, for requests that take no slot."""
 _TAIL_BYTES = 2048
 NO_TOKENS = (0, 0)
-"""What is read of an answer that reports none."""
+"""For an answer that reports none."""
 _PROMPT = re.compile(rb'"(?:prompt_n|prompt_tokens|input_tokens)":\s*(\d{1,12})')
 _OUTPUT = re.compile(rb'"(?:predicted_n|completion_tokens|output_tokens)":\s*(\d{1,12})')
 _RATE = re.compile(rb'"predicted_per_second":\s*(\d{1,12}(?:\.\d{1,20})?(?:[eE][+-]?\d{1,2})?)')
-"""In a JSON string a quote is written `\\"`: text that looks like these keys never matches."""
+r"""In a JSON string a quote is written `\\"`: text that looks like these keys never matches."""
 
 
 class MovedError(Exception):
-    """Who waits for a slot may have one at another server now."""
+    """A request that waits for a slot can have one at another server now."""
 
 
 class Waiter(msgspec.Struct, frozen=True, eq=False):
-    """Who waits for a slot: until `turn` is set. `others`: servers that may answer it as well."""
+    """A request that waits for a slot, until `turn` is set. `others`: servers that may answer it as well."""
 
     turn: asyncio.Future[None]
     others: tuple[str, ...]
     priority: int
     first_from: float
-    """When it has waited for so long that it goes before all who came later, a time of the loop."""
+    """From then on (loop time) it goes before all that came later, whatever their priority."""
 
 
 class Gate:
-    """Slots of one upstream. `acquire`/`release` pair up.
+    """Slots of one upstream. `acquire` and `release` pair up.
 
-    Waiters are served by priority, those of one priority in the order in which they came. Nobody is overtaken for
-    ever: who has waited for half of the time that it may wait goes before all who came later. A slot for which nobody
-    waits here is offered to those that wait at `siblings`, if this server may answer them.
+    Waiters are served by priority, those of equal priority in order of arrival. None starves: one that has waited half
+    of its timeout goes before all that came later. A slot that nobody waits for here is offered to those that wait at
+    `siblings`, if this server may answer them.
     """
 
     __slots__ = ("in_flight", "name", "siblings", "slots", "waiters")
@@ -68,15 +68,15 @@ class Gate:
         self.in_flight = 0
         self.siblings: tuple[Gate, ...] = ()
         self.waiters: list[Waiter] = []
-        """In the order in which they came."""
+        """In order of arrival."""
 
     @property
     def free(self) -> int:
-        """Slots nobody holds or waits for; negative when requests queue."""
+        """Slots that nobody holds or waits for; negative when requests queue."""
         return self.slots - self.in_flight - len(self.waiters)
 
     def try_acquire(self) -> bool:
-        """Take a slot now, if one is free and nobody was here before."""
+        """Take a slot now, if one is free and nobody waits."""
         if self.in_flight < self.slots and not self.waiters:
             self.in_flight += 1
             return True
@@ -122,12 +122,12 @@ class Gate:
             self.pull(1)
 
     def pull(self, count: int) -> None:
-        """Have up to `count` of those come that wait at siblings and may be answered here."""
+        """Take up to `count` waiters over from siblings, if they may be answered here."""
         for sibling in self.siblings:
             count -= sibling.send(self.name, count)
 
     def send(self, name: str, count: int) -> int:
-        """Have up to `count` waiters, the first first, go to the server `name`; how many went."""
+        """Let up to `count` waiters, the next ones first, move to the server `name`; returns how many moved."""
         able = [waiter for waiter in self.waiters if name in waiter.others and not waiter.turn.done()]
         going = ranked(able)[: max(0, count)]
         for waiter in going:
@@ -136,12 +136,12 @@ class Gate:
         return len(going)
 
     def resize(self, slots: int) -> None:
-        """Another number of slots from now on; who holds one keeps it."""
+        """Change the number of slots; holders keep theirs."""
         self.slots = max(1, slots)
         self._grant()
 
     def _grant(self) -> None:
-        """Hand free slots to waiters."""
+        """Give free slots to waiters."""
         while self.waiters and self.in_flight < self.slots:
             waiter = ranked(self.waiters)[0]
             self.waiters.remove(waiter)
@@ -151,7 +151,7 @@ class Gate:
 
 
 def ranked(waiters: list[Waiter]) -> list[Waiter]:
-    """Those who wait, the next first."""
+    """The waiters, the next first."""
     if len({waiter.priority for waiter in waiters}) <= 1:
         return waiters
     now = asyncio.get_running_loop().time()
@@ -159,20 +159,19 @@ def ranked(waiters: list[Waiter]) -> list[Waiter]:
 
 
 class Tokens:
-    """What one server's answers reported."""
+    """Token counts and speeds that one server's answers reported."""
 
     __slots__ = ("first_s", "generated", "per_second", "prompt")
 
     def __init__(self) -> None:
-        """Nothing reported."""
         self.prompt = 0
         self.generated = 0
         self.per_second: float | None = None
         self.first_s: float | None = None
-        """Seconds from the last streamed answer's request to its first part."""
+        """Seconds from request to first part of the last streamed answer."""
 
     def read(self, before: bytes, last: bytes) -> tuple[int, int]:
-        """Add what the last two parts of an answer report; prompt and generated tokens of this answer."""
+        """Add what the last two parts of an answer report; returns its prompt and generated tokens."""
         tail = last if len(last) >= _TAIL_BYTES or not before else before[-_TAIL_BYTES:] + last
         usage, timings = tail.find(b'"usage"', -_TAIL_BYTES), tail.find(b'"timings"', -_TAIL_BYTES)
         if usage < 0 and timings < 0:
@@ -188,13 +187,13 @@ class Tokens:
 
 
 def _number(pattern: re.Pattern[bytes], tail: bytes) -> int:
-    """The last match: an answer's own sums come after those of its parts."""
+    """The last match: an answer's own totals come after those of its parts."""
     numbers = pattern.findall(tail)
     return max(map(int, numbers), default=0)
 
 
 class Target:
-    """One upstream server."""
+    """One upstream server, with what the front knows of it."""
 
     __slots__ = (
         "_answer_head",
@@ -217,25 +216,25 @@ class Target:
     )
 
     def __init__(self, unit: RouteTarget) -> None:
-        """Nothing is connected until a request comes."""
+        """No connection is made before a request comes."""
         self.name = unit.name
         self.is_control = False
-        """It is no server but the control API: not shown, not counted."""
+        """It is the control API, no server: not listed, not counted."""
         self.authority = authority_of(unit.host, unit.port)
         self.address = (unit.host, unit.port)
-        """As the routes say; its process may listen elsewhere while a reload goes on."""
+        """From the routes; during a reload its process may listen elsewhere."""
         self.pool = Pool(unit.host, unit.port, max_idle=unit.slots + _SPARE_CONNECTIONS)
         self.outside: Outside | None = None
-        """It is no llama-server of ours."""
+        """Set for an upstream that is no llama-server of this fleet."""
         if unit.outside is not None:
             self.outside = Outside(unit.name, unit.outside)
             self.authority, self.pool.tls = self.outside.authority, self.outside.tls
         self.gate = Gate(unit.slots, unit.name)
         self.breaker = breaker.CLOSED
         self.by_status: defaultdict[int, int] = defaultdict(int, {200: 0})
-        """Requests that it answered, or that came to it in vain, by their status."""
+        """Requests sent to it, by status of the answer."""
         self.seconds = 0.0
-        """What they took together, from arrival to last byte."""
+        """Their durations added up, from arrival to last byte."""
         self.tokens = Tokens()
         self._answer_head: AnswerHead | None = None
         self.unit = unit
@@ -245,7 +244,7 @@ class Target:
         self.may_fail = self.outside is not None or unit.rungs > 0
 
     def update(self, unit: RouteTarget) -> None:
-        """Take over a new entry. Where its address is another, requests go there once they are granted that one."""
+        """Take over a new entry. Requests go to a new address once a lease on it is granted."""
         self.unit = unit
         self.address = (unit.host, unit.port)
         self.authorization = own_key(unit)
@@ -256,7 +255,7 @@ class Target:
         self.pool.max_idle = unit.slots + _SPARE_CONNECTIONS
 
     def move(self, address: tuple[str, int]) -> None:
-        """Its process listens there from now on; who waits for a slot of it waits on."""
+        """Its process listens at `address` now; requests that wait for a slot keep waiting."""
         old, self.pool = self.pool, Pool(*address, max_idle=self.unit.slots + _SPARE_CONNECTIONS)
         self.pool.check, self.pool.tls = old.check, old.tls
         self.authority = authority_of(*address)
@@ -264,7 +263,7 @@ class Target:
         old.close()
 
     def answer_for(self, status: int, came: RawHeaders) -> AnswerHead:
-        """The head of an answer with these header lines, as clients get it; kept for the next."""
+        """The head for clients of an answer with these header lines; kept for the next answer."""
         if self.outside is not None:
             came = kept(came)
         known = self._answer_head
@@ -273,30 +272,30 @@ class Target:
         return known
 
     def begin(self) -> None:
-        """A request goes to this server."""
+        """A request is sent: an open breaker counts it as its probe."""
         if self.breaker is not breaker.CLOSED:
             self.breaker = breaker.on_start(self.breaker)
 
     def succeeded(self) -> None:
-        """It answered."""
+        """A request was answered: close the breaker."""
         self.breaker = breaker.CLOSED
 
     def failed(self, now: float, unit: BreakerUnit) -> None:
-        """It did not."""
+        """A request failed: count it in the breaker."""
         self.breaker = breaker.on_failure(self.breaker, now, unit)
 
     def abandoned(self) -> None:
-        """The client left first."""
+        """A request was given up before its answer: let the breaker probe again."""
         self.breaker = breaker.on_abandon(self.breaker)
 
 
 def authority_of(host: str, port: int) -> bytes:
-    """What its clients call it."""
+    """The Host header's value for an address."""
     return b"localhost" if is_path(host) else spelled(host, port).encode()
 
 
 def own_key(unit: RouteTarget) -> bytes:
-    """The header line that this server asks the front for; b"" when it asks for none. Raises HostError."""
+    """The header line with the server's own API key; b"" where it needs none. Raises HostError."""
     if unit.api_key_file is None:
         return b""
     outside = unit.outside
@@ -322,11 +321,10 @@ def choose(
     preferred: str | None = None,
     may_wake: bool = True,
 ) -> Target | None:
-    """The serving target with most free slots (the first of equals), else one that can be waited for, else None.
+    """The serving target with most free slots (the first of equals), else one worth waiting for, else None.
 
-    `preferred` is taken before others while it has a free slot: it has the prompt's beginning in its cache.
-    `may_wake` False: nobody is waited for. A server that is not serving will prove its readiness anew, so its breaker
-    is closed.
+    `preferred`, which has the prompt's beginning in its cache, wins while it has a free slot. `may_wake` False: none is
+    waited for. The breaker of a server that is not serving is closed, because it will prove its readiness anew.
     """
     best: Target | None = None
     asleep: Target | None = None
@@ -347,13 +345,13 @@ def choose(
 
 
 def can_wake(state: ServerState, unit: RouteTarget) -> bool:
-    """Whether waiting may help: it is on its way up, or it is started on demand or takes turns with others."""
+    """Whether waiting may help: it is on its way up, is started on demand, or takes turns with others."""
     on_demand = unit.start == "demand" or unit.exclusive is not None
     return state in ("starting", "backoff") or (on_demand and state in ("stopped", "stopping"))
 
 
 def why_none(targets: Collection[Target], state_of: Callable[[str], ServerState], now: float) -> HttpError:
-    """The answer when none of the servers of a name, nor a fallback, can be asked."""
+    """The error when neither a name's servers nor its fallbacks can be asked."""
     states = {t.name: state_of(t.name) for t in targets}
     waits = [t.breaker.open_until - now for t in targets if states[t.name] in SERVING and t.breaker.open_s]
     if waits:
@@ -365,7 +363,7 @@ def why_none(targets: Collection[Target], state_of: Callable[[str], ServerState]
 
 
 def control_target(path: Path) -> Target:
-    """The control API, as one more upstream. No connection is kept: it is asked seldom."""
+    """The control API as one more upstream. It is asked seldom: no connection is kept."""
     unit = RouteTarget(
         name="control",
         host=str(path),

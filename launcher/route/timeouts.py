@@ -1,15 +1,15 @@
-"""How long a server may take: silence is what counts, a total only where one is set. Pure."""
+"""Timeouts of an upstream's answer: its silence counts, its total time only where one is set. Pure."""
 
 from __future__ import annotations
 
 import math
 
 LOOK = 0.25
-"""After this part of the time that a server may be silent it is seen whether it was: nothing is noted by the byte."""
+"""Fraction of the allowed silence after which the last sign is checked: nothing is done per byte."""
 
 
 def judged(now: float, heard_at: float, silence_s: float, sent_at: float, total_s: float | None) -> float | str:
-    """When to look again at a server that was heard at `heard_at` and asked at `sent_at`; or why it is given up."""
+    """When to check again a server last heard at `heard_at` and asked at `sent_at`; or the reason of its timeout."""
     silent_by, total_by = heard_at + silence_s, sent_at + (total_s or math.inf)
     if now >= silent_by:
         return f"the server said nothing for {silence_s:g} s"

@@ -1,4 +1,4 @@
-"""Connections to one upstream: HTTP/1.1 on httptools, kept alive, one request at a time each. I/O."""
+"""HTTP/1.1 connections to one upstream, on httptools: kept alive, one request at a time each. I/O."""
 
 from __future__ import annotations
 
@@ -35,24 +35,23 @@ Failure = Literal[
 
 
 class UpstreamError(Exception):
-    """An exchange that the upstream, or the front on someone's behalf, cut short.
+    """An exchange cut short by the upstream, or by the front.
 
     `unreachable`: no connection, nothing was sent. `wrong_server`: another process has its port, nothing was sent.
-    `stale`: a reused connection was closed already: the server's
-    kernel took no byte of the request, so that it cannot have begun.
-    `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`:
-    it answered that, and lives. `refused`: it is not ours, and answered that it does not serve us (now).
-    The others were decided here.
+    `stale`: a reused connection was closed already and the server's kernel took no byte of the request, so it cannot
+    have begun. `died`: closed during the exchange. `garbage`: the answer is not HTTP. `out_of_memory`: the server
+    answered so, and lives. `refused`: an outside server answered that it does not serve us (now). `timeout`,
+    `client_gone` and `stopping` were decided by the front.
     """
 
     def __init__(self, reason: Failure, message: str, problem: HttpError | None = None) -> None:
-        """`message` says it for a person; `problem` is what a client is told, where that is decided already."""
+        """`message` is for people; `problem` is the client's answer, where it is decided already."""
         super().__init__(message)
         self.reason = reason
         self.problem = problem
 
     def as_http(self, server: str) -> HttpError:
-        """What a client of `server` is told."""
+        """The answer for a client of `server`."""
         if self.problem is not None:
             return self.problem
         message = f"server {server!r}: {self}"
@@ -72,7 +71,7 @@ class UpstreamError(Exception):
 
 
 class Watcher(Protocol):
-    """Who sent the request that a connection carries."""
+    """The sender of the request that a connection carries."""
 
     def progress(self) -> None:
         """Something changed: look at `head_done`, `chunks`, `complete` and `error`."""
@@ -80,26 +79,26 @@ class Watcher(Protocol):
 
 @dataclasses.dataclass(slots=True, eq=False, repr=False)
 class Connection(asyncio.Protocol):
-    """One connection. `send` begins an exchange, whose watcher is called whenever something of the answer came."""
+    """One connection. `send` begins an exchange; its watcher is called whenever part of the answer arrived."""
 
     transport: asyncio.Transport = dataclasses.field(init=False)
     watcher: Watcher | None = None
     address: tuple[str, int] = ("", 0)
-    """Of the server: host and port, or the path of a unix socket and 0."""
+    """The server's host and port, or the path of its unix socket and 0."""
     is_tls: bool = False
     busy: bool = False
     reused: bool = False
     received: bool = False
-    """A byte of the answer has come."""
+    """A byte of the answer has arrived."""
     status: int = 0
     headers: RawHeaders = dataclasses.field(default_factory=list)
-    """All but content-length, which is apart because it alone differs from answer to answer."""
+    """All but Content-Length, which alone differs from answer to answer and is kept in `length`."""
     length: bytes | None = None
     head_done: bool = False
     complete: bool = False
     error: UpstreamError | None = None
     chunks: list[bytes] = dataclasses.field(default_factory=list)
-    """What has come of the body and was not taken."""
+    """Body parts that arrived and were not taken yet."""
     _buffered_bytes: int = 0
     _paused: bool = False
     _parser: httptools.HttpResponseParser = dataclasses.field(init=False)
@@ -108,21 +107,20 @@ class Connection(asyncio.Protocol):
     _informational: bool = False
     _until_eof: bool = False
     _keep_alive: bool = False
-    """The answer is complete, and another may follow."""
+    """The answer is complete and the connection can carry another exchange."""
     _written: int = 0
     _written_before: int = 0
     """Bytes sent to the server in all, and before this exchange."""
     _repeated: RepeatedHead | None = None
-    """The head of the last answer that was parsed, if another may have the same."""
+    """The head of the last parsed answer as bytes, if the next one may have the same."""
 
     def __post_init__(self) -> None:
-        """It parses for itself."""
         self._parser = httptools.HttpResponseParser(self)
 
     # what the front does with it
 
     def send(self, watcher: Watcher, head: bytes, body: bytes, head_only: bool) -> None:
-        """Begin an exchange. `head_only` for HEAD: the answer has no body whatever its headers say."""
+        """Begin an exchange. `head_only`: for HEAD, whose answer has no body whatever its headers say."""
         self.busy = True
         self.watcher = watcher
         self.received = self.head_done = self.complete = self._keep_alive = False
@@ -138,7 +136,7 @@ class Connection(asyncio.Protocol):
             self.transport.writelines((head, body))
 
     def take(self) -> bytes:
-        """Everything of the body that has come and was not read yet."""
+        """The part of the body that arrived and was not taken yet."""
         data = b"".join(self.chunks)  # of one it is that one
         self.chunks.clear()
         self._buffered_bytes = 0
@@ -148,7 +146,7 @@ class Connection(asyncio.Protocol):
         return data
 
     def abort(self, error: UpstreamError) -> None:
-        """Give the exchange up now: what was not read is dropped, and llama-server sees its client leave."""
+        """Cut the exchange short: unread parts are dropped, and llama-server sees its client disconnect."""
         if self.complete and not self.busy:
             return
         self.watcher = None
@@ -157,7 +155,7 @@ class Connection(asyncio.Protocol):
         self._fail(error)
 
     def finish(self) -> bool:
-        """End the exchange. True when the connection can serve another; else it is closed."""
+        """End the exchange. Returns whether the connection can carry another one; else it is closed."""
         self.busy = False
         self.watcher = None
         self.reused = True
@@ -168,7 +166,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def is_closed(self) -> bool:
-        """Whether nothing more can be sent on it: by our doing or the server's."""
+        """Whether nothing more can be sent on it."""
         return self.transport.is_closing()
 
     def close(self) -> None:
@@ -178,11 +176,11 @@ class Connection(asyncio.Protocol):
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
+        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the answer; without a request, or after its answer, they make the connection unusable."""
+        """Read a part of the answer; unexpected bytes (no request, or after its answer) close the connection."""
         if not self.busy:
             self.close()
             return
@@ -206,7 +204,7 @@ class Connection(asyncio.Protocol):
             self.watcher.progress()
 
     def _parse(self, data: bytes) -> bool:
-        """Whether there is something to tell."""
+        """Parse `data`. Returns whether the watcher has something to look at."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -225,17 +223,17 @@ class Connection(asyncio.Protocol):
         return True
 
     def _may_repeat(self) -> bool:
-        """Whether the answer that is complete was an ordinary one, whose head the next may have too."""
+        """Whether the complete answer was an ordinary one, whose head the next may have too."""
         return self.status == 200 and self._keep_alive and not (self._informational or self._head_only)
 
     def eof_received(self) -> None:
-        """The upstream ends: the end of an answer without a length, the death of any other."""
+        """The server closes: the end of an answer without a length, the failure of any other."""
         if self.busy and self.head_done and self._until_eof and not self.complete:
             self.complete = True
             self._notify()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Closed, by whichever side."""
+        """Report an exchange that was under way as failed."""
         del self._parser  # a circle: it would stay until the collector comes
         if not self.busy or self.complete:
             return
@@ -248,7 +246,7 @@ class Connection(asyncio.Protocol):
     def _reached(self, exc: Exception | None) -> bool:
         """Whether the server may have read the request: its kernel acknowledged a byte of it.
 
-        Of a unix socket the kernel says otherwise how it was closed: an error where bytes were left unread, or could
+        For a unix socket the kernel tells by the kind of close: it is an error where bytes were left unread or could
         not be sent, and a request that was not read whole was not begun.
         """
         if not self.address[1]:
@@ -277,7 +275,7 @@ class Connection(asyncio.Protocol):
                 self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head is known, or was an interim one."""
+        """The head is complete, or was an interim (1xx) one."""
         if self.complete:
             return
         status = self._parser.get_status_code()
@@ -295,7 +293,7 @@ class Connection(asyncio.Protocol):
             self.complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of the body."""
+        """A part of the body."""
         if not self.complete:
             self.chunks.append(body)
             self._buffered_bytes += len(body)
@@ -303,9 +301,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer ends as its framing says.
 
-        llama-server closes the connection after every stream although its head says nothing of it (server-http.cpp:
-        its content provider returns false at the end, which cpp-httplib takes for a failed write); the next request
-        on it would be lost.
+        llama-server closes the connection after every stream although its head does not say so (server-http.cpp: its
+        content provider returns false at the end, which cpp-httplib takes for a failed write); the next request on it
+        would be lost.
         """
         if self._informational or self.complete:
             return
@@ -321,7 +319,7 @@ class Connection(asyncio.Protocol):
             self.watcher.progress()
 
     def _fail(self, error: UpstreamError) -> None:
-        """Remember the first error, close, have the watcher look."""
+        """Keep the first error, close, and have the watcher look."""
         if self.error is None:
             self.error = error
         self.close()
@@ -329,19 +327,19 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Idle connections to one address, newest first."""
+    """Idle connections to one address; the one used last is taken first."""
 
     def __init__(self, host: str, port: int, *, max_idle: int) -> None:
-        """`max_idle` connections are kept at most; none once the pool is closed. `port` 0: `host` is a unix socket."""
+        """At most `max_idle` connections are kept. `port` 0: `host` is the path of a unix socket."""
         self.address = (host, port)
         self.max_idle = max_idle
         self.idle: list[Connection] = []
         self.check: Callable[[Connection], Awaitable[None]] | None = None
-        """Raises UpstreamError where a fresh connection does not lead to the server that is meant."""
+        """Raises UpstreamError where a fresh connection does not lead to the expected server."""
         self.tls: ssl.SSLContext | None = None
 
     def take(self) -> Connection | None:
-        """An idle connection that was not closed yet."""
+        """An idle connection that is still open."""
         while self.idle:
             connection = self.idle.pop()
             if not connection.transport.is_closing():
@@ -349,7 +347,7 @@ class Pool:
         return None
 
     async def connect(self, timeout_s: float) -> Connection:
-        """A fresh connection to the server that is meant. Raises UpstreamError `unreachable`, `wrong_server`."""
+        """A fresh connection to the expected server. Raises UpstreamError `unreachable` or `wrong_server`."""
         loop = asyncio.get_running_loop()
         host, port = self.address
         try:
@@ -370,7 +368,7 @@ class Pool:
         return connection
 
     async def _greet(self, connection: Connection, timeout_s: float) -> None:
-        """Set up a fresh connection, and see whose it is. Raises UpstreamError."""
+        """Set up a fresh connection and check which server it leads to. Raises UpstreamError."""
         if self.address[1]:
             sock = connection.transport.get_extra_info("socket")
             expect_acknowledgements(sock)
@@ -384,7 +382,7 @@ class Pool:
                 raise UpstreamError("unreachable", f"it did not say within {timeout_s:g} s who it is") from None
 
     def put_back(self, connection: Connection) -> None:
-        """Take a connection back after its exchange; unusable or surplus ones are closed."""
+        """Return a connection after its exchange; an unusable or surplus one is closed."""
         if connection.finish():
             if len(self.idle) < self.max_idle and connection.address == self.address:
                 self.idle.append(connection)
@@ -392,13 +390,13 @@ class Pool:
                 connection.close()
 
     def forget_idle(self) -> None:
-        """Close the idle connections: the server behind them is gone or another."""
+        """Close the idle connections: the server behind them has ended or changed."""
         for connection in self.idle:
             with contextlib.suppress(RuntimeError):  # the loop may be closed already
                 connection.close()
         self.idle.clear()
 
     def close(self) -> None:
-        """Close idle connections now, and the others when their exchange ends."""
+        """Close idle connections now, and busy ones when their exchange ends."""
         self.max_idle = 0
         self.forget_idle()

@@ -1,4 +1,4 @@
-"""Everything that comes from one routing table; requests in flight keep theirs across a reload. Pure."""
+"""What is derived from one routing table; requests in flight keep theirs across a reload. Pure."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from launcher.route.upstream import Connection
 
 
 class Route(msgspec.Struct, frozen=True):
-    """What a name leads to."""
+    """The servers that a name leads to."""
 
     name: str
     tiers: tuple[tuple[Target, ...], ...]
-    """Its servers, then those of its fallbacks, nearest first."""
+    """Its own servers, then those of its fallbacks, nearest first."""
     timeouts_s: dict[str, float]
-    """By server: how long it may say nothing, being asked by this name."""
+    """Per server: longest silence, in seconds, for requests by this name."""
     grows_above: int = 0
     """Requests in flight above which another server of its pool is started; 0: never."""
     is_validated: bool = False
-    """An orchestrator validates its answers."""
+    """Its answers are validated by an orchestrator."""
     has_replicas: bool = False
     """Its first tier has several servers."""
     lacks: frozenset[str] = frozenset()
-    """Media that none of its first tier takes."""
+    """Media that no server of its first tier accepts."""
     stronger: tuple[str, ...] = ()
-    """Who may answer, one after another, what its servers refuse."""
+    """Names that may answer, in turn, what its servers refuse."""
     sole: Target | None = None
-    """The one llama-server of ours that its first tier is; None: there is a choice, or more to see to."""
+    """The only server of its first tier, if it is this fleet's; None: there is a choice to make."""
 
 
 class View(msgspec.Struct, frozen=True):
-    """A table and what was made of it."""
+    """A routing table, and what is derived from it."""
 
     table: RoutingTable
     directory: Directory
@@ -49,15 +49,15 @@ class View(msgspec.Struct, frozen=True):
     targets: dict[str, Target]
     routes: dict[str, Route]
     auto: frozenset[str] = frozenset()
-    """Names that an orchestrator answers to (`auto`)."""
+    """Names that an orchestrator answers (`auto`)."""
 
     def route(self, model: str | None, kind: Kind | None = None) -> Route:
-        """Where a request for `model` goes; for None the default, of its `kind`. Raises HttpError."""
+        """The route for `model`; for None the default of its `kind`. Raises HttpError."""
         return self.routes[self.directory.asked(model, kind)]
 
 
 def _is_where(one: str, other: str) -> bool:
-    """Whether both addresses are of one host, as far as they say: a unix socket is of the front's own."""
+    """Whether both addresses are on one host, as far as they tell: a unix socket is on the front's own."""
     return one == other or is_path(one) or is_path(other)
 
 
@@ -67,10 +67,10 @@ def view_of(
     orchestrator: Orchestrating | None,
     check: Callable[[Target, Connection], Awaitable[None]],
 ) -> View:
-    """Everything for `table`; servers on the same host keep their connections, counts, breakers, and who waits.
+    """The view of `table`; servers on the same host keep connections, counts, breakers and waiters.
 
-    `check` raises UpstreamError where a fresh connection does not lead to the server that is meant.
-    Raises ConfigError or HostError for a table that cannot be served safely.
+    `check` raises UpstreamError where a fresh connection does not lead to the expected server. Raises ConfigError or
+    HostError for a table that cannot be served safely.
     """
     directory = Directory(table)
     guard = Guard(table.front)
@@ -124,7 +124,7 @@ def _route(
 
 
 def grows_above(pools: Iterable[RoutePool], servers: tuple[str, ...]) -> int:
-    """Requests in flight above which one more of `servers`, all of one pool, is started; 0: never."""
+    """The expansion threshold of the pool that has all of `servers`; 0: none."""
     for pool in pools:
         if len(servers) > 1 and pool.expansion_threshold > 0 and set(pool.servers).issuperset(servers):
             return pool.expansion_threshold
