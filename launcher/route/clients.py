@@ -129,7 +129,7 @@ class Clients:
 
     def ended(self, connection: Member) -> None:
         """Forget a connection that was closed."""
-        self.reads(connection)
+        self.reads_again(connection)
         self.held.ended(connection)
         if connection in self.connections:
             self.connections.discard(connection)
@@ -148,13 +148,13 @@ class Clients:
 
     # --- who waits for whom -----------------------------------------------------------------------------------
 
-    def does_not_read(self, connection: Member) -> None:
+    def stopped_reading(self, connection: Member) -> None:
         """Its answer stays in memory; if all such answers take too much, the longest paused one is reset."""
         self._unread[connection] = None
         if len(self._unread) * _UNREAD_BYTES > self.held.most:
             next(iter(self._unread)).abort()
 
-    def reads(self, connection: Member) -> None:
+    def reads_again(self, connection: Member) -> None:
         """It reads again, or was closed."""
         self._unread.pop(connection, None)
 
@@ -207,7 +207,7 @@ class Held:
 
     def __init__(self, clients: Clients) -> None:
         """Start at zero."""
-        self.incoming = 0
+        self.arriving = 0
         """Bytes of bodies that are still arriving."""
         self.complete = 0
         """Bytes of whole bodies whose requests are not answered yet."""
@@ -215,7 +215,7 @@ class Held:
         """Paused uploads, and since when (loop time)."""
         self.spools = Spools()
         self._clients = clients
-        self._favoured: Member | None = None
+        self._unpaused: Member | None = None
         """The one upload that is never paused."""
         self._before: dict[Member, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -226,25 +226,25 @@ class Held:
         unit = self._clients.unit
         return max(unit.max_held_bytes, 2 * unit.max_body_bytes)
 
-    def came(self, count: int) -> None:
+    def add_arriving(self, count: int) -> None:
         """Count bytes of a body that is arriving."""
-        self.incoming += count
+        self.arriving += count
 
-    def went(self, count: int) -> None:
+    def drop_arriving(self, count: int) -> None:
         """Uncount bytes of an arriving body that was dropped."""
-        self.incoming -= count
+        self.arriving -= count
         self._freed()
 
     def spool(self, data: bytearray) -> Spool | None:
         """A file that begins with `data` and takes the rest of its body; None while memory has room for it."""
-        return self.spools.begin(data) if self.incoming + self.complete > _SPOOL_BYTES else None
+        return self.spools.begin(data) if self.arriving + self.complete > _SPOOL_BYTES else None
 
-    def kept(self, count: int, *, came: int = 0) -> None:
-        """Count a whole body of `count` bytes, `came` of which were counted as arriving."""
-        self.incoming -= came
+    def add_whole(self, count: int, *, arrived: int = 0) -> None:
+        """Count a whole body of `count` bytes, `arrived` of which were counted as arriving."""
+        self.arriving -= arrived
         self.complete += count
 
-    def dropped(self, count: int) -> None:
+    def drop_whole(self, count: int) -> None:
         """Uncount the body of a request that no longer needs it."""
         self.complete -= count
         self._freed()
@@ -252,17 +252,17 @@ class Held:
     def ended(self, connection: Member) -> None:
         """The connection's upload is over: the body is whole, or will never be."""
         self.waiting.pop(connection, None)
-        if self._favoured is connection:
-            self._favoured = None
+        if self._unpaused is connection:
+            self._unpaused = None
             self._freed()
 
     def admits(self, connection: Member) -> bool:
         """Whether to read on now; if not, `read_on` or `refuse_upload` is called later."""
-        total, half = self.incoming + self.complete, self.most // 2
-        if total <= half or connection is self._favoured:
+        total, half = self.arriving + self.complete, self.most // 2
+        if total <= half or connection is self._unpaused:
             return True
-        if self._favoured is None and self.complete <= half:
-            self._favoured = connection
+        if self._unpaused is None and self.complete <= half:
+            self._unpaused = connection
             return True
         if total > self.most:
             self._refuse(connection)
@@ -276,10 +276,10 @@ class Held:
     def _freed(self) -> None:
         half = self.most // 2
         while self.waiting:
-            if self.incoming + self.complete > half:
-                if self._favoured is not None or self.complete > half:
+            if self.arriving + self.complete > half:
+                if self._unpaused is not None or self.complete > half:
                     return
-                self._favoured = next(iter(self.waiting))
+                self._unpaused = next(iter(self.waiting))
             connection = next(iter(self.waiting))
             del self.waiting[connection]
             connection.read_on()

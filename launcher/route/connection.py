@@ -135,7 +135,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not read: give it until its idle time is over."""
         self.write_paused = True
-        self._clients.does_not_read(self)
+        self._clients.stopped_reading(self)
         if self._reader.place != "body":
             self._unread = -1
             self.client_by(self._clients.unit.idle_timeout_s)
@@ -143,7 +143,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client reads again: go on writing, or with the next request."""
         self.write_paused = False
-        self._clients.reads(self)
+        self._clients.reads_again(self)
         if self._reader.place != "body":
             self.client_due = math.inf
         if self._active is not None:
@@ -170,7 +170,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         handler = self._clients.handle(self, head, body)
         if len(body) > UNCOUNTED_BYTES:
             handler.held = len(body)
-            self._clients.held.kept(handler.held)
+            self._clients.held.add_whole(handler.held)
         if not (self._active or self._waiting or self.write_paused):
             self._active = handler
             handler.opened()  # it is a plain one: nothing else to do
@@ -415,10 +415,10 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         reader, held = self._reader, self._clients.held
         count, reader.counted = reader.counted, 0
         if handler is None:
-            held.went(count)
+            held.drop_arriving(count)
         else:
             handler.held = count
-            held.kept(count, came=count)
+            held.add_whole(count, arrived=count)
         held.ended(self)
 
     def _drop_waiting(self) -> None:

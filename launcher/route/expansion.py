@@ -61,7 +61,7 @@ class Expansion:
         """Start a server; that it cannot be is not a request's affair."""
         try:
             async with upstreams.lease(target.name, target.unit.request_timeout_s):
-                target.gate.pull(target.gate.slots)  # those who wait for the others come here
+                target.gate.take_over(target.gate.slots)  # those who wait for the others come here
         except UnavailableError as error:
             _LOG.warning("the pool does not grow by %s: %s", target.name, error.message)
 

@@ -49,10 +49,10 @@ class Listener(Protocol):
 class Counter(Protocol):
     """Counts the bytes of all request bodies together."""
 
-    def came(self, count: int) -> None:
+    def add_arriving(self, count: int) -> None:
         """Count bytes of a body that is arriving."""
 
-    def went(self, count: int) -> None:
+    def drop_arriving(self, count: int) -> None:
         """Uncount bytes of an arriving body that was dropped."""
 
     def spool(self, data: bytearray) -> Spool | None:
@@ -186,7 +186,7 @@ class RequestReader:
         self._body = b""
         counted, self.counted = self.counted, 0
         if counted:
-            self._limits.held.went(counted)
+            self._limits.held.drop_arriving(counted)
 
     def close(self) -> None:
         """The connection has ended: break the reference cycles, which would stay until a garbage collection."""
@@ -306,7 +306,7 @@ class RequestReader:
             self._listener.on_unacceptable(too_large(self._limits.unit.max_body_bytes))
             return
         if self.size > UNCOUNTED_BYTES:
-            self._limits.held.came(self.size - self.counted)
+            self._limits.held.add_arriving(self.size - self.counted)
             self.counted = self.size
         kept = self._body
         if isinstance(kept, bytearray):

@@ -146,7 +146,7 @@ class Reply:
         self.body = b""
         if self.held:
             count, self.held = self.held, 0
-            self.services.clients.held.dropped(count)
+            self.services.clients.held.drop_whole(count)
 
     def _finish(self, status: int, code: str = "-") -> None:
         """End the exchange: nothing more is written. `code`: of an error of the front."""

@@ -119,14 +119,14 @@ class Gate:
         if self.waiters:
             self._grant()
         elif self.siblings:
-            self.pull(1)
+            self.take_over(1)
 
-    def pull(self, count: int) -> None:
+    def take_over(self, count: int) -> None:
         """Take up to `count` waiters over from siblings, if they may be answered here."""
         for sibling in self.siblings:
-            count -= sibling.send(self.name, count)
+            count -= sibling.hand_off(self.name, count)
 
-    def send(self, name: str, count: int) -> int:
+    def hand_off(self, name: str, count: int) -> int:
         """Let up to `count` waiters, the next ones first, move to the server `name`; returns how many moved."""
         able = [waiter for waiter in self.waiters if name in waiter.others and not waiter.turn.done()]
         going = ranked(able)[: max(0, count)]

@@ -332,10 +332,10 @@ async def test_who_ends_its_side_within_a_body_has_left() -> None:
     front = Front(table(target("m", 1)), FakeFleet())
     async with running(front) as port, RawClient(port) as client:
         client.send(post(b"a" * 100_000)[:-1])
-        await until(lambda: front.clients.held.incoming > 0)
+        await until(lambda: front.clients.held.arriving > 0)
         client.writer.write_eof()
         assert await client.closed()
-        assert front.clients.held.incoming == 0
+        assert front.clients.held.arriving == 0
 
 
 async def test_clients_that_leave_early_leak_nothing() -> None:

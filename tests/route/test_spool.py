@@ -68,13 +68,13 @@ async def test_unfinished_bodies_take_no_memory_and_leave_no_file(tmp_path: Path
                 for client in clients:
                     client.writer.write(body)
                     await client.writer.drain()
-                await until(lambda: held.incoming >= 10 * (3 * MIB - 1))
+                await until(lambda: held.arriving >= 10 * (3 * MIB - 1))
                 assert tracemalloc.get_traced_memory()[0] - sent < 8 * MIB
                 assert len(spools.open) >= 8
                 assert not os.listdir(tmp_path)  # noqa: PTH208 - names only
         finally:
             tracemalloc.stop()
-        await until(lambda: held.incoming == 0)
+        await until(lambda: held.arriving == 0)
         assert not spools.open
 
 

@@ -454,10 +454,10 @@ async def test_unfinished_bodies_wait_for_each_other_and_those_that_do_not_come_
                     client.send(post(b"a" * MIB, CHAT, JSON)[:-1])
                 for _ in range(20):
                     await asyncio.sleep(0.005)
-                    most = max(most, held.incoming + held.complete)
+                    most = max(most, held.arriving + held.complete)
                 assert (await ask(port, post(b"{}"))).status == 200
                 codes = [(await client.answer()).status for client in clients]
-            await until(lambda: held.incoming + held.complete == 0)
+            await until(lambda: held.arriving + held.complete == 0)
         assert most <= 4 * MIB + MIB  # the one that is let go on
         assert set(codes) <= {408, 503}
 
@@ -476,14 +476,14 @@ async def test_held_bytes_are_given_back(ends: str) -> None:
                     assert (await client.ask(post(body[:18_000] + b'"}', CHAT, JSON))).status == 200
             elif ends == "client":
                 client.send(post(body, CHAT, JSON)[:-2])
-                await until(lambda: held.incoming > 0)
+                await until(lambda: held.arriving > 0)
                 await client.__aexit__()
             else:
                 await client.ask(post({"model": "nobody", "x": "a" * 100_000}, CHAT, JSON))
                 head = post(b"", CHAT, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
                 client.send(head + chunked(b"a" * 100_000) * 12)
                 assert (await client.answer()).status == 413
-            await until(lambda: held.incoming + held.complete == 0)
+            await until(lambda: held.arriving + held.complete == 0)
 
 
 async def test_requests_whose_answers_nobody_reads_are_not_parsed_ahead() -> None:
