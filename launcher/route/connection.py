@@ -249,10 +249,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.transport.write(out)
 
     def error(self, error: HttpError, path: str = "", request_id: bytes = b"", more: bytes = b"") -> None:
-        """Send a whole answer for an error, in the format of the API that `path` belongs to.
-
-        `more`: further header lines.
-        """
+        """Send a whole answer for an error, in the format of `path`'s API; `more`: further header lines."""
         data = error_body(error, shape_of(path), request_id.decode("ascii"))
         lines = error_lines(error, request_id, more)
         self.begin(error.status, lines, b"%d" % len(data), close=error.close)
