@@ -34,13 +34,12 @@ def add(
     faces: Sequence[str] = (),
     mates: Sequence[str] = (),
     dry_run: bool,
-    no_color: bool,
 ) -> int:
     """Add the models of files, folders or repositories. Raises LaunchError; then the file is as it was.
 
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
         raise _usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
@@ -121,9 +120,9 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), values
 
 
-def remove(name: str, *, file: Path | None, no_color: bool) -> int:
+def remove(name: str, *, file: Path | None) -> int:
     """Take the server `name` out of the fleet file; the model's file stays. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     target = fleet_file(file, (), ())
     if target is None:
         raise _usage("there is no fleet file here: name it with -f FILE")

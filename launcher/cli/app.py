@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from launcher import __version__
 from launcher.base.names import derived_name
@@ -23,6 +23,14 @@ _FIRST = ("init", "add", "remove", "import")
 
 class _Commands(TyperGroup):
     """Completes the first word as `with_command` reads it: an override there means `up`."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Gives each command `--no-color`, which the whole of a run heeds."""
+        super().__init__(**settings)
+        help_text = "No colour, also on a terminal (NO_COLOR works too)."
+        for command in self.commands.values():
+            option = TyperOption(param_decls=["--no-color"], is_flag=True, expose_value=False, help=help_text)
+            command.params.append(option)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Commands and options, then what `up` takes; behind a `=` that alone."""
@@ -111,7 +119,6 @@ FleetFile = Annotated[
     ),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON (schemas: docs/schemas).")]
-NoColor = Annotated[bool, Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
 Prove = Annotated[
     bool, Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")
 ]

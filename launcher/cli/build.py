@@ -47,12 +47,11 @@ def show(
     config_dirs: list[Path],
     *,
     as_json: bool,
-    no_color: bool,
     verbose: bool,
     prover: str | None = None,
 ) -> int:
     """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     speeds = expected_speeds(compiled)
     compiled = with_speeds(compiled, speeds)
@@ -125,10 +124,9 @@ def write(
     output: Path | None,
     prove: bool,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """`launch render`."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     compiled = (_proven if prove else compile_fleet)(overrides, config_dirs=config_dirs)
     compiled.require()
     target = (output or Path(compiled.plan.config.deploy.output_dir)) / compiled.plan.deployment
@@ -191,15 +189,13 @@ def _places(config_dirs: list[Path]) -> list[str]:
     return [word for path, name in shown for word in ("-f" if is_fleet_file(path) else "--config-dir", str(name))]
 
 
-def examine(
-    overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
-) -> int:
+def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool) -> int:
     """`launch check`. `host`: which of several this is."""
     from launcher import plan
     from launcher.cli.this_host import examined, of_host
     from launcher.proving import prove_here
 
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
     compiled = here.compiled
     rendered = render(compiled)
@@ -225,11 +221,9 @@ def examine(
     return (error_class(findings) or HostError).exit_code if has_errors(findings) else 0
 
 
-def show_config(
-    overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False, no_color: bool
-) -> int:
+def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False) -> int:
     """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     asked = tuple(word for word in overrides if not is_override(word))
     composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
     if as_yaml:
@@ -288,11 +282,11 @@ RUNS_MAX = 500
 """A plan takes some tenths of a second."""
 
 
-def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
+def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool) -> int:
     """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
     from launcher.config.typed import each_run
 
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     runs = each_run(overrides)
     if len(runs) > RUNS_MAX:
         message = f"{len(runs)} combinations are more than {RUNS_MAX}"

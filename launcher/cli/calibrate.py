@@ -20,11 +20,9 @@ from launcher.sweep import summarise
 from launcher.trial import Experiment, Prompts, TrialError, candidate_of, measurement_of, no_room, read_speed
 
 
-def run_calibration(
-    words: Sequence[str], config_dirs: list[Path], workload: Workload, *, as_json: bool, no_color: bool
-) -> int:
+def run_calibration(words: Sequence[str], config_dirs: list[Path], workload: Workload, *, as_json: bool) -> int:
     """Measure the servers that are named, or all that generate text. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     named = [w for w in words if "=" not in w and not w.startswith("~")]
     overrides = [w for w in words if w not in named]
     compiled = compile_fleet(overrides, config_dirs=config_dirs)

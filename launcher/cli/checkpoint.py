@@ -40,11 +40,9 @@ _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_FILES = 2000
 
 
-def run_checkpoint(
-    action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool, no_color: bool
-) -> int:
+def run_checkpoint(action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool) -> int:
     """`launch checkpoint ACTION [NAME [OTHER]]`. Raises ConfigError for wrong words, and what is refused."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
     if action not in ACTIONS or not least <= len(names) <= most:
         raise _usage(action)

@@ -75,10 +75,9 @@ def install_fleet(
     start: bool,
     host: str | None,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     if len(what) == 1 and "=" not in what[0]:
         source = Source(folder=str(Path(what[0]).absolute()), host=host)
     else:
@@ -190,9 +189,9 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
     raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
-def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool, no_color: bool) -> int:
+def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool) -> int:
     """Stop and remove an installed deployment."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     with writing(layout.records, "nothing was removed"):
         record = read_record(name, layout)
     if record is None:

@@ -29,13 +29,13 @@ _STYLES = {
 }
 
 
-def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, no_color: bool) -> int:
+def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool) -> int:
     """Print the events of every fleet that is known here, oldest first; with `follow` those that come, for ever.
 
     `since`: `30m`, `2h`, `1d`, or a time as ISO 8601 writes it; else the last `lines`. With both `follow` and
     `as_json` each event is a line of JSON. Raises ConfigError for a time that is none.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     earliest = moment(since, time.time()) if since is not None else 0.0
     problems: list[Finding] = []
     stores = {state / FILE_NAME: name for name, state in state_dirs(problems)}

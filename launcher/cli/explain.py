@@ -113,12 +113,12 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
     raise ConfigError.of("config/unknown-code", message, note)
 
 
-def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
+def show_explanation(code: str | None, *, as_json: bool) -> int:
     """`launch explain`: one page, or all codes with their first sentence; of a config key what it is.
 
     Raises ConfigError for what is neither.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     if code is not None and "/" not in code and not as_json:
         from launcher.cli.fields import find_keys, show_keys
 

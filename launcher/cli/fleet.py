@@ -81,14 +81,13 @@ def bring_up(
     ask: str | None,
     host: str | None = None,
     as_json: bool,
-    no_color: bool,
     verbose: bool,
 ) -> int:
     """Everything before the first process is checked; nothing is started when this host cannot run the plan.
 
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     asked_ns = asked_at_ns()
     with start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)

@@ -196,9 +196,9 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool, no_color: bool) -> int:
+def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool) -> int:
     """Fetch what is missing, one after the other. Raises LaunchError at the first that cannot be had."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     missing = list(_missing(*_entries(overrides, config_dirs)))
     known, unknown = [m for m in missing if m.repo], [m for m in missing if m.repo is None]
     for entry in known:

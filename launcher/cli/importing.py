@@ -24,9 +24,9 @@ from launcher.importing import FORMATS, Imported, imported_text, translate
 from launcher.importing.formats import UnreadableError
 
 
-def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, dry_run: bool, no_color: bool) -> int:
+def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, dry_run: bool) -> int:
     """Translate `files` into one fleet file and plan it. Raises LaunchError; then nothing is written."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     if kind is not None and kind not in FORMATS:
         raise _refused(f"there is no format {kind}", f"there are {', '.join(FORMATS)}")
     target = (file or Path(FLEET_FILE)).absolute()

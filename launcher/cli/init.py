@@ -42,11 +42,9 @@ SHRINK = 0.8
 """How often, and by how much less memory, it is tried again when the plan says that it does not fit."""
 
 
-def init(
-    named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, no_color: bool, verbose: bool = False
-) -> int:
+def init(named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, verbose: bool = False) -> int:
     """Look, choose, plan, write, show. Raises LaunchError with what stands in the way; then nothing is written."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     target = (file or Path(FLEET_FILE)).absolute()
     found = look_for_models(named, err, usual=usual)
     if target.exists() and not dry_run:
@@ -68,7 +66,7 @@ def init(
         out.write(text)
         return 0
     write_new(target, text)
-    code = show([], [target], as_json=False, no_color=no_color, verbose=verbose)
+    code = show([], [target], as_json=False, verbose=verbose)
     out.line()
     out.line(f"wrote {shown_path(target)} ({len(text.splitlines())} lines)")
     out.line(f"start it with: launch{'' if file is None else f' -f {shown_path(target)}'}")

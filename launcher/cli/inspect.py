@@ -25,15 +25,13 @@ from launcher.sizes import gib, parse_size
 _FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
-def inspect_files(
-    words: Sequence[str], vram: Sequence[str], *, as_json: bool, no_color: bool, prover: str | None = None
-) -> int:
+def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, prover: str | None = None) -> int:
     """Reads the headers of the files among `words`, applies the rest (server fields as overrides), prints or dumps.
 
     `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
     its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
     host = _host(hardware.hardware_tree(hardware.take_inventory()), fields, vram)
@@ -75,9 +73,9 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
     return msgspec.convert(tree, HardwareConfig)
 
 
-def declare_files(words: Sequence[str], *, no_color: bool) -> int:
+def declare_files(words: Sequence[str]) -> int:
     """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     models, codes = [], [0]
     for file in _files(words):
         try:

@@ -24,14 +24,12 @@ CHUNK_BYTES = 1 << 20
 _COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
-def show_logs(
-    names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool = False, no_color: bool = False
-) -> int:
+def show_logs(names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool = False) -> int:
     """The last `lines` of each log, and with `follow` what comes; `as_json` one document, or a line of JSON each.
 
     Raises ConfigError for a name that is nobody's.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     journals, rest = _journals(names, follow=follow, lines=lines)
     files = {} if names and not rest else _files(rest, left=not journals)
     if as_json and not follow:

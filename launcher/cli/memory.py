@@ -19,16 +19,14 @@ Found = tuple[str, Path, ProjectSummary]
 """A deployment, its memory's file, a project in it."""
 
 
-def show_memory(
-    name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool, no_color: bool
-) -> int:
+def show_memory(name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool) -> int:
     """Every project, or all of one as JSON lines; with `forget` it is dropped instead. Returns the exit code.
 
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
     """
     problems: list[Finding] = []
     projects = _projects(deployment, owner, problems)
-    out, errors = terminals(no_color=no_color)
+    out, errors = terminals()
     if name is None:
         _list(projects, out, as_json=as_json)
         return show_problems(errors, problems)
@@ -45,7 +43,7 @@ def show_memory(
     return 0
 
 
-def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool, no_color: bool) -> int:
+def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool) -> int:
     """What validators refused, of one project or of all. Returns the exit code.
 
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
@@ -59,7 +57,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
         for where, path, project in projects
         for draft in list_drafts(path, project.owner, project.name)
     )
-    out, errors = terminals(no_color=no_color)
+    out, errors = terminals()
     if as_json:
         out.json(DraftsDocument(drafts=rows))
         return show_problems(errors, problems)

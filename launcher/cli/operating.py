@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, OfFleet, Overrides, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Json, Names, OfFleet, Overrides, app, request_of
 from launcher.cli.complete import complete_deployed
 from launcher.cli.fleets import status
 
@@ -16,7 +16,7 @@ app.command("ps", help="The same as status.\n\n\b\nlaunch ps")(status)
 
 
 @app.command()
-def restart(names: Names = None, *, json: Json = False, no_color: NoColor = False) -> int:
+def restart(names: Names = None, *, json: Json = False) -> int:
     """Restart servers, or all that run, with what the files say now.
 
     \b
@@ -26,7 +26,7 @@ def restart(names: Names = None, *, json: Json = False, no_color: NoColor = Fals
     from launcher.cli.reload import reload_servers
     from launcher.cli.running import names_up
 
-    return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json, no_color=no_color)
+    return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json)
 
 
 @app.command()
@@ -38,7 +38,6 @@ def switch(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Make the running fleet another one; what is the same stays up.
 
@@ -49,11 +48,11 @@ def switch(
     from launcher.cli.reload import switch_fleet
 
     words, dirs = request_of(overrides, config_dir, file)
-    return switch_fleet(words, dirs, fleet=fleet, dry_run=dry_run, as_json=json, no_color=no_color)
+    return switch_fleet(words, dirs, fleet=fleet, dry_run=dry_run, as_json=json)
 
 
 @app.command()
-def down(*, json: Json = False, no_color: NoColor = False) -> int:
+def down(*, json: Json = False) -> int:
     """Drain and stop everything: stop --all.
 
     \b
@@ -61,7 +60,7 @@ def down(*, json: Json = False, no_color: NoColor = False) -> int:
     """
     from launcher.cli.running import stop_servers
 
-    return stop_servers((), everything=True, as_json=json, no_color=no_color)
+    return stop_servers((), everything=True, as_json=json)
 
 
 @app.command()
@@ -71,7 +70,6 @@ def logs(
     follow: Annotated[bool, Option("--follow", "-f", help="Keep printing what comes.")] = False,
     lines: Annotated[int, Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Print logs: of one server, of several, or of all.
 
@@ -81,7 +79,7 @@ def logs(
     """
     from launcher.cli.logs import show_logs
 
-    return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json, no_color=no_color)
+    return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json)
 
 
 NPredict = Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")]
@@ -117,7 +115,6 @@ def sweep(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Measure settings of servers, recommend the best that is no noise.
 
@@ -153,7 +150,7 @@ def sweep(
 
     overrides = [w for w in words or () if is_override(w) and not is_swept(w)]
     _, dirs = request_of(overrides, config_dir, file)
-    return run_sweep(list(words or ()), dirs, options, as_json=json, no_color=no_color)
+    return run_sweep(list(words or ()), dirs, options, as_json=json)
 
 
 @app.command()
@@ -170,7 +167,6 @@ def calibrate(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Measure servers alone; plans on this host read it.
 
@@ -184,7 +180,7 @@ def calibrate(
 
     work = Workload(prompt_tokens=(prompt_tokens,), n_predict=n_predict, warmup=warmup, batches=batches)
     _, dirs = request_of([w for w in words or () if is_override(w)], config_dir, file)
-    return run_calibration(list(words or ()), dirs, work, as_json=json, no_color=no_color)
+    return run_calibration(list(words or ()), dirs, work, as_json=json)
 
 
 def _counts(text: str, option: str) -> tuple[int, ...]:
@@ -207,7 +203,6 @@ def events(
     ] = None,
     lines: Annotated[int, Option("--lines", "-n", min=1, help="The last so many, without --since.")] = 50,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Show what happened and why: starts, swaps, evictions, preloads, crashes, reloads.
 
@@ -217,7 +212,7 @@ def events(
     """
     from launcher.cli.events import show_events
 
-    return show_events(follow=follow, since=since, lines=lines, as_json=json, no_color=no_color)
+    return show_events(follow=follow, since=since, lines=lines, as_json=json)
 
 
 @app.command()
@@ -226,7 +221,6 @@ def ui(
     *,
     print_only: Annotated[bool, Option("--print", help="Print the link, open no browser.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Open the fleet's page in a browser, by a link that is good once, for five minutes.
 
@@ -236,11 +230,11 @@ def ui(
     """
     from launcher.cli.ui_and_pool import show_page
 
-    return show_page(name, print_only=print_only, as_json=json, no_color=no_color)
+    return show_page(name, print_only=print_only, as_json=json)
 
 
 @app.command()
-def top(*, no_color: NoColor = False) -> int:
+def top() -> int:
     """Watch fleets, devices and requests on one screen: keys to sort, to see a log, to stop.
 
     \b
@@ -248,7 +242,7 @@ def top(*, no_color: NoColor = False) -> int:
     """
     from launcher.cli.top import show_top
 
-    return show_top(no_color=no_color)
+    return show_top()
 
 
 Model = Annotated[
@@ -258,10 +252,10 @@ Model = Annotated[
 
 def _pool_command(verb: str, meaning: str) -> None:
 
-    def command(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
+    def command(model: Model, *, fleet: OfFleet = None, json: Json = False) -> int:
         from launcher.cli.ui_and_pool import act_on_pool
 
-        return act_on_pool(verb, model, fleet, as_json=json, no_color=no_color)
+        return act_on_pool(verb, model, fleet, as_json=json)
 
     app.command(verb, help=f"{meaning}\n\n\b\nlaunch {verb} coder")(command)
 

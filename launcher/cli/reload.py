@@ -34,14 +34,12 @@ from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
 
 
-def reload_servers(
-    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
-) -> int:
+def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = False, fleet: str | None = None) -> int:
     """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
 
     `fleet`: that one alone. `dry_run`: say what would change.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     overrides = tuple(word for word in names if is_override(word))
     names = tuple(word for word in names if word not in overrides)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
@@ -197,13 +195,12 @@ def switch_fleet(
     fleet: str | None,
     dry_run: bool,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """Show what differs, then hand it over. Raises LaunchError; then nothing has changed.
 
     The fleet keeps its name, and with it its state directory, logs and metrics: only what it runs is another.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     state = _running(fleet)
     old = read_request(state)
     names = _named_alike(state.name, overrides, config_dirs)

@@ -89,9 +89,9 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
         raise ConfigError(findings)
 
 
-def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
+def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool) -> int:
     """`launch status`. Exit code 7 when something that should run has failed."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     statuses: list[FleetStatus] = []
     problems: list[Finding] = []
 
@@ -213,9 +213,9 @@ def _duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
+def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool) -> int:
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     called_off = everything and not names and call_off()
     problems: list[Finding] = []
     statuses, managed = fleets(problems), installed_here(problems)

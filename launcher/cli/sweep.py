@@ -46,11 +46,9 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
     apply: bool = False
 
 
-def run_sweep(
-    words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool, no_color: bool
-) -> int:
+def run_sweep(words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool) -> int:
     """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     servers = [w for w in words if "=" not in w and not w.startswith("~")]
     overrides = [w for w in words if w not in servers and not rules.is_swept(w)]
     try:

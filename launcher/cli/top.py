@@ -207,9 +207,9 @@ def _keys() -> Iterator[int]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def show_top(*, no_color: bool) -> int:
+def show_top() -> int:
     """Draw until `q` or Ctrl-C. Raises ConfigError where there is no terminal to draw on."""
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     if not (out.interactive and sys.stdin.isatty()):
         message, notes = "top needs a terminal", ("`launch status --json` and `launch events --json` are for scripts",)
         raise ConfigError.of("config/usage", message, *notes)

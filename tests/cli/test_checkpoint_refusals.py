@@ -24,7 +24,7 @@ __all__ = ["cli", "home"]
 
 def checkpoint(action: str, *names: str, deployment: str | None = None) -> int:
     """`launch checkpoint ACTION NAMES`."""
-    return run_checkpoint(action, names, deployment=deployment, as_json=False, no_color=True)
+    return run_checkpoint(action, names, deployment=deployment, as_json=False)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_fleet_that_runs_what_was_there_before(cli: Cli, monkeypatch: pytest.M
 
 def memory(name: str | None) -> int:
     """`launch memory NAME`."""
-    return show_memory(name, deployment=None, owner=None, forget=False, as_json=False, no_color=True)
+    return show_memory(name, deployment=None, owner=None, forget=False, as_json=False)
 
 
 def test_a_project_that_is_not_there(home: Path) -> None:

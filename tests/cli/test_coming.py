@@ -63,7 +63,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def said(capsys: pytest.CaptureFixture[str], *overrides: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
     """The last lines of `launch plan`, of what would change."""
     capsys.readouterr()
-    show([*DEV, *overrides], list(config_dirs), as_json=False, no_color=True, verbose=False)
+    show([*DEV, *overrides], list(config_dirs), as_json=False, verbose=False)
     lines = capsys.readouterr().out.splitlines()
     return lines[next(i for i, line in enumerate(lines) if line.startswith("runs here")) :]
 
@@ -139,7 +139,7 @@ def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.Cap
     )
     done = without_those_down({"kept": ["assistant", "second"]}, {"assistant"}, now)
     capsys.readouterr()
-    show_reloaded(terminals(no_color=True)[0], done)
+    show_reloaded(terminals()[0], done)
     assert capsys.readouterr().out.splitlines() == [
         "+ on demand: second  (up when they are asked)",
         "  not running, as before: assistant",

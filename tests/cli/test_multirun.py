@@ -42,21 +42,21 @@ def test_what_has_no_values_stays() -> None:
 def test_a_row_for_each_plan(capsys: pytest.CaptureFixture[str]) -> None:
     """What fits, what not and why; a plan that cannot be composed is a row, too; only all together fail."""
     slots = "servers.assistant.slots=1,4,999"
-    assert plan_each([*DEV, slots], [], as_json=True, no_color=True) == 0
+    assert plan_each([*DEV, slots], [], as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     holds(document, "launch.multirun/v1")
     runs = document["runs"]
     assert [r["overrides"] for r in runs] == [[f"servers.assistant.slots={n}"] for n in (1, 4, 999)]
     assert [r["fits"] for r in runs] == [True, True, False]
     assert runs[0]["devices"][0]["planned_bytes"] < runs[1]["devices"][0]["planned_bytes"]
-    assert plan_each([*DEV, "servers.assistant.tier=hot,hto"], [], as_json=False, no_color=True) == 0
+    assert plan_each([*DEV, "servers.assistant.tier=hot,hto"], [], as_json=False) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split()[:2] == ["servers.assistant.tier=hot", "yes"]
     assert shown[2].split()[1] == "no"
     assert "error[config/" in shown[2]
-    assert plan_each([*DEV, "servers.assistant.slots=998,999"], [], as_json=False, no_color=True) == 4
+    assert plan_each([*DEV, "servers.assistant.slots=998,999"], [], as_json=False) == 4
     with pytest.raises(ConfigError, match="more than"):
-        plan_each([f"servers.assistant.slots=range({RUNS_MAX + 2})"], [], as_json=False, no_color=True)
+        plan_each([f"servers.assistant.slots=range({RUNS_MAX + 2})"], [], as_json=False)
 
 
 def test_it_is_written_as_hydra_writes_it() -> None:

@@ -57,26 +57,26 @@ def refusal(call: Callable[[], object]) -> str:
 
 def test_stop_must_be_told_what(home: Path) -> None:
     """Neither names nor --all, and both, are no way to ask."""
-    plain = {"as_json": False, "no_color": True}
+    plain = {"as_json": False}
     assert refusal(lambda: stop_servers((), everything=False, **plain)) == "config/usage"
     assert refusal(lambda: stop_servers(("coder",), everything=True, **plain)) == "config/usage"
 
 
 def test_stop_of_everything_may_find_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That is no mistake."""
-    assert stop_servers((), everything=True, as_json=False, no_color=True) == 0
+    assert stop_servers((), everything=True, as_json=False) == 0
     assert capsys.readouterr().out == "nothing was running\n"
 
 
 def test_stop_of_a_name_that_nothing_has(home: Path) -> None:
     """Said with what runs."""
-    code = refusal(lambda: stop_servers(("coder",), everything=False, as_json=False, no_color=True))
+    code = refusal(lambda: stop_servers(("coder",), everything=False, as_json=False))
     assert code == "supervise/unknown-name"
 
 
 def test_reload_needs_a_runtime(home: Path) -> None:
     """There is nothing to change."""
-    assert refusal(lambda: reload_servers((), as_json=False, no_color=True)) == "supervise/nothing-runs"
+    assert refusal(lambda: reload_servers((), as_json=False)) == "supervise/nothing-runs"
 
 
 # --- reload ----------------------------------------------------------------------------------------------------
@@ -293,6 +293,6 @@ def test_a_journal_that_can(tmp_path: Path) -> None:
 def test_refusals_keep_their_exit_codes(home: Path) -> None:
     """Usage is 2, what runs is 7."""
     with pytest.raises(ConfigError):
-        stop_servers((), everything=False, as_json=False, no_color=True)
+        stop_servers((), everything=False, as_json=False)
     with pytest.raises(SuperviseError):
-        reload_servers((), as_json=False, no_color=True)
+        reload_servers((), as_json=False)
