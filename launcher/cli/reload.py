@@ -19,11 +19,12 @@ from launcher.cli.fleet import (
     compile_for,
     read_request,
     recompile,
-    request_again,
     served_directory,
+    write_up,
+    written_last,
 )
 from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of, require_rights
-from launcher.cli.reloaded import restart_reasons, served_manifest, show_reloaded, without_those_down, would_do
+from launcher.cli.reloaded import served_manifest, show_reloaded, without_those_down, would_do
 from launcher.cli.running import asked, fleets, nothing_runs, require_known
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, deployment_name
@@ -54,9 +55,9 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = Fal
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
         if mine or not names:
-            written = recompile(directory, overrides)
-            show_findings(err, written.findings)
-            results.append(hand_over(directory, written, mine))
+            new = recompile(directory, overrides)
+            show_findings(err, [f for f in new.compiled.findings if f.severity != "note"])
+            results.append(hand_over(new, mine))
     for installed in managed:
         known = names_of(installed)
         theirs = [name for name in known if name in names]
@@ -76,29 +77,32 @@ def _show_done(out: Terminal, results: Sequence[dict[str, Any]], *, as_json: boo
     return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
 
 
-def hand_over(state: Path, written: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Have the runtime of `state` take over what was `written`, and restart `names`; gives what became of each process.
+def hand_over(new: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Write what is `new`, have the runtime take it over and restart `names`; gives what became of each process.
 
     Raises LaunchError where it refuses; then what was there before is back.
     """
+    before, served = written_last(new.state), served_manifest(new.state)
+    target = adopt(new)
     try:
-        with asked(state) as control:
-            before = {p.name for p in control.status().processes}
-            done, now = control.reload(names, written.target), control.status()
+        with asked(new.state) as control:
+            known = {p.name for p in control.status().processes}
+            done, now = control.reload(names, target), control.status()
     except LaunchError:
-        written.undo()
+        write_up(new.state, *before)
         raise
-    why = restart_reasons(written.before, written.target, names)
-    return {"deployment": now.deployment, **without_those_down(done, before, now), "reasons": why}
+    changed = diff_manifests(served, new.rendered.manifest).restarted if served is not None else {}
+    why = {**dict.fromkeys(names, "asked for"), **changed}
+    return {"deployment": now.deployment, **without_those_down(done, known, now), "reasons": why}
 
 
 def _would_reload(state: Path, names: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, Any]:
     """What a reload would do to the fleet of `launch up` in `state`. Raises what a compile raises; writes nothing."""
-    compiled = compile_for(state, request_again(state, overrides))
-    before, after = served_manifest(state), compiled.rendered.manifest
+    new = recompile(state, overrides)
+    before, after = served_manifest(state), new.rendered.manifest
     changes = diff_manifests(before, after) if before is not None else None
     same = before is not None and before.input_digest == after.input_digest
-    return would_do(after, changes, names) | {"same_files": same, "findings": compiled.findings}
+    return would_do(after, changes, names) | {"same_files": same, "findings": new.compiled.findings}
 
 
 def _show_would(out: Terminal, results: list[dict[str, Any]], *, as_json: bool) -> int:
@@ -205,17 +209,17 @@ def switch_fleet(
     old = read_request(state)
     names = _named_alike(state.name, overrides, config_dirs)
     request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
-    compiled = compile_for(state, request)
-    show_findings(err, [finding for finding in compiled.findings if finding.severity != "note"])
+    new = compile_for(state, request)
+    show_findings(err, [finding for finding in new.compiled.findings if finding.severity != "note"])
     command = "" if as_json else "launch switch"
-    changes = runtime_change(served_directory(state), compiled.rendered, command=command)
+    changes = runtime_change(served_directory(state), new.rendered, command=command)
     if not as_json:
         show_coming(out, changes)
     if dry_run:
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
         return 0
-    return _show_done(out, [hand_over(state, adopt(compiled, state, request))], as_json=as_json)
+    return _show_done(out, [hand_over(new)], as_json=as_json)
 
 
 def _running(fleet: str | None) -> Path:

@@ -12,8 +12,8 @@ import pytest
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.build import show
-from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
-from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down, would_do
+from launcher.cli.fleet import DEPLOYMENT_NAME, adopt, recompile
+from launcher.cli.reloaded import deployment_in, show_reloaded, without_those_down, would_do
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
@@ -85,7 +85,7 @@ def test_a_plan_with_more_overrides_is_a_reload_with_them(running: Running, caps
 def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """A reload keeps what an earlier one, or `up`, was asked for: it would not bring back what this plan has."""
     state = running()
-    recompile(state, (SLOTS,))
+    adopt(recompile(state, (SLOTS,)))
     first, why, *rest = said(capsys)
     assert first == "runs here under our runtime; this plan would do"
     assert why == f"  no reload makes this plan of it: it keeps {SLOTS}; `launch switch hardware=dev profile=dev` does"
@@ -122,10 +122,10 @@ def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.Cap
     state = running()
     _, *rest = said(capsys, *WARM)
     assert "+ second  on demand: it comes up when it is asked" in rest
-    before = manifest_in(state / DEPLOYMENT_NAME)
+    before = deployment_in(state / DEPLOYMENT_NAME)
     after = render(compile_fleet([*DEV, *WARM])).manifest
     assert before is not None
-    would = would_do(after, diff_manifests(before, after), ())
+    would = would_do(after, diff_manifests(before[0], after), ())
     assert (would["started"], would["on_demand"]) == ([], ["second"])
     now = FleetStatus(
         deployment="dev-dev",
