@@ -109,7 +109,7 @@ def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
     known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
     keys = {}
     if known:
-        from launcher.trial.candidate import measurement_key
+        from launcher.trial.variant import measurement_key
 
         keys = {s.name: measurement_key(compiled, s) for s in compiled.plan.servers if not s.settings.embedding}
     return plan.speeds(compiled.plan, known, keys)

@@ -28,18 +28,11 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     draft_accepted: int = msgspec.field(name="draft_n_accepted", default=0)
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """One request: seconds from its sending to its end, and the server's own timings."""
-
-    latency_s: float
+class _Body(msgspec.Struct):
     timings: Timings
 
 
-class _Completion(msgspec.Struct):
-    timings: Timings
-
-
-class Asker:
+class LoadClient:
     """Asks one server; `close` when done. Raises TrialError in `batch` when an answer cannot be measured."""
 
     def __init__(self, url: str, workload: Workload, prompts: Prompts) -> None:
@@ -53,19 +46,19 @@ class Asker:
         """Close its connections."""
         self._client.close()
 
-    def batch(self, number: int, in_flight: int) -> tuple[float, list[Answer]]:
-        """Seconds that `in_flight` requests took together, sent at once, and each of them."""
+    def batch(self, number: int, in_flight: int) -> tuple[float, list[tuple[float, Timings]]]:
+        """Seconds that `in_flight` requests took together, sent at once; of each its seconds and its timings."""
         gate = threading.Barrier(in_flight + 1)
         ends: list[float] = []
 
-        def ask(which: int) -> Answer:
+        def ask(which: int) -> tuple[float, Timings]:
             body = self._body(number * in_flight + which)
             gate.wait()
             begun = time.monotonic()
             answer = self._client.post("/completion", content=body)
             ended = time.monotonic()
             ends.append(ended)
-            return Answer(latency_s=ended - begun, timings=_timings(answer))
+            return ended - begun, _timings(answer)
 
         with ThreadPoolExecutor(in_flight) as pool:
             futures = [pool.submit(ask, which) for which in range(in_flight)]
@@ -105,7 +98,7 @@ def _timings(answer: httpx.Response) -> Timings:
     if answer.status_code != httpx.codes.OK:
         raise TrialError(f"/completion answers {answer.status_code}: {answer.text[:200]}")
     try:
-        timings = msgspec.json.decode(answer.content, type=_Completion).timings
+        timings = msgspec.json.decode(answer.content, type=_Body).timings
     except msgspec.DecodeError as error:
         raise TrialError(f"/completion gives no timings: {error}") from None
     if timings.predicted_n < 1 or timings.predicted_ms <= 0:

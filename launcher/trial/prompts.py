@@ -28,7 +28,7 @@ class Prompts(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[str, ...] = ()
 
 
-class _Entry(msgspec.Struct):
+class _JournalLine(msgspec.Struct):
     prompt_tokens: int = 0
 
 
@@ -42,7 +42,7 @@ def read_prompts(path: Path) -> Prompts:
         if not lines:
             raise ValueError("it has no line that is not empty")
         return Prompts(source=str(path), texts=tuple(lines))
-    entries = (decoded(line, _Entry) for line in lines)  # None: a line that is torn
+    entries = (decoded(line, _JournalLine) for line in lines)  # None: a line that is torn
     found = sorted(entry.prompt_tokens for entry in entries if entry is not None and entry.prompt_tokens > 0)
     if not found:
         raise ValueError("no line of it has prompt_tokens")

@@ -26,7 +26,7 @@ from launcher.files.measured import keep_read_speed
 from launcher.ir.config import EngineConfig
 from launcher.ir.measured import ReadSpeed
 from launcher.ir.sweep import Gain, Recommendation, Workload
-from launcher.trial import candidate_of, read_speed
+from launcher.trial import read_speed, variant_of
 from tests.cli.conftest import Cli
 from tests.cli.test_documents import holds
 from tests.sweep.slowed import wrapper
@@ -142,10 +142,10 @@ def test_a_value_that_its_file_decides_is_not_measured_as_another(
     """A quantization of a server with a `file` is that of the file; an engine that it may have is measured."""
     monkeypatch.setenv("HOME", str(cli.home))
     now = (("quantization", "f16"),)
-    found = candidate_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
+    found = variant_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
     assert found.refused == "quantization stays f16: its file decides"
-    assert not candidate_of("chat", now, now, [], [fleet]).refused
-    assert not candidate_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
+    assert not variant_of("chat", now, now, [], [fleet]).refused
+    assert not variant_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
 
 
 def test_nothing_could_be_measured(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
