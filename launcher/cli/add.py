@@ -39,7 +39,7 @@ def add(
 
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
-    out, err = terminals()
+    _, err = terminals()
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
         raise _usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
@@ -47,21 +47,14 @@ def add(
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or new_fleet_file(file)
     with one_at_a_time(target):
-        return _add(what, paths, target, name, more, dry_run=dry_run, terminals=(out, err))
+        return _add(what, paths, target, name, more, dry_run=dry_run)
 
 
 def _add(
-    what: Sequence[str],
-    paths: Sequence[Path],
-    target: Path,
-    name: str | None,
-    more: Wishes,
-    *,
-    dry_run: bool,
-    terminals: tuple[Terminal, Terminal],
+    what: Sequence[str], paths: Sequence[Path], target: Path, name: str | None, more: Wishes, *, dry_run: bool
 ) -> int:
     """Add the models at `paths`, with nobody else at the file."""
-    out, err = terminals
+    out, err = terminals()
     text = _text_of(target) if target.exists() else None
     strangers = set(more.mates) - set(_servers(text or "", target))
     if strangers:
@@ -79,7 +72,7 @@ def _add(
         raise _usage(f"--name {name}: {shown_path(target)} has that name already")
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, terminals)
+    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more)
     if dry_run:
         out.write(longer)
         return 0
@@ -122,15 +115,15 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
 
 def remove(name: str, *, file: Path | None) -> int:
     """Take the server `name` out of the fleet file; the model's file stays. Raises LaunchError."""
-    out, err = terminals()
     target = fleet_file(file, (), ())
     if target is None:
         raise _usage("there is no fleet file here: name it with -f FILE")
     with one_at_a_time(target):
-        return _remove(name, target, out, err)
+        return _remove(name, target)
 
 
-def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
+def _remove(name: str, target: Path) -> int:
+    out, err = terminals()
     text = _text_of(target)
     names = list(_servers(text, target))
     if name not in names:
@@ -200,14 +193,11 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     found = init.look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
     show_findings(err, list(dict.fromkeys(relevant)))
-    files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
-    beside = tuple(f for f in found.files if f not in files)
-    every = init.as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
-    wanted = [c for c in every if not named or c.path in named]
-    if not wanted:
-        # of several quantizations of one model the largest is taken, unless another was named
-        wanted = list(init.as_candidates(msgspec.structs.replace(found, files=files)))
-    wanted = [c for c in wanted if not named or c.path in named]
+    files = [f for f in found.files if not named or f.path in named or f.facts.is_projector]
+    beside = [f for f in found.files if f not in files]
+    # of several quantizations of one model the largest is taken, unless another was named
+    tries = (author.candidates(models) for models in ([*files, *beside], files))
+    wanted = next(filter(None, ([c for c in each if not named or c.path in named] for each in tries)), [])
     if not wanted:
         shown = ", ".join(map(str, paths))
         note = "a projector (mmproj) or a draft is recognised beside its model, and is no server of its own"
@@ -231,14 +221,12 @@ def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Ter
     return text
 
 
-def _longer(
-    text: str, new: Sequence[author.Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
-) -> str:
+def _longer(text: str, new: Sequence[author.Candidate], target: Path, more: Wishes) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 
     Raises LaunchError where none has room, or where the fleet does not compile.
     """
-    out, err = terminals
+    out, err = terminals()
     host, home = hardware.take_inventory(), os.environ.get("HOME", "")
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)

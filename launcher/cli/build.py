@@ -11,6 +11,7 @@ import msgspec
 from launcher import config
 from launcher.cli.arguments import is_override
 from launcher.cli.findings import counted, printable, show_findings, shown_place, summary
+from launcher.cli.onefile import words_for
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import (
     Compilation,
@@ -161,7 +162,7 @@ def write(
                 out.line(_next_step(compiled, place))
         elif changes:
             where = ["-o", str(output)] if output is not None else []
-            out.line(f"write them with: launch render {shlex.join([*overrides, *_places(config_dirs), *where])}")
+            out.line(f"write them with: launch render {shlex.join([*overrides, *words_for(config_dirs), *where])}")
     return STALE_EXIT_CODE if check and changes else 0
 
 
@@ -179,14 +180,6 @@ def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
 
     here = prove_here(compile_fleet(overrides, config_dirs=config_dirs))
     return msgspec.structs.replace(here.compiled, findings=(*here.compiled.findings, *here.findings))
-
-
-def _places(config_dirs: list[Path]) -> list[str]:
-    from launcher.config import is_fleet_file
-
-    here = Path.cwd()
-    shown = ((path, path.relative_to(here) if path.is_relative_to(here) else path) for path in config_dirs)
-    return [word for path, name in shown for word in ("-f" if is_fleet_file(path) else "--config-dir", str(name))]
 
 
 def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool) -> int:

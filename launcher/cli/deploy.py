@@ -27,7 +27,7 @@ from launcher.errors import (
     fault,
     has_errors,
 )
-from launcher.files import compare_deployment, owned_files, writing
+from launcher.files import FileDifference, compare_deployment, owned_files, writing
 from launcher.install import (
     Change,
     Changes,
@@ -290,15 +290,17 @@ def _compiled(
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
     whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
-    compiled = of_host(whole, host)
+    bounded = compiled = of_host(whole, host)
+    findings: tuple[Finding, ...] = ()
+    if layout.root == Path("/"):
+        compiled, findings, _ = prove_here(bounded)
+    rendered = render(compiled)
     folder = Path(compiled.plan.config.deploy.output_dir) / whole.plan.deployment / compiled.plan.on
-    here = prove_here(compiled) if layout.root == Path("/") else None
-    rendered = render(here.compiled if here else compiled)
-    # what lies there was rendered by the bounds alone or, with --prove, by what this host's binaries say as well
-    known = (rendered, render(compiled)) if here else (rendered,)
-    differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
-    stale = min(differ, key=len)
-    findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
+    stale: Sequence[FileDifference] = ()
+    if owned_files(folder) and not scope:
+        # what lies there was rendered by the bounds alone or, with --prove, by what this host's binaries say as well
+        stale = min((compare_deployment(r.deployment, folder) for r in (rendered, render(bounded))), key=len)
+    findings = (*compiled.findings, *rendered.findings, *findings)
     _refuse_errors(findings, error_class(findings) or HostError, err)
     return rendered.deployment, tuple(difference.path for difference in stale)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher import catalog, engine, hardware, plan
-from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
+from launcher.author import Candidate, Machine, Memory, Needs, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.cli.build import show
 from launcher.cli.findings import printable, show_findings
@@ -60,7 +60,7 @@ def init(named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool
             "models lie elsewhere: launch init --models DIR",
             "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
         )
-    chosen, machine = chosen_here(as_candidates(found), target)
+    chosen, machine = chosen_here(candidates(found.files), target)
     text = fleet_text(chosen, machine, schema=fleet_schema_path())
     if dry_run:
         out.write(text)
@@ -145,11 +145,6 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
     )
 
 
-def as_candidates(found: Models) -> tuple[Candidate, ...]:
-    """The servers that could be made of what was found."""
-    return candidates(found.files)
-
-
 def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
     """What a fleet may use on this machine now, and a `share` of it."""
     tree = hardware.hardware_tree(host)
@@ -158,53 +153,50 @@ def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
     return Memory(cards=int(cards * share), ram=int(ram * share))
 
 
-class Needing:
+def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
     """What a server takes, by the planner: with all layers on the cards where there are any, else in RAM.
 
     In RAM a build may copy weights into the order that its CPU likes best (twice the file); on cards none does.
+    `features`: those of the CPU that the build has code for, and so makes copies for; None: all.
     """
+    from launcher.config.composing import server_from_fields
 
-    def __init__(self, hardware: HardwareConfig, used: Sequence[str] | None) -> None:
-        """`used`: the CPU features that the build has code for; None: all."""
-        self._host = hardware
-        # what else the CPU has, this build does not use: it makes no copies of weights for it
-        if used is not None and self._host.cpu is not None:
-            features = tuple(f for f in self._host.cpu.features if f in used)
-            cpu = msgspec.structs.replace(self._host.cpu, features=features)
-            self._host = msgspec.structs.replace(self._host, cpu=cpu)
-        self._known: dict[tuple[str, int], int] = {}
+    if features is not None and host.cpu is not None:
+        cpu = msgspec.structs.replace(host.cpu, features=tuple(f for f in host.cpu.features if f in features))
+        host = msgspec.structs.replace(host, cpu=cpu)
+    known: dict[tuple[str, int], int] = {}
 
-    def __call__(self, candidate: Candidate, tokens: int) -> int:
+    def needs(candidate: Candidate, tokens: int) -> int:
         """Bytes with `SLOTS` slots of so many tokens."""
-        from launcher.config.composing import server_from_fields
-
         key = (candidate.path, tokens)
-        if key not in self._known:
+        if key not in known:
             embeds = candidate.kind != "chat"
             fields = [f"slots={SLOTS}", f"n_ctx_per_slot={tokens}"]
             batch = max(512, tokens * SLOTS)
             fields += ["embedding=true", f"n_ubatch={batch}", f"n_batch={batch}"] if embeds else []
             fields.append(f"cache_ram_mib={0 if embeds else CACHE_MIB}")
-            if self._host.gpus:
-                fields += [f"devices=[{','.join(self._host.gpus)}]", "n_gpu_layers=all"]
-            settled = plan.settle(server_from_fields(fields), candidate.facts.file, self._host)
+            if host.gpus:
+                fields += [f"devices=[{','.join(host.gpus)}]", "n_gpu_layers=all"]
+            settled = plan.settle(server_from_fields(fields), candidate.facts.file, host)
             memory = plan.estimate(candidate.facts.file, settled.settings)
             beside = candidate.projector_facts.file.file_bytes if candidate.projector_facts else 0
-            if self._host.gpus:  # what stays in RAM beside them is little, and the plan counts it
-                memory = tuple(m for m in memory if m.device in self._host.gpus)
-            self._known[key] = sum(max(m.peak_bytes, m.committed_bytes) + m.file_bytes for m in memory) + beside
-        return self._known[key]
+            if host.gpus:  # what stays in RAM beside them is little, and the plan counts it
+                memory = tuple(m for m in memory if m.device in host.gpus)
+            known[key] = sum(max(m.peak_bytes, m.committed_bytes) + m.file_bytes for m in memory) + beside
+        return known[key]
+
+    return needs
 
 
-def needing(host: HostInventory, *, packaged: bool) -> Needing:
+def needing_here(host: HostInventory, *, packaged: bool) -> Needs:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-    return Needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
+    return needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
 def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
     """A fleet whose text compiles without errors. Raises LaunchError with the errors of the last try."""
-    needs, share = needing(host, packaged=machine.binary is None), 1.0
+    needs, share = needing_here(host, packaged=machine.binary is None), 1.0
     for left in range(ROUNDS, 0, -1):
         chosen = choose(servers, memory_of(host, share), needs)
         if not chosen.servers:
@@ -258,7 +250,7 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
         message = f"{target} is there and cannot be read: {error.strerror or error}"
         note = "make it readable, or name another file with -f FILE"
         raise HostError.of("author/unwritable", message, note) from None
-    names = [c for c in as_candidates(found) if not _named(c, text)]
+    names = [c for c in candidates(found.files) if not _named(c, text)]
     out.line(f"{shown_path(target)} is there already and stays as it is")
     for candidate in names[:5]:
         where = printable(candidate.path)

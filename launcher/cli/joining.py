@@ -13,7 +13,7 @@ from launcher.author import Candidate, Choice, Memory, Neighbour, Way, add_serve
 from launcher.author.choice import CONTEXTS, tokens_for
 from launcher.author.edit import NotEditableError, servers_of
 from launcher.author.joining import taken
-from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
+from launcher.cli.init import CARD_SHARE, RAM_SHARE, needing, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
 from launcher.errors import ConfigError, Finding, PlanError, fault
@@ -56,7 +56,7 @@ def take_in(
     """
     fleet, plan = compiled.composed.fleet, compiled.plan
     engine = fleet.engines.get("default")
-    needs = Needing(fleet.hardware, engine.cpu_features if engine else None)
+    needs = needing(fleet.hardware, engine.cpu_features if engine else None)
     around = neighbours(compiled, text)
     memory = memory_of(plan, host, around)
     refusal: PlanError | None = None
