@@ -6,10 +6,11 @@ import socket
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from launcher import install
 from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import require_rights
@@ -28,24 +29,7 @@ from launcher.errors import (
     has_errors,
 )
 from launcher.files import FileDifference, compare_deployment, owned_files, writing
-from launcher.install import (
-    Change,
-    Changes,
-    Installed,
-    Layout,
-    Report,
-    Source,
-    Systemd,
-    alone,
-    install,
-    installed_fleet,
-    installed_names,
-    plan_changes,
-    plan_removal,
-    read_record,
-    uninstall,
-    verify_units,
-)
+from launcher.install import Change, Changes, Installed, Layout, Report, Source, Systemd
 from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
@@ -53,9 +37,6 @@ from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.supervise import reach_runtime
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
-
-if TYPE_CHECKING:
-    from launcher.supervise.control import ControlClient
 
 Answer = TypeVar("Answer")
 
@@ -93,7 +74,7 @@ def install_fleet(
     require_rights(layout, "installed")
     if start:
         require_not_up(deployment.name, layout)
-    with alone(layout, err.line):
+    with install.alone(layout, err.line):
         changes = judged(deployment, layout, source, err, force=force)
         report = put_in_place(changes, layout, start=start)
     _show_report(out, deployment.name, report, as_json=as_json)
@@ -126,9 +107,9 @@ def judged(
     """
     _require_scope(deployment, layout)
     with writing(layout.units, "nothing was written"):
-        changes = plan_changes(deployment, layout, source=source, force=force)
+        changes = install.plan_changes(deployment, layout, source=source, force=force)
     coming = {Path(shown(c.path, layout)) for c in changes.changes}
-    findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
+    findings = [*changes.findings, *(install.verify_units(deployment, layout, coming) if changes.changes else ())]
     if has_errors(findings) and not dry_run:
         raise HostError(findings)
     show_findings(err, findings)
@@ -141,11 +122,12 @@ def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
 
     def take_over(units: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         """The runtime reads its manifest again; of `units` those restart too that differ in more than their command."""
-        record = read_record(changes.deployment, layout)
-        return reload_units(installed_fleet(record, layout), units) if record is not None else ((), ())
+        record = install.read_record(changes.deployment, layout)
+        return reload_units(install.installed_fleet(record, layout), units) if record is not None else ((), ())
 
     with writing(layout.units, note):
-        return install(changes, layout, Systemd(layout), layout.tree.write, take_over=take_over if start else None)
+        systemd, taking_over = Systemd(layout), take_over if start else None
+        return install.install(changes, layout, systemd, layout.tree.write, take_over=taking_over)
 
 
 def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -193,20 +175,20 @@ def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as
     """Stop and remove an installed deployment."""
     out, err = terminals()
     with writing(layout.records, "nothing was removed"):
-        record = read_record(name, layout)
+        record = install.read_record(name, layout)
     if record is None:
-        there = ", ".join(installed_names(layout)) or "none"
+        there = ", ".join(install.installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"
         raise HostError.of("install/not-installed", message)
-    changes = plan_removal(record, layout, force=force)
+    changes = install.plan_removal(record, layout, force=force)
     show_findings(err, [f for f in changes.findings if f.severity != "error"])
     if dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
     note = "what was removed is gone; run it again for the rest"
-    with writing(layout.units, note), alone(layout, err.line):
-        report = uninstall(changes, layout, Systemd(layout))
+    with writing(layout.units, note), install.alone(layout, err.line):
+        report = install.uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0
 

@@ -9,18 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from launcher.cli.app import (
-    ConfigDir,
-    FleetFile,
-    Host,
-    Json,
-    Overrides,
-    Prove,
-    ProveWith,
-    Verbose,
-    app,
-    request_of,
-)
+from launcher.cli.app import ConfigDir, FleetFile, Host, Json, Overrides, Prove, ProveWith, Verbose, app, request_of
 from launcher.cli.complete import complete_checkpoints, complete_codes
 from launcher.cli.terminal import Terminal
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
+from launcher.author.edit import NotEditableError, tree_of
 from launcher.catalog import resolve_path, split_paths
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compose_config
@@ -230,23 +230,17 @@ def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[Map
             raise ConfigError([msgspec.structs.replace(f, notes=(*f.notes, note)) for f in mistyped]) from None
         # a fleet file's models may lack what only their files say, and these are what is to be fetched
         file = next((path for path in config_dirs if path.is_file()), None)
-        tree = _written(file) if file is not None else None
-        if tree is None or file is None:
+        try:
+            tree = tree_of(file.read_text(encoding="utf-8")) if file is not None else {}
+        except (OSError, UnicodeDecodeError, NotEditableError):
+            tree = {}
+        if not tree or file is None:
             raise
         models = tree.get("models")
         return models if isinstance(models, dict) else {}, set(models or ()), str(file.parent)
     drafts = {s.draft.model for s in fleet.servers.values() if s.draft is not None and s.draft.model}
     used = {s.model for s in fleet.servers.values()} | drafts
     return msgspec.to_builtins(fleet.models), used, fleet.hardware.model_dir
-
-
-def _written(file: Path) -> dict[str, Any] | None:
-    """A fleet file's tree; None where it is none."""
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return tree if isinstance(tree, dict) else None
 
 
 def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator[Missing]:

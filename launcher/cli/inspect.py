@@ -15,14 +15,13 @@ from launcher.author.text import declaration_text
 from launcher.cli.findings import counted, show_findings
 from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
+from launcher.discover.models import LATER_PART
 from launcher.errors import CatalogError, ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.documents import InspectDocument
 from launcher.proving import prove_file
 from launcher.sizes import gib, parse_size
-
-_FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
 
 def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, prover: str | None = None) -> int:
@@ -94,8 +93,7 @@ def _files(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word).expanduser()
         found = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
-        # further parts of a split model are read with its first
-        files += [f for f in found if not _FURTHER.search(f.name)] if path.is_dir() else found
+        files += [f for f in found if not LATER_PART.search(f.name)] if path.is_dir() else found
     if not files:
         what = f"{', '.join(words)} has no GGUF files" if words else "inspect what?"
         note = "launch inspect FILE.gguf|DIR… [FIELD=VALUE]…"

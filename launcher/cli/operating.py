@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from launcher.cli.app import ConfigDir, FleetFile, Json, Names, OfFleet, Overrides, app, request_of
+from launcher.cli.arguments import is_override
 from launcher.cli.complete import complete_deployed
 from launcher.cli.fleets import status
 
@@ -125,18 +126,13 @@ def sweep(
     """
     from launcher.cli.sweep import SweepOptions, run_sweep
     from launcher.ir.sweep import Workload
+    from launcher.sweep import is_swept
 
-    work = Workload(
-        prompt_tokens=_counts(prompt_tokens, "--prompt-tokens"),
-        n_predict=n_predict,
-        warmup=warmup,
-        batches=batches,
-        cache=cache,
-        seed=seed,
-    )
+    lengths, at_once = _counts(prompt_tokens, "--prompt-tokens"), _counts(in_flight, "--in-flight")
+    work = Workload(prompt_tokens=lengths, n_predict=n_predict, warmup=warmup, batches=batches, cache=cache, seed=seed)
     options = SweepOptions(
         workload=work,
-        in_flight=_counts(in_flight, "--in-flight"),
+        in_flight=at_once,
         prompts=prompts,
         p95_limit=p95_limit,
         csv=csv,
@@ -145,9 +141,6 @@ def sweep(
         fresh=fresh,
         apply=apply,
     )
-    from launcher.cli.arguments import is_override
-    from launcher.sweep import is_swept
-
     overrides = [w for w in words or () if is_override(w) and not is_swept(w)]
     _, dirs = request_of(overrides, config_dir, file)
     return run_sweep(list(words or ()), dirs, options, as_json=json)
@@ -174,7 +167,6 @@ def calibrate(
     launch calibrate
     launch calibrate assistant profile=dev
     """
-    from launcher.cli.arguments import is_override
     from launcher.cli.calibrate import run_calibration
     from launcher.ir.sweep import Workload
 

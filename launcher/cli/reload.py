@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import is_override, later_wins
-from launcher.cli.coming import runtime_change, show_coming
+from launcher.cli.coming import runtime_change, show_coming, units_of
 from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, stale_finding
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import (
@@ -30,7 +30,6 @@ from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, deployment_name
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
 from launcher.install import Installed, Source, Systemd, alone, plan_changes
-from launcher.install.steps import unit_of
 from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
 
@@ -172,9 +171,9 @@ def would_reinstall(
     deployment, stale = read_source(source, installed.layout, err)
     after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
     changes = plan_changes(deployment, installed.layout, source=source)
-    units = [unit_of(c.path) for c in changes.changes if c.unit and c.restarts and c.kind == "change"]
     diff = diff_manifests(installed.manifest, after) if installed.manifest is not None else None
-    differ = {name: "its unit differs" for name in components_of(installed, units) if name != installed.name}
+    changed = components_of(installed, units_of(changes, "change"))
+    differ = {name: "its unit differs" for name in changed if name != installed.name}
     return would_do(after, diff, names, differ) | {
         "same_files": not changes.changes,
         "findings": (*changes.findings, *([stale_finding(deployment, stale)] if stale else ())),

@@ -21,7 +21,8 @@ MAX_DEPTH = 8
 """How deep folders are searched; the Hugging Face cache has models four deep."""
 
 _NOT_IN_FLEET = "models there are not in the fleet; make it readable, or name other folders with --models DIR"
-_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
+"""Of a split model, a part that is read with its first."""
 
 
 class Place(NamedTuple):
@@ -118,7 +119,7 @@ def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False
         if _is_folder(entry, follow=top):
             if depth > 1 and not entry.name.startswith("."):
                 yield from _walk(entry.path, depth - 1, findings)
-        elif entry.name.endswith(".gguf") and not _LATER_PART.search(entry.name):
+        elif entry.name.endswith(".gguf") and not LATER_PART.search(entry.name):
             yield entry.path
 
 
