@@ -170,10 +170,10 @@ def _brought(what: str, err: Terminal) -> list[Path]:
     return [Path(what).expanduser()]
 
 
-def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if path not in folders]
-    found: dict[str, author.Candidate] = {}
+    found: dict[str, author.ServerCandidate] = {}
     for group in (*([folder] for folder in folders), *([files] if files else [])):
         for candidate in _wanted(group, err):
             name = author.free_name(candidate.name, {c.name for c in found.values()})
@@ -181,7 +181,7 @@ def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     return list(found.values())
 
 
-def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
+def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
     """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
@@ -205,7 +205,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     return wanted
 
 
-def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Terminal) -> str:
+def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
     chosen, machine = init.chosen_here(new, target)
     text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
@@ -221,7 +221,7 @@ def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Ter
     return text
 
 
-def _longer(text: str, new: Sequence[author.Candidate], target: Path, more: Wishes) -> str:
+def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more: Wishes) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 
     Raises LaunchError where none has room, or where the fleet does not compile.
@@ -231,7 +231,7 @@ def _longer(text: str, new: Sequence[author.Candidate], target: Path, more: Wish
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
 
-    def lines(choice: author.Choice) -> Sequence[str]:
+    def lines(choice: author.ServerChoice) -> Sequence[str]:
         return author.server_lines(choice, home, more.roles, more.faces)
 
     for candidate in new:

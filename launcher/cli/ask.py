@@ -53,7 +53,7 @@ def _spelled(key_file: str, model: str) -> str:
     return f"$(head -n1 {shlex.quote(str(path))})" if alone else "$YOUR_KEY"
 
 
-class Question(threading.Thread):
+class AskThread(threading.Thread):
     """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it.
 
     The answer is printed as it comes.

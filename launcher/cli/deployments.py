@@ -232,9 +232,9 @@ def serve(
     launch serve generated/epyc-hot_only
     launch serve generated/epyc-hot_only --route-only
     """
-    from launcher.cli.progress import Progress
+    from launcher.cli.progress import ProgressView
     from launcher.runtime import UnitsOptions, run
 
-    progress = Progress(Terminal(sys.stderr), verbose=verbose)
+    progress = ProgressView(Terminal(sys.stderr), verbose=verbose)
     owned = UnitsOptions(prefix=units, user=user) if units else None
     return run(directory, on_event=progress, route_only=route_only, units=owned, api_key_file=api_key_file)

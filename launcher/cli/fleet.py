@@ -17,11 +17,11 @@ from launcher import files
 from launcher.base.decoding import UNREADABLE
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
-from launcher.cli.ask import Question, curl
+from launcher.cli.ask import AskThread, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.progress import Progress
+from launcher.cli.progress import ProgressView
 from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
@@ -56,10 +56,10 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Announcer:
     """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
-    def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], Question | None] | None) -> None:
+    def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], AskThread | None] | None) -> None:
         """`on_ready` is called with the front's address, and gives the question that it asks."""
         self._show, self._on_ready = show, on_ready
-        self.question: Question | None = None
+        self.question: AskThread | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
@@ -91,7 +91,7 @@ def bring_up(
     asked_ns = asked_at_ns()
     with start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
-    progress = Progress(err, verbose=verbose)
+    progress = ProgressView(err, verbose=verbose)
     on_ready = None if as_json else functools.partial(_report_ready, out, rendered, ask, detach=detach)
     announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, on_ready)
     from launcher.runtime import run, spawn_detached
@@ -113,7 +113,7 @@ def bring_up(
     return code if announcer.was_ready else 128 + signal.SIGINT
 
 
-def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
+def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> AskThread | None:
     """A request that anyone can paste; with a question, its answer first."""
     servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
     model = fleet.routes.default or (servers[0].name if servers else "")
@@ -121,7 +121,7 @@ def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *
         out.line(curl(front, model, "Say hello.", key_file))
         return None
     ends = "`launch stop --all`" if detach else "Ctrl-C"
-    question = Question(out, front, model, ask, key_file=key_file, ends=ends)
+    question = AskThread(out, front, model, ask, key_file=key_file, ends=ends)
     question.start()
     return question
 

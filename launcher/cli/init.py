@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher import catalog, engine, hardware, plan
-from launcher.author import Candidate, Machine, Memory, Needs, candidates, choose, fleet_text
+from launcher.author import Machine, MemoryBudget, Needs, ServerCandidate, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.cli.build import show
 from launcher.cli.findings import printable, show_findings
@@ -19,7 +19,7 @@ from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, compose_config
-from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
+from launcher.discover import MAX_DEPTH, FoundEngine, FoundModels, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import EngineConfig, HardwareConfig
@@ -73,7 +73,7 @@ def init(named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool
     return code
 
 
-def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Machine]:
+def chosen_here(servers: Sequence[ServerCandidate], target: Path) -> tuple[Chosen, Machine]:
     """The fleet of `servers` that fits this machine, and the machine. Raises LaunchError."""
     host = hardware.take_inventory()
     found = best_engine(host)
@@ -81,7 +81,7 @@ def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Mac
     return fitting(servers, as_seen(host, found), machine, target), machine
 
 
-def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> Models:
+def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> FoundModels:
     """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
 
     Without `deep` folders inside those folders are not looked into.
@@ -145,12 +145,12 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
     )
 
 
-def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
+def memory_of(host: HostInventory, share: float = 1.0) -> MemoryBudget:
     """What a fleet may use on this machine now, and a `share` of it."""
     tree = hardware.hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
-    return Memory(cards=int(cards * share), ram=int(ram * share))
+    return MemoryBudget(cards=int(cards * share), ram=int(ram * share))
 
 
 def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
@@ -166,7 +166,7 @@ def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
         host = msgspec.structs.replace(host, cpu=cpu)
     known: dict[tuple[str, int], int] = {}
 
-    def needs(candidate: Candidate, tokens: int) -> int:
+    def needs(candidate: ServerCandidate, tokens: int) -> int:
         """Bytes with `SLOTS` slots of so many tokens."""
         key = (candidate.path, tokens)
         if key not in known:
@@ -194,7 +194,7 @@ def needing_here(host: HostInventory, *, packaged: bool) -> Needs:
     return needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
-def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
+def fitting(servers: Sequence[ServerCandidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
     """A fleet whose text compiles without errors. Raises LaunchError with the errors of the last try."""
     needs, share = needing_here(host, packaged=machine.binary is None), 1.0
     for left in range(ROUNDS, 0, -1):
@@ -242,7 +242,7 @@ def unwritable(target: Path, error: OSError) -> HostError:
     return HostError.of("author/unwritable", f"{target} cannot be written: {error.strerror or error}", note)
 
 
-def _there_already(out: Terminal, target: Path, found: Models) -> int:
+def _there_already(out: Terminal, target: Path, found: FoundModels) -> int:
     """What a second `init` says: nothing is overwritten; models that the file does not name could be added."""
     try:
         text = target.read_text(encoding="utf-8", errors="replace")
@@ -262,7 +262,7 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     return 0
 
 
-def _named(candidate: Candidate, text: str) -> bool:
+def _named(candidate: ServerCandidate, text: str) -> bool:
     home = f"{os.environ.get('HOME', '')}/"
     paths = (candidate.path, *candidate.others)
     return any(form in text for path in paths for form in (path, path.removeprefix(home), Path(path).name))

@@ -54,7 +54,7 @@ def show_logs(names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool
     return max((status if status >= 0 else 128 - status for status in statuses), default=0)
 
 
-class _Journal(msgspec.Struct, frozen=True):
+class _SystemdJournal(msgspec.Struct, frozen=True):
     """What systemd keeps of one installed fleet: the command that prints it, and whose each unit is."""
 
     argv: list[str]
@@ -79,12 +79,12 @@ class _Journal(msgspec.Struct, frozen=True):
         )
 
 
-def _relay(out: Terminal, journal: _Journal, reader: subprocess.Popen[bytes]) -> None:
+def _relay(out: Terminal, journal: _SystemdJournal, reader: subprocess.Popen[bytes]) -> None:
     for raw in reader.stdout or ():
         out.json(journal.line(raw), indent=0)
 
 
-def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
+def _last(journals: Iterable[_SystemdJournal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
     for journal in journals:
         with journal.read(piped=True) as reader:
             yield from map(journal.line, reader.stdout or ())
@@ -92,7 +92,7 @@ def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -
         yield from (LogLine(name=name, line=line) for line in tail(path, lines))
 
 
-def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list[_Journal], tuple[str, ...]]:
+def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list[_SystemdJournal], tuple[str, ...]]:
     """The logs that systemd has, of `names` or of all; and the names that it has none of."""
     found, rest = [], set(names)
     for installed in installed_here():
@@ -102,7 +102,7 @@ def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list
         if chosen:
             whose = {unit: c.name for c in installed.components for unit in c.units}
             argv = journal_of(installed, chosen, follow=follow, lines=lines)
-            found.append(_Journal(argv, whose, installed.name))
+            found.append(_SystemdJournal(argv, whose, installed.name))
         rest -= set(known)
     return found, tuple(name for name in names if name in rest)
 

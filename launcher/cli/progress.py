@@ -62,7 +62,7 @@ _TEXTS: dict[type, Callable[[Any], list[str]]] = {
 }
 
 
-class Progress:
+class ProgressView:
     """Shows events as they come. While servers start on a terminal, their elapsed times are redrawn."""
 
     def __init__(self, terminal: Terminal, *, verbose: bool = False) -> None:

@@ -12,7 +12,7 @@ from launcher.cli.checkpoint import digested, require_files
 from launcher.cli.checkpointed import Subject
 from launcher.cli.fleet import served_directory, write_up
 from launcher.cli.installed import fleet_status
-from launcher.cli.progress import Progress
+from launcher.cli.progress import ProgressView
 from launcher.cli.reload import converge
 from launcher.cli.reloaded import deployment_in, without_those_down
 from launcher.cli.terminal import Terminal
@@ -125,7 +125,7 @@ def _start(target: Path, err: Terminal) -> None:
     """Start a runtime in the background, shown as `up` shows it. Raises what it ended with."""
     from launcher.runtime import spawn_detached
 
-    progress = Progress(err)
+    progress = ProgressView(err)
     try:
         spawn_detached(target, on_event=progress)
     finally:

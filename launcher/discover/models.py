@@ -25,37 +25,39 @@ LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 """Of a split model, a part that is read with its first."""
 
 
-class Place(NamedTuple):
+class ModelPlace(NamedTuple):
     """A folder with models, and whose it is."""
 
     kind: str
     path: Path
 
 
-class Models(msgspec.Struct, frozen=True, kw_only=True):
+class FoundModels(msgspec.Struct, frozen=True, kw_only=True):
     """What was found: model files in order of their paths, warnings about what could not be read, places looked at."""
 
     files: tuple[ModelOnDisk, ...]
     findings: tuple[Finding, ...]
-    places: tuple[Place, ...]
+    places: tuple[ModelPlace, ...]
 
 
-def usual_places(env: Mapping[str, str]) -> tuple[Place, ...]:
+def usual_places(env: Mapping[str, str]) -> tuple[ModelPlace, ...]:
     """Where llama.cpp, Hugging Face, LM Studio and Ollama keep models, whether the folders exist or not."""
     home = Path(env.get("HOME") or Path.home())
     cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
     hub = env.get("HF_HUB_CACHE") or (f"{env['HF_HOME']}/hub" if env.get("HF_HOME") else cache / "huggingface/hub")
     return (
-        Place("Hugging Face cache", Path(hub)),
-        Place("llama.cpp cache", Path(env.get("LLAMA_CACHE") or cache / "llama.cpp")),
-        Place("LM Studio", home / ".lmstudio/models"),
-        Place("LM Studio", home / ".cache/lm-studio/models"),
-        Place("Ollama", Path(env.get("OLLAMA_MODELS") or home / ".ollama/models")),
-        Place("Ollama", Path("/usr/share/ollama/.ollama/models")),
+        ModelPlace("Hugging Face cache", Path(hub)),
+        ModelPlace("llama.cpp cache", Path(env.get("LLAMA_CACHE") or cache / "llama.cpp")),
+        ModelPlace("LM Studio", home / ".lmstudio/models"),
+        ModelPlace("LM Studio", home / ".cache/lm-studio/models"),
+        ModelPlace("Ollama", Path(env.get("OLLAMA_MODELS") or home / ".ollama/models")),
+        ModelPlace("Ollama", Path("/usr/share/ollama/.ollama/models")),
     )
 
 
-def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader, *, depth: int = MAX_DEPTH) -> Models:
+def find_models(
+    named: Sequence[Path], usual: Sequence[ModelPlace], read: ReadHeader, *, depth: int = MAX_DEPTH
+) -> FoundModels:
     """Every model file below `named` (so many folders deep) and the `usual` places that exist, each file once.
 
     Raises nothing: a named folder that is not there, one that may not be listed, and a file that is no model are
@@ -63,7 +65,8 @@ def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader,
     """
     findings: list[Finding] = []
     files: dict[tuple[int, int], ModelOnDisk] = {}
-    places = [place for path in named if _is_there(place := Place("models", plain_path(path)), findings, asked=True)]
+    asked = [ModelPlace("models", plain_path(path)) for path in named]
+    places = [place for place in asked if _is_there(place, findings, asked=True)]
     places += [place for place in usual if _is_there(place, findings, asked=False)]
     for place in places:
         for path, name, projector in _candidates(place, depth, findings):
@@ -82,7 +85,7 @@ def find_models(named: Sequence[Path], usual: Sequence[Place], read: ReadHeader,
                 continue
             file = ModelOnDisk(path=path, name=name, place=place.kind, facts=facts, projector=projector)
             files.setdefault((found.st_dev, found.st_ino), file)
-    return Models(files=tuple(files.values()), findings=tuple(findings), places=tuple(places))
+    return FoundModels(files=tuple(files.values()), findings=tuple(findings), places=tuple(places))
 
 
 def plain_path(path: Path) -> Path:
@@ -92,7 +95,7 @@ def plain_path(path: Path) -> Path:
     return path.resolve() if path.is_dir() or path.name == ".." else path.parent.resolve() / path.name
 
 
-def _candidates(place: Place, depth: int, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:
+def _candidates(place: ModelPlace, depth: int, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:
     """(path, name, projector) of every file in a place that may be a model."""
     if place.kind == "Ollama":
         yield from ollama_models(place.path, findings)
@@ -123,7 +126,7 @@ def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False
             yield entry.path
 
 
-def _is_there(place: Place, findings: list[Finding], *, asked: bool) -> bool:
+def _is_there(place: ModelPlace, findings: list[Finding], *, asked: bool) -> bool:
     """Whether a place exists; one that does not is a finding where somebody asked for it, one out of reach always."""
     try:
         found = os.stat(place.path)  # noqa: PTH116 - as above

@@ -17,13 +17,13 @@ _NOT_IN_FLEET = "the Ollama model that it describes is not in the fleet"
 _MODEL, _PROJECTOR = "application/vnd.ollama.image.model", "application/vnd.ollama.image.projector"
 
 
-class _Layer(msgspec.Struct):
+class _ManifestLayer(msgspec.Struct):
     digest: str
     media_type: str = msgspec.field(name="mediaType", default="")
 
 
 class _Manifest(msgspec.Struct):
-    layers: list[_Layer] = []
+    layers: list[_ManifestLayer] = []
 
 
 def ollama_models(root: Path, findings: list[Finding]) -> Iterator[tuple[str, str, str | None]]:

@@ -28,7 +28,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     draft_accepted: int = msgspec.field(name="draft_n_accepted", default=0)
 
 
-class _Body(msgspec.Struct):
+class _TimedAnswer(msgspec.Struct):
     timings: Timings
 
 
@@ -98,7 +98,7 @@ def _timings(answer: httpx.Response) -> Timings:
     if answer.status_code != httpx.codes.OK:
         raise TrialError(f"/completion answers {answer.status_code}: {answer.text[:200]}")
     try:
-        timings = msgspec.json.decode(answer.content, type=_Body).timings
+        timings = msgspec.json.decode(answer.content, type=_TimedAnswer).timings
     except msgspec.DecodeError as error:
         raise TrialError(f"/completion gives no timings: {error}") from None
     if timings.predicted_n < 1 or timings.predicted_ms <= 0:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from launcher.catalog import Headers
-from launcher.discover import Models, find_engines, find_models, usual_places
+from launcher.discover import FoundModels, find_engines, find_models, usual_places
 from tests.tinymodels import write_parts
 
 Tiny = Callable[..., Path]
 
 
-def found(home: Path, *named: Path) -> Models:
+def found(home: Path, *named: Path) -> FoundModels:
     """What is found in a home."""
     return find_models(named, usual_places({"HOME": str(home)}), Headers())
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from launcher.importing import Imported, imported_text, translate
-from launcher.importing.formats import UnreadableError, format_of
+from launcher.importing.formats import UnknownFormatError, format_of
 from tests.importing.test_flags import FLAGS
 
 ENV = {"HOME": "/home/me"}
@@ -278,7 +278,7 @@ services:
 )
 def test_what_is_none_of_them(name: str, text: str) -> None:
     """It is refused with a reason."""
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnknownFormatError):
         translate(name, text, FLAGS, ENV)
 
 
