@@ -5,7 +5,7 @@ come and taken from there after an interruption.
 """
 
 from launcher.trial.experiment import Experiment, no_room
-from launcher.trial.prompts import Prompts, read_prompts
+from launcher.trial.load import Prompts, read_prompts
 from launcher.trial.reading import read_speed
 from launcher.trial.server import TrialError
 from launcher.trial.variant import Variant, measurement_of, utc_now, values_now, variant_of

@@ -15,8 +15,7 @@ import psutil
 from launcher.ir.sweep import Point, Sample, Workload
 from launcher.supervise.measuring import Measurer
 from launcher.sweep import batch_speeds, read_rows, row_text
-from launcher.trial.load import LoadClient
-from launcher.trial.prompts import Prompts
+from launcher.trial.load import LoadClient, Prompts
 from launcher.trial.server import running
 from launcher.trial.variant import Variant, utc_now
 
