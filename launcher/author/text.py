@@ -173,7 +173,6 @@ def declaration_text(models: list[ModelFile]) -> str:
 
 
 def _written(architecture: ArchitectureConfig) -> dict[str, Any]:
-    """Fields that are not as by default."""
     fields = msgspec.structs.fields(architecture)
     values = {f.name: getattr(architecture, f.name) for f in fields if getattr(architecture, f.name) != f.default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -175,7 +175,6 @@ def _next_step(compiled: Compilation, place: Path) -> str:
 
 
 def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
-    """What `overrides` compile to by the larger of bound and proof, with what the dry runs found."""
     from launcher.proving import prove_here
 
     here = prove_here(compile_fleet(overrides, config_dirs=config_dirs))

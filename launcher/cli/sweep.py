@@ -108,8 +108,6 @@ def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
 
 
 class _Sweep:
-    """One run of the command: the experiment and its progress."""
-
     def __init__(  # noqa: PLR0917 - all that a sweep is of
         self,
         compiled: Compilation,

@@ -197,7 +197,6 @@ def _stop(chosen: tuple[Path, ProcessStatus]) -> str:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int]:
-    """Keys come at once and are not shown, within the block."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)

@@ -221,7 +221,6 @@ def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
 
 
 def _combine(fields: dict[str, Any], lose: Lose) -> None:
-    """Flags that are one field together."""
     for kind in fields.pop("spec_type", ()):
         _speculate(fields, kind, lose)
     _name_main_gpu(fields, lose)

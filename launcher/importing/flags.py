@@ -83,7 +83,6 @@ def _on_cpu(_: str) -> str:
 
 
 def _all_layers(_: str) -> int:
-    """More than any model has."""
     return 999
 
 

@@ -59,7 +59,6 @@ def from_preset(text: str, flags: Flags) -> Imported:
 
 
 def _setting(key: str, value: str, flags: Flags) -> list[str]:
-    """One line of a preset as words of a command line."""
     if key.startswith("LLAMA_ARG_"):
         flag = flag_of(key)
     else:

@@ -93,7 +93,6 @@ def _axes(across: Sequence[float], upward: Sequence[float]) -> list[str]:
 
 
 def _lines(lines: dict[str, list[_Dot]], across: float, upward: float) -> list[str]:
-    """One line a setting, its points named by the requests in flight, and the legend."""
     drawn = []
     for at, (label, dots) in enumerate(lines.items()):
         colour = COLOURS[at % len(COLOURS)]

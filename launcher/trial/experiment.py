@@ -123,7 +123,6 @@ class Experiment:
                 yield _Trial(variant, client, Measurer(variant.gpus), server.pid)
 
     def _warm_up(self, trial: _Trial, in_flight: int) -> None:
-        """Batches that do not count."""
         for number in range(self._workload.warmup):
             trial.client.batch(1000 + number, in_flight)
 
