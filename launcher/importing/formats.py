@@ -15,6 +15,10 @@ from launcher.importing.result import Flags, Imported
 FORMATS = ("llama-swap", "preset", "script", "unit", "compose")
 
 
+VALUES_MAX = 100_000
+"""Values that aliases in a small text may expand to; a longer one has as many as it has characters at most."""
+
+
 class UnknownFormatError(ValueError):
     """A file that is of none of the formats; the text says why."""
 
@@ -63,4 +67,11 @@ def _tree(text: str) -> dict[Any, Any]:
         raise UnknownFormatError(f"it is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(tree, dict):
         raise UnknownFormatError("it is YAML without keys at its top")
+    left, todo = max(VALUES_MAX, len(text)), [tree]
+    while todo:
+        value = todo.pop()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left -= 1
+        if left < 0:
+            raise UnknownFormatError("its aliases expand to too many values")
     return tree
