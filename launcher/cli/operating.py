@@ -83,6 +83,7 @@ def logs(
     return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json)
 
 
+BATCHES_MAX = 100_000
 NPredict = Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")]
 
 
@@ -102,7 +103,7 @@ def sweep(
         Path | None, Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests.")
     ] = None,
     warmup: Annotated[int, Option("--warmup", min=0, help="Batches before those that count.")] = 2,
-    batches: Annotated[int, Option("--batches", min=2, help="Batches that count, a point.")] = 5,
+    batches: Annotated[int, Option("--batches", min=2, max=BATCHES_MAX, help="Batches that count, a point.")] = 5,
     cache: Annotated[bool, Option("--cache", help="Let the server keep prompts that it has seen.")] = False,
     seed: Annotated[int, Option("--seed", help="For the server's sampling.")] = 1,
     p95_limit: Annotated[
@@ -156,7 +157,7 @@ def calibrate(
     prompt_tokens: Annotated[int, Option("--prompt-tokens", min=1, help="Length of the prompts.")] = 256,
     n_predict: NPredict = 64,
     warmup: Annotated[int, Option("--warmup", min=0, help="Requests before those that count.")] = 2,
-    batches: Annotated[int, Option("--batches", min=2, help="Requests that count.")] = 5,
+    batches: Annotated[int, Option("--batches", min=2, max=BATCHES_MAX, help="Requests that count.")] = 5,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,

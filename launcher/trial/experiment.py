@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import psutil
 
+from launcher.files import write_atomic
 from launcher.ir.sweep import Point, Sample, Workload
 from launcher.supervise.measuring import Measurer
 from launcher.sweep import batch_speeds, read_rows, row_text
@@ -44,12 +46,15 @@ class Experiment:
         report: Callable[[Variant, int, float], None],
     ) -> None:
         """Reads what an earlier run left in `csv`. Raises OSError; ValueError where it is another file."""
-        self._workload, self._prompts, self._csv, self._log, self._report = workload, prompts, csv, log, report
+        self._workload, self._prompts, self._log, self._report = workload, prompts, log, report
+        self._csv = csv.resolve()
+        if csv.exists() and not csv.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file", str(csv))
         text = csv.read_text(encoding="utf-8") if csv.exists() else ""
         self.load_s: dict[str, float] = {}
         """Digest of a variant → seconds that its last start took."""
         self._samples = list(read_rows(text)) if text else []
-        csv.write_text(row_text(self._samples, header=True), encoding="utf-8")
+        write_atomic(self._csv, row_text(self._samples, header=True))
 
     def key(self, variant: Variant, in_flight: int) -> str:
         """What rows of this point, build, model, command line and workload are known by."""

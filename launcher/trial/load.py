@@ -17,6 +17,9 @@ from launcher.ir.sweep import Workload
 from launcher.trial.server import TrialError
 
 REQUEST_TIMEOUT_S = 3600.0
+AT_ONCE_MAX = 10_000
+PROMPT_TOKENS_MAX = 10_000_000
+"""More than the context of any model."""
 TEXT = (
     "A lighthouse keeper writes down the weather every evening. On Monday the wind came from the north and the sea was "
     "grey. On Tuesday two ships passed, one of them under sail. Compute the sum of the first hundred numbers; sort a "
@@ -87,7 +90,8 @@ class LoadClient:
         """Asks the server for the tokens of the text that is built in. Raises TrialError."""
         self._workload = workload
         self._prompts = prompts
-        self._client = httpx.Client(base_url=url, trust_env=False, timeout=REQUEST_TIMEOUT_S)
+        limits = httpx.Limits(max_connections=None)  # else the hundredth request waits here, and not in the server
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=REQUEST_TIMEOUT_S, limits=limits)
         self._tokens: list[int] = self._post("/tokenize", {"content": TEXT})["tokens"]
 
     def close(self) -> None:
@@ -95,12 +99,17 @@ class LoadClient:
         self._client.close()
 
     def batch(self, number: int, in_flight: int) -> tuple[float, list[tuple[float, Timings]]]:
-        """Seconds that `in_flight` requests took together, sent at once; of each its seconds and its timings."""
+        """Seconds that `in_flight` requests took together, sent at once; of each its seconds and its timings.
+
+        Raises TrialError.
+        """
+        if in_flight > AT_ONCE_MAX:
+            raise TrialError(f"{in_flight} requests at once are more than {AT_ONCE_MAX}")
         gate = threading.Barrier(in_flight + 1)
+        bodies = [self._body(number * in_flight + which) for which in range(in_flight)]
         ends: list[float] = []
 
-        def ask(which: int) -> tuple[float, Timings]:
-            body = self._body(number * in_flight + which)
+        def ask(body: bytes) -> tuple[float, Timings]:
             gate.wait()
             begun = time.monotonic()
             answer = self._client.post("/completion", content=body)
@@ -109,7 +118,11 @@ class LoadClient:
             return ended - begun, _timings(answer)
 
         with ThreadPoolExecutor(in_flight) as pool:
-            futures = [pool.submit(ask, which) for which in range(in_flight)]
+            try:
+                futures = [pool.submit(ask, body) for body in bodies]
+            except RuntimeError as error:  # the system gives no more threads
+                gate.abort()
+                raise TrialError(f"{in_flight} requests at once: {error}") from None
             gate.wait()
             begun = time.monotonic()
             try:
@@ -122,6 +135,10 @@ class LoadClient:
         """The request of that number: what it says is the same in every run."""
         work, texts = self._workload, self._prompts.texts
         lengths = self._prompts.lengths or work.prompt_tokens
+        if not texts and not self._tokens:
+            raise TrialError("/tokenize finds no tokens in a text")
+        if max(lengths) > PROMPT_TOKENS_MAX:
+            raise TrialError(f"a prompt of {max(lengths)} tokens is longer than {PROMPT_TOKENS_MAX}")
         prompt: Any = texts[which % len(texts)] if texts else cut(self._tokens, lengths[which % len(lengths)], which)
         return msgspec.json.encode(
             {
