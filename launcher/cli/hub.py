@@ -20,6 +20,7 @@ import msgspec
 
 from launcher.author.edit import NotEditableError, tree_of
 from launcher.catalog import resolve_path, split_paths
+from launcher.cli.findings import printable
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compose_config
 from launcher.errors import CatalogError, ConfigError, HostError, LaunchError
@@ -89,7 +90,7 @@ def _fetch(
         files = {f.rfilename: f for f in info.siblings or () if f.rfilename.endswith(".gguf")}
         wanted = choose(tuple(files))
         _require_room(folder or Path(hub.constants.HF_HUB_CACHE), [files[name] for name in wanted])
-        err.line(f"{repo}: {', '.join(wanted)}, {gib(sum(files[name].size or 0 for name in wanted))}")
+        err.line(f"{repo}: {printable(', '.join(wanted))}, {gib(sum(files[name].size or 0 for name in wanted))}")
         paths = [Path(hub.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)) for name in wanted]
     except errors.RepositoryNotFoundError:
         note = "check its name; a private or gated one needs a token: HF_TOKEN, or `hf auth login`"

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher import catalog, hardware, plan
 from launcher.author.text import declaration_text
-from launcher.cli.findings import counted, show_findings
+from launcher.cli.findings import counted, printable, show_findings
 from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
 from launcher.discover.models import LATER_PART
@@ -37,7 +37,7 @@ def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, p
     codes, documents = [], []
     for i, file in enumerate(files):
         if len(files) > 1 and not as_json:
-            out.line(f"{'' if i == 0 else chr(10)}{out.style(str(file), 'bold')}")
+            out.line(f"{'' if i == 0 else chr(10)}{out.style(printable(str(file)), 'bold')}")
         try:
             document, model = _inspected(file, fields, host, prover)
         except CatalogError as error:  # the others can still be shown
@@ -157,7 +157,7 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
     if arch.n_expert:
         rows.append(("experts", f"{arch.n_expert_used} of {arch.n_expert}"))
     for label, value in rows:
-        out.line(f"{label:<16} {value}")
+        out.line(f"{label:<16} {printable(str(value))}")
     out.line()
     for memory in document.memory:
         out.line(out.style(f"{memory.device}: {gib(memory.committed_bytes + memory.file_bytes)}", "bold"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.cli.findings import counted, show_problems
+from launcher.cli.findings import counted, printable, show_problems
 from launcher.cli.running import state_dirs
 from launcher.cli.terminal import Terminal, terminals
 from launcher.errors import ConfigError, Finding, HostError
@@ -63,12 +63,13 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
         return show_problems(errors, problems)
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
-        out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
-        out.line(f"  {row.server}: {out.style(row.kind, 'yellow')}: {row.reason}")
+        which = f"block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}"
+        out.line(printable(f"{row.project}, {when}: {which}"))
+        out.line(f"  {printable(row.server)}: {out.style(printable(row.kind), 'yellow')}: {printable(row.reason)}")
         if row.correction:
-            out.line(f"  to change: {row.correction}")
+            out.line(f"  to change: {printable(row.correction)}")
         for line in row.text.splitlines():
-            out.line(f"    {line}")
+            out.line(f"    {printable(line.expandtabs())}")
     if not rows:
         errors.line("nothing was refused")
     return show_problems(errors, problems)
@@ -95,7 +96,7 @@ def _list(projects: list[Found], out: Terminal, *, as_json: bool) -> None:
     for where, _, project in projects:
         counts = (str(project.generations), str(project.blocks), str(project.notes))
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at))
-        rows.append((where, project.name, project.owner or "-", *counts, last))
+        rows.append((where, printable(project.name), printable(project.owner) or "-", *counts, last))
     header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
     out.table(header, rows, right={3, 4, 5})
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher import supervise
-from launcher.cli.findings import show_findings
+from launcher.cli.findings import printable, show_findings
 from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
 from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
@@ -148,15 +148,17 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     for hook in status.hooks:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
-        out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
+        out.line(
+            f"  hook {hook.name}: {out.style(hook.state, style)}{took}{printable(f': {hook.error}' if hook.error else '')}"
+        )
     for line in status.drift:
-        out.line(f"  {out.style('drift', 'yellow')}: {line}")
+        out.line(f"  {out.style('drift', 'yellow')}: {printable(line)}")
 
 
 def _wrong(out: Terminal, process: ProcessStatus) -> None:
     if process.error:
         style = _STATE_STYLE.get(process.state, "yellow")
-        out.line(f"  {out.style(process.name, style)}: {process.error}")
+        out.line(f"  {out.style(process.name, style)}: {printable(process.error)}")
     if process.starting_s is not None:
         out.line(f"  {out.style(process.name, 'yellow')}: {_start_line(process, process.starting_s)}")
     if process.breaker_s:
@@ -165,7 +167,7 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
     if process.rung:
         out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
     if process.drift:
-        out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+        out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {printable(process.drift)}")
 
 
 def _start_line(process: ProcessStatus, starting_s: float) -> str:
