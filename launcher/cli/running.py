@@ -148,9 +148,8 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     for hook in status.hooks:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
-        out.line(
-            f"  hook {hook.name}: {out.style(hook.state, style)}{took}{printable(f': {hook.error}' if hook.error else '')}"
-        )
+        why = f": {printable(hook.error)}" if hook.error else ""
+        out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{why}")
     for line in status.drift:
         out.line(f"  {out.style('drift', 'yellow')}: {printable(line)}")
 
