@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.cli.findings import show_findings, show_problems
 from launcher.cli.running import state_dirs
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import Terminal, local_time, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.events import FILE_NAME, read_records, store_files
 from launcher.files.state import deployment_state_dir, known_deployments
@@ -91,7 +91,7 @@ def _chosen(path: Path, earliest: float, last: int) -> list[Record]:
 
 def line_of(out: Terminal, record: Record, fleet: str = "") -> str:
     """One event as a line: when, what, which, why."""
-    at = datetime.fromtimestamp(record.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = local_time(record.at, "%Y-%m-%d %H:%M:%S")
     kind = out.style(f"{record.kind:<10}", _STYLES.get(record.kind, "dim"))
     name = f"{record.name}: " if record.name else ""
     cause = f"  ({record.cause})" if record.cause else ""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
 
 from launcher.cli.findings import counted, printable, show_problems
 from launcher.cli.running import state_dirs
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import Terminal, local_time, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.answers import DraftDocument, DraftsDocument, MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
@@ -62,7 +61,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
         out.json(DraftsDocument(drafts=rows))
         return show_problems(errors, problems)
     for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
+        when = local_time(row.at)
         which = f"block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}"
         out.line(printable(f"{row.project}, {when}: {which}"))
         out.line(f"  {printable(row.server)}: {out.style(printable(row.kind), 'yellow')}: {printable(row.reason)}")
@@ -95,7 +94,7 @@ def _list(projects: list[Found], out: Terminal, *, as_json: bool) -> None:
     rows = []
     for where, _, project in projects:
         counts = (str(project.generations), str(project.blocks), str(project.notes))
-        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at))
+        last = local_time(project.last_at)
         rows.append((where, printable(project.name), printable(project.owner) or "-", *counts, last))
     header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
     out.table(header, rows, right={3, 4, 5})

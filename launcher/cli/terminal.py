@@ -106,6 +106,14 @@ def terminals() -> tuple[Terminal, Terminal]:
     return Terminal(sys.stdout), Terminal(sys.stderr)
 
 
+def local_time(at: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Unix time as clocks here show it; `?` for one that none can."""
+    try:
+        return time.strftime(form, time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "?"
+
+
 _EVERY_S = 1.0
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -77,6 +77,21 @@ def test_a_checkpoint_that_was_changed(state: Path) -> None:
     assert refusal(lambda: checkpoint("diff", "one")) == "checkpoint/damaged"
 
 
+def test_a_record_that_nobody_wrote_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time that no clock has, and no compiled fleet in it: it is listed, and refused, without a traceback."""
+    checkpoint("create", "one")
+    kept = state / "checkpoints" / "one" / "checkpoint.json"
+    whole = read_checkpoint(state, "one")
+    for contents in ({}, {"deployment/fleet.json": whole.contents["deployment/fleet.json"]}):
+        kept.write_bytes(msgspec.json.encode(msgspec.structs.replace(whole, created_at=1e300, contents=contents)))
+        assert checkpoint("list") == 0
+        assert "one" in capsys.readouterr().out
+    assert refusal(lambda: checkpoint("restore", "one")) == "manifest/unreadable"
+    kept.write_bytes(msgspec.json.encode(msgspec.structs.replace(whole, contents={})))
+    for action in ("diff", "restore"):
+        assert refusal(lambda action=action: checkpoint(action, "one")) == "manifest/unreadable"
+
+
 def test_there_is_nothing_to_keep(home: Path) -> None:
     """No fleet was ever brought up."""
     assert refusal(lambda: checkpoint("create", "one")) == "checkpoint/nothing-there"
