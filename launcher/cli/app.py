@@ -96,28 +96,22 @@ Names = Annotated[
 ]
 
 
-def _config_dir(text: str) -> Path:
-    """A directory that was named: an empty word (an unset variable in a script) would be the current one."""
-    if not text:
-        raise typer.BadParameter("the name is empty; the current directory is --config-dir .")
-    return Path(text)
+def path_option(about: str, *names: str, metavar: str = "PATH", here: str = ".") -> Any:
+    """An option that names a path. An empty word (an unset variable in a script) would be the current directory."""
+
+    def named(text: str) -> Path:
+        """The path. Raises BadParameter."""
+        if not text:
+            raise typer.BadParameter(f"the name is empty; the current directory is {here}")
+        return Path(text)
+
+    return Option(*names, parser=named, metavar=metavar, help=about)
 
 
-ConfigDir = Annotated[
-    list[Path] | None,
-    Option(
-        "--config-dir",
-        parser=_config_dir,
-        metavar="PATH",
-        help="Your own config groups, searched before the packaged ones; may be repeated.",
-    ),
-]
-FleetFile = Annotated[
-    Path | None,
-    Option(
-        "--file", "-f", metavar="FILE", help="A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
-    ),
-]
+_OWN_GROUPS = "Your own config groups, searched before the packaged ones; may be repeated."
+ConfigDir = Annotated[list[Path] | None, path_option(_OWN_GROUPS, "--config-dir", here="--config-dir .")]
+_FLEET_FILE = "A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
+FleetFile = Annotated[Path | None, path_option(_FLEET_FILE, "--file", "-f", metavar="FILE")]
 Json = Annotated[bool, Option("--json", help="Print JSON (schemas: docs/schemas).")]
 Prove = Annotated[
     bool, Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Host, Json, Overrides, Prove, ProveWith, Verbose, app, request_of
+from launcher.cli.app import (
+    ConfigDir,
+    FleetFile,
+    Host,
+    Json,
+    Overrides,
+    Prove,
+    ProveWith,
+    Verbose,
+    app,
+    path_option,
+    request_of,
+)
 from launcher.cli.complete import complete_checkpoints, complete_codes
 from launcher.cli.terminal import Terminal
 
@@ -165,7 +177,7 @@ def install(
     *,
     user: Annotated[bool, Option("--user", help="Units of this user, without root.")] = False,
     root: Annotated[
-        Path | None, Option("--root", help="Install into this tree (an image); nothing is started.")
+        Path | None, path_option("Install into this tree (an image); nothing is started.", "--root")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; show every line that would change.")] = False,
     force: Annotated[bool, Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
@@ -193,7 +205,7 @@ def uninstall(
     name: Annotated[str, Argument(help="An installed deployment: epyc-hot_only.")],
     *,
     user: Annotated[bool, Option("--user", help="Units of this user.")] = False,
-    root: Annotated[Path | None, Option("--root", help="Uninstall from this tree (an image).")] = None,
+    root: Annotated[Path | None, path_option("Uninstall from this tree (an image).", "--root")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Remove nothing; show what would go.")] = False,
     force: Annotated[bool, Option("--force", help="Remove files that were edited by hand, too.")] = False,
     json: Json = False,
@@ -222,7 +234,7 @@ def serve(
     ] = None,
     user: Annotated[bool, Option("--user", help="With --units: of this user's manager.")] = False,
     api_key_file: Annotated[
-        Path | None, Option("--api-key-file", help="The front's keys are read here instead.")
+        Path | None, path_option("The front's keys are read here instead.", "--api-key-file")
     ] = None,
     verbose: Verbose = False,
 ) -> int:

@@ -18,6 +18,7 @@ from launcher.cli.app import (
     ProveWith,
     Verbose,
     app,
+    path_option,
     request_of,
 )
 
@@ -92,7 +93,7 @@ def render(
     *,
     check: Annotated[bool, Option("--check", help="Write nothing; exit 8 when files on disk differ.")] = False,
     diff: Annotated[bool, Option("--diff", help="Write nothing; show how files on disk differ.")] = False,
-    output: Annotated[Path | None, Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")] = None,
+    output: Annotated[Path | None, path_option("Parent folder; default: deploy.output_dir.", "--output", "-o")] = None,
     prove: Annotated[
         bool, Option("--prove", help="Limits by the dry runs of this host's binaries, where they say more.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Json, Names, OfFleet, Overrides, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Json, Names, OfFleet, Overrides, app, path_option, request_of
 from launcher.cli.arguments import is_override
 from launcher.cli.complete import complete_deployed
 from launcher.cli.fleets import status
@@ -100,7 +100,7 @@ def sweep(
     prompt_tokens: Annotated[str, Option("--prompt-tokens", help="Length of the prompts: 256 or 64,512.")] = "256",
     n_predict: NPredict = 64,
     prompts: Annotated[
-        Path | None, Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests.")
+        Path | None, path_option("A prompt a line; of a journal (.jsonl) the lengths of its requests.", "--prompts")
     ] = None,
     warmup: Annotated[int, Option("--warmup", min=0, help="Batches before those that count.")] = 2,
     batches: Annotated[int, Option("--batches", min=2, max=BATCHES_MAX, help="Batches that count, a point.")] = 5,
@@ -109,9 +109,9 @@ def sweep(
     p95_limit: Annotated[
         float, Option("--p95-limit", min=1.0, help="The most that p95 may be of one request's at a time.")
     ] = 1.5,
-    csv: Annotated[Path | None, Option("--csv", help="Where samples are kept, and found again.")] = None,
-    svg: Annotated[Path | None, Option("--svg", help="Where the plot is written.")] = None,
-    png: Annotated[Path | None, Option("--png", help="Where it is written as PNG, too (resvg_py).")] = None,
+    csv: Annotated[Path | None, path_option("Where samples are kept, and found again.", "--csv")] = None,
+    svg: Annotated[Path | None, path_option("Where the plot is written.", "--svg")] = None,
+    png: Annotated[Path | None, path_option("Where it is written as PNG, too (resvg_py).", "--png")] = None,
     fresh: Annotated[bool, Option("--fresh", help="Forget what an earlier run measured.")] = False,
     apply: Annotated[bool, Option("--apply", help="Write what is better into your config.")] = False,
     file: FleetFile = None,

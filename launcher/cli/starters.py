@@ -7,10 +7,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Overrides, Verbose, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Overrides, Verbose, app, path_option, request_of
 from launcher.cli.complete import complete_fleet_servers
 
-Target = Annotated[Path | None, Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")]
+Target = Annotated[Path | None, path_option("The fleet file; default: ./launch.yaml.", "--file", "-f", metavar="FILE")]
 PrintOnly = Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")]
 
 
