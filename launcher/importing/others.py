@@ -41,7 +41,8 @@ def from_preset(text: str, flags: Flags) -> Imported:
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign] # flags differ by letter case
     try:
-        parser.read_string(text if text.lstrip().startswith("[") else f"[\x01]\n{text}")
+        plain = "\n".join(map(str.strip, text.splitlines()))  # an indent means nothing there
+        parser.read_string(plain if plain.lstrip().startswith("[") else f"[\x01]\n{plain}")
     except configparser.Error as error:
         into.lose("the file", f"is no INI: {' '.join(str(error).split())}")
         return into

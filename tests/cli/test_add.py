@@ -212,8 +212,10 @@ def test_what_a_config_names(cli: Cli, models: Path) -> None:
         ("{7: {files: {q: {path: x.gguf}}}}", 2),
         ("{m: {files: [1]}}", 2),
         ("{m: {files: {q: {path: x, parts: two}}}}", 2),
-    ]
-    + [("[m]", 2), ("{m: {files: {q: {path: 7}}}}", 2), ("\nservers: {chat: {file: none.gguf}}", 3)],
+        ("[m]", 2),
+        ("{m: {files: {q: {path: 7}}}}", 2),
+        ("\nservers: {chat: {file: none.gguf}}", 3),
+    ],
 )
 def test_a_config_that_is_wrong_names_nothing(cli: Cli, models: str, code: int) -> None:
     """It is said what is wrong with it; that every file is here would be no answer."""

@@ -157,6 +157,12 @@ c = 512
     assert "ggml-org/x-GGUF:Q8_0" in lost(imported)
 
 
+def test_a_preset_with_indented_lines() -> None:
+    """Each is a line of its own, also behind a flag without a value."""
+    imported = read("p.ini", "[a]\n  jinja\n  model = /m/a.gguf\n    ctx-size = 4096\n    parallel = 1\n")
+    assert imported.servers == {"a": {"file": "/m/a.gguf", "n_ctx": 4096, "slots": 1, "tier": "warm"}}
+
+
 def test_a_script() -> None:
     """Variables with defaults, lines that go on, wrappers, what is behind `&` and `>`."""
     text = """\
