@@ -4,20 +4,20 @@ In: model files with their headers, memory, cards, what each model needs at each
 with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a server.
 """
 
-from launcher.author.choice import Choice, Memory, Needs, choose
+from launcher.author.choice import MemoryBudget, Needs, ServerChoice, choose
 from launcher.author.edit import add_server, remove_server
 from launcher.author.joining import Neighbour, Way, room, ways, would_make_room
-from launcher.author.pairing import Candidate, candidates, free_name, slug
+from launcher.author.pairing import ServerCandidate, candidates, free_name, slug
 from launcher.author.sharing import alone, share
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [
-    "Candidate",
-    "Choice",
     "Machine",
-    "Memory",
+    "MemoryBudget",
     "Needs",
     "Neighbour",
+    "ServerCandidate",
+    "ServerChoice",
     "Way",
     "add_server",
     "alone",

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from launcher.author.pairing import Candidate
+from launcher.author.pairing import ServerCandidate
 from launcher.sizes import gib
 
 CONTEXTS = (32768, 16384, 8192, 4096, 2048)
@@ -23,11 +23,11 @@ TURNS = "turns"
 
 SPILLED = ", some layers in RAM"
 
-Needs = Callable[[Candidate, int], int]
+Needs = Callable[[ServerCandidate, int], int]
 """A server's bytes with so many tokens a slot."""
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryBudget(msgspec.Struct, frozen=True, kw_only=True):
     """What a fleet may use, in bytes: of the cards together, and of RAM."""
 
     cards: int
@@ -39,10 +39,10 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return self.cards or self.ram
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
+class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
     """One server of the fleet, and why it is so. `exclusive`: it takes turns with the others of that group."""
 
-    candidate: Candidate
+    candidate: ServerCandidate
     tier: Literal["hot", "warm"]
     n_ctx_per_slot: int
     bytes: int
@@ -53,20 +53,20 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """The servers, and the models that were left out, each with the reason."""
 
-    servers: tuple[Choice, ...]
-    left_out: tuple[tuple[Candidate, str], ...] = ()
+    servers: tuple[ServerChoice, ...]
+    left_out: tuple[tuple[ServerCandidate, str], ...] = ()
 
 
 class _Fit(NamedTuple):
     """A model that has room: its tokens a slot, the bytes that they make it need. `whole`: all of it on the cards."""
 
-    candidate: Candidate
+    candidate: ServerCandidate
     tokens: int
     size: int
     whole: bool
 
 
-def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
+def choose(found: Sequence[ServerCandidate], memory: MemoryBudget, needs: Needs) -> Chosen:
     """Everything up at once where that fits; else embedders up, and those that do not fit together take turns.
 
     The largest is up first. Whoever fits beside each of the others is up from start to stop, too.
@@ -85,12 +85,12 @@ def choose(found: Sequence[Candidate], memory: Memory, needs: Needs) -> Chosen:
     return _in_turns(kept, surplus, memory, needs)
 
 
-def steps(candidate: Candidate, contexts: Sequence[int]) -> tuple[int, ...]:
+def steps(candidate: ServerCandidate, contexts: Sequence[int]) -> tuple[int, ...]:
     """The tokens a slot that a model gets of each of `contexts`, each once."""
     return tuple(dict.fromkeys(tokens_for(candidate, context) for context in contexts))
 
 
-def tokens_for(candidate: Candidate, wanted: int) -> int:
+def tokens_for(candidate: ServerCandidate, wanted: int) -> int:
     """Tokens a slot: as wanted, as far as the model was trained for them."""
     trained = candidate.facts.file.architecture.n_ctx_train or wanted
     return min(wanted, trained, EMBEDDING_CONTEXT if candidate.kind != "chat" else wanted)
@@ -107,19 +107,19 @@ def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
     return apart
 
 
-def _always(candidate: Candidate, context: int, size: int) -> Choice:
+def _always(candidate: ServerCandidate, context: int, size: int) -> ServerChoice:
     return chosen_as(candidate, tokens_for(candidate, context), size, f"{gib(size)}, always up")
 
 
 def chosen_as(  # noqa: PLR0917  # what a choice consists of
-    candidate: Candidate, tokens: int, size: int, why: str, tier: Literal["hot", "warm"] = "hot", group: str = ""
-) -> Choice:
+    candidate: ServerCandidate, tokens: int, size: int, why: str, tier: Literal["hot", "warm"] = "hot", group: str = ""
+) -> ServerChoice:
     """A choice; what its context is, and why not more, ends `why`."""
     why = f"{why}; {tokens_words(candidate, tokens)}"
-    return Choice(candidate=candidate, tier=tier, n_ctx_per_slot=tokens, bytes=size, why=why, exclusive=group)
+    return ServerChoice(candidate=candidate, tier=tier, n_ctx_per_slot=tokens, bytes=size, why=why, exclusive=group)
 
 
-def tokens_words(candidate: Candidate, tokens: int) -> str:
+def tokens_words(candidate: ServerCandidate, tokens: int) -> str:
     """What the context is, and why not more."""
     trained = candidate.facts.file.architecture.n_ctx_train
     if tokens >= trained:
@@ -130,10 +130,10 @@ def tokens_words(candidate: Candidate, tokens: int) -> str:
 
 
 def _in_turns(
-    kept: Sequence[Candidate], surplus: Sequence[tuple[Candidate, str]], memory: Memory, needs: Needs
+    kept: Sequence[ServerCandidate], surplus: Sequence[tuple[ServerCandidate, str]], memory: MemoryBudget, needs: Needs
 ) -> Chosen:
     """Embedders first, while they leave half of the memory; then one of the others at a time."""
-    servers: list[Choice] = []
+    servers: list[ServerChoice] = []
     left_out = list(surplus)
     free = memory.pool
     for candidate in (c for c in kept if c.kind != "chat"):
@@ -157,7 +157,7 @@ def _in_turns(
     apart = _apart(fitting, free)
     others = [fit for fit in fitting if fit not in apart]
     group = TURNS if len(others) > 1 else ""
-    taking: list[Choice] = []
+    taking: list[ServerChoice] = []
     for fit in others:
         turn = "takes turns: they do not fit together" if taking else "up first, then takes turns"
         why = f"{gib(fit.size)}{'' if fit.whole else SPILLED}, {turn if group else 'always up'}"

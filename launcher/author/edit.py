@@ -217,5 +217,4 @@ def indent_of(row: str) -> int:
 
 
 def _comment_of(row: str) -> str:
-    """The comment at the end of a `servers:` line, with a space before it."""
     return f"  #{row.partition('#')[2]}" if "#" in row else ""

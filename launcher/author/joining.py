@@ -16,14 +16,14 @@ from launcher.author.choice import (
     CONTEXTS,
     SPILLED,
     TURNS,
-    Choice,
-    Memory,
+    MemoryBudget,
     Needs,
+    ServerChoice,
     chosen_as,
     steps,
     tokens_for,
 )
-from launcher.author.pairing import Candidate
+from launcher.author.pairing import ServerCandidate
 from launcher.sizes import gib
 
 DRAWN_MAX = 8
@@ -44,7 +44,7 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
 class Way(msgspec.Struct, frozen=True, kw_only=True):
     """One way to take a server in. `mates`: with whom it takes turns; `drawn`: those of them that took none before."""
 
-    choice: Choice
+    choice: ServerChoice
     mates: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
     whole: bool = True
@@ -65,7 +65,11 @@ class _Company(NamedTuple):
 
 
 def ways(
-    candidate: Candidate, neighbours: Sequence[Neighbour], memory: Memory, needs: Needs, mates: Sequence[str] = ()
+    candidate: ServerCandidate,
+    neighbours: Sequence[Neighbour],
+    memory: MemoryBudget,
+    needs: Needs,
+    mates: Sequence[str] = (),
 ) -> Iterator[Way]:
     """Every way that the sizes allow, the best first; the last needs memory that is not free now.
 
@@ -91,12 +95,12 @@ def ways(
     yield Way(choice=chosen_as(candidate, tokens, size, why, "warm"))
 
 
-def room(neighbours: Sequence[Neighbour], memory: Memory) -> int:
+def room(neighbours: Sequence[Neighbour], memory: MemoryBudget) -> int:
     """The most bytes that the fleet can leave for one more server, with nothing changed that a person wrote."""
     return max(company.free for company in _companies(neighbours, memory.pool))
 
 
-def would_make_room(neighbours: Sequence[Neighbour], memory: Memory, size: int) -> str | None:
+def would_make_room(neighbours: Sequence[Neighbour], memory: MemoryBudget, size: int) -> str | None:
     """The smallest server that would make room for `size` bytes if it took turns with it, too, whatever is written."""
     each = sorted(neighbours, key=lambda n: (n.bytes, n.name))
     return next((n.name for n in each if _named(neighbours, memory.pool, (n.name,)).free >= size), None)
@@ -143,7 +147,7 @@ def taken(neighbours: Sequence[Neighbour]) -> int:
     return sum(groups.values()) + sum(n.bytes for n in neighbours if not n.group)
 
 
-def _whole(candidate: Candidate, company: _Company, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
+def _whole(candidate: ServerCandidate, company: _Company, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
     """Each of `contexts` with which all of it has room in that company."""
     for tokens in steps(candidate, contexts):
         size = needs(candidate, tokens)
@@ -151,7 +155,7 @@ def _whole(candidate: Candidate, company: _Company, contexts: Sequence[int], nee
             yield _way(candidate, company, tokens, size)
 
 
-def _partly(candidate: Candidate, company: _Company, ram: int, needs: Needs) -> Iterator[Way]:
+def _partly(candidate: ServerCandidate, company: _Company, ram: int, needs: Needs) -> Iterator[Way]:
     """Each context with which the cards have room for some of its layers, and RAM for the rest."""
     for tokens in steps(candidate, [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]):
         size, free = needs(candidate, tokens), max(0, company.free)
@@ -159,7 +163,7 @@ def _partly(candidate: Candidate, company: _Company, ram: int, needs: Needs) -> 
             yield _way(candidate, company, tokens, size, SPILLED)
 
 
-def _way(candidate: Candidate, company: _Company, tokens: int, size: int, place: str = "") -> Way:
+def _way(candidate: ServerCandidate, company: _Company, tokens: int, size: int, place: str = "") -> Way:
     turn = f"takes turns: {gib(max(0, company.beside))} are left beside the others" if company.group else "always up"
     tier: Literal["hot", "warm"] = "warm" if company.group else "hot"
     choice = chosen_as(candidate, tokens, size, f"{gib(size)}{place}, {turn}", tier, company.group)

@@ -36,7 +36,7 @@ class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
     place: str = ""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class ServerCandidate(msgspec.Struct, frozen=True, kw_only=True):
     """A server that could be. `kind` by the header: what answers, makes vectors, or orders texts."""
 
     name: str
@@ -66,7 +66,7 @@ def kind_of(facts: HeaderFacts) -> str:
     return "embed" if pooled or not architecture.causal else "chat"
 
 
-def candidates(files: Sequence[ModelOnDisk]) -> tuple[Candidate, ...]:
+def candidates(files: Sequence[ModelOnDisk]) -> tuple[ServerCandidate, ...]:
     """One for each model, in order of name; of several quantizations the largest file.
 
     A projector belongs to the models of its folder whose width it feeds, by the names where there are several; a draft
@@ -87,7 +87,7 @@ def candidates(files: Sequence[ModelOnDisk]) -> tuple[Candidate, ...]:
         beside = _projector(file, files)
         projector = next((f for f in files if f.path == beside), None)
         found.append(
-            Candidate(
+            ServerCandidate(
                 name=name,
                 kind=kind_of(file.facts),
                 path=file.path,

@@ -84,7 +84,6 @@ def _is_in(entry: Any, group: str) -> bool:
 
 
 def _is_up(entry: Any, group: str) -> bool:
-    """Whether it is a member that may be up from the start."""
     return _is_in(entry, group) and entry.get("tier", "hot") == "hot"
 
 

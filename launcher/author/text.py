@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from launcher.author.choice import Choice, Chosen
+from launcher.author.choice import Chosen, ServerChoice
 from launcher.author.pairing import slug
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig
@@ -72,7 +72,7 @@ def at_home(path: str, home: str) -> str:
 
 
 def server_lines(
-    choice: Choice, home: str, aliases: Sequence[str] = (), faces: Mapping[str, Mapping[str, Any]] | None = None
+    choice: ServerChoice, home: str, aliases: Sequence[str] = (), faces: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[str]:
     """One entry of `servers:`, with its reason. `faces`: name → the request values of one more model over it."""
     candidate = choice.candidate
@@ -124,7 +124,7 @@ def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -
     return "\n".join(lines) + "\n"
 
 
-def names_of(servers: Sequence[Choice]) -> dict[str, tuple[str, ...]]:
+def names_of(servers: Sequence[ServerChoice]) -> dict[str, tuple[str, ...]]:
     """Names by which the first server of each kind answers beside its own: `chat`, `vision`, `embeddings`, `rerank`."""
     names: dict[str, list[str]] = {}
     taken = {choice.candidate.name for choice in servers}
@@ -173,7 +173,6 @@ def declaration_text(models: list[ModelFile]) -> str:
 
 
 def _written(architecture: ArchitectureConfig) -> dict[str, Any]:
-    """Fields that are not as by default."""
     fields = msgspec.structs.fields(architecture)
     values = {f.name: getattr(architecture, f.name) for f in fields if getattr(architecture, f.name) != f.default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -66,8 +66,10 @@ def _interrupted_by_signals() -> Iterator[list[int]]:
 
 
 def _run(words: list[str]) -> int:
+    from launcher.cli.terminal import Terminal
     from launcher.errors import ConfigError, LaunchError
 
+    Terminal.no_color = "--no-color" in words
     try:
         _require_text(words)
         from launcher.cli.app import command_names, run_app
@@ -140,7 +142,7 @@ def _show_error(error: LaunchError, words: Sequence[str]) -> int:
     from launcher.cli.findings import show_findings
     from launcher.cli.terminal import terminals
 
-    out, err = terminals(no_color="--no-color" in words)
+    out, err = terminals()
     if "--json" in words:
         from launcher.ir.documents import ErrorDocument
 

@@ -34,13 +34,12 @@ def add(
     faces: Sequence[str] = (),
     mates: Sequence[str] = (),
     dry_run: bool,
-    no_color: bool,
 ) -> int:
     """Add the models of files, folders or repositories. Raises LaunchError; then the file is as it was.
 
     `mates`: servers that a model takes turns with, whatever is written of them.
     """
-    out, err = terminals(no_color=no_color)
+    _, err = terminals()
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
         raise _usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
@@ -48,21 +47,14 @@ def add(
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or new_fleet_file(file)
     with one_at_a_time(target):
-        return _add(what, paths, target, name, more, dry_run=dry_run, terminals=(out, err))
+        return _add(what, paths, target, name, more, dry_run=dry_run)
 
 
 def _add(
-    what: Sequence[str],
-    paths: Sequence[Path],
-    target: Path,
-    name: str | None,
-    more: Wishes,
-    *,
-    dry_run: bool,
-    terminals: tuple[Terminal, Terminal],
+    what: Sequence[str], paths: Sequence[Path], target: Path, name: str | None, more: Wishes, *, dry_run: bool
 ) -> int:
     """Add the models at `paths`, with nobody else at the file."""
-    out, err = terminals
+    out, err = terminals()
     text = _text_of(target) if target.exists() else None
     strangers = set(more.mates) - set(_servers(text or "", target))
     if strangers:
@@ -80,7 +72,7 @@ def _add(
         raise _usage(f"--name {name}: {shown_path(target)} has that name already")
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more, terminals)
+    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more)
     if dry_run:
         out.write(longer)
         return 0
@@ -121,17 +113,17 @@ def _face(words: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), values
 
 
-def remove(name: str, *, file: Path | None, no_color: bool) -> int:
+def remove(name: str, *, file: Path | None) -> int:
     """Take the server `name` out of the fleet file; the model's file stays. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
     target = fleet_file(file, (), ())
     if target is None:
         raise _usage("there is no fleet file here: name it with -f FILE")
     with one_at_a_time(target):
-        return _remove(name, target, out, err)
+        return _remove(name, target)
 
 
-def _remove(name: str, target: Path, out: Terminal, err: Terminal) -> int:
+def _remove(name: str, target: Path) -> int:
+    out, err = terminals()
     text = _text_of(target)
     names = list(_servers(text, target))
     if name not in names:
@@ -178,10 +170,10 @@ def _brought(what: str, err: Terminal) -> list[Path]:
     return [Path(what).expanduser()]
 
 
-def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
+def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
     folders = [path for path in paths if path.is_dir()]
     files = [path for path in paths if path not in folders]
-    found: dict[str, author.Candidate] = {}
+    found: dict[str, author.ServerCandidate] = {}
     for group in (*([folder] for folder in folders), *([files] if files else [])):
         for candidate in _wanted(group, err):
             name = author.free_name(candidate.name, {c.name for c in found.values()})
@@ -189,7 +181,7 @@ def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     return list(found.values())
 
 
-def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
+def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
     """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
@@ -201,14 +193,11 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     found = init.look_for_models(list(dict.fromkeys(places)), err, usual=False, deep=not named)
     relevant = [f for f in found.findings if not named or any(path in f.message for path in named)]
     show_findings(err, list(dict.fromkeys(relevant)))
-    files = found.files if not named else tuple(f for f in found.files if f.path in named or f.facts.is_projector)
-    beside = tuple(f for f in found.files if f not in files)
-    every = init.as_candidates(msgspec.structs.replace(found, files=(*files, *(f for f in beside if named))))
-    wanted = [c for c in every if not named or c.path in named]
-    if not wanted:
-        # of several quantizations of one model the largest is taken, unless another was named
-        wanted = list(init.as_candidates(msgspec.structs.replace(found, files=files)))
-    wanted = [c for c in wanted if not named or c.path in named]
+    files = [f for f in found.files if not named or f.path in named or f.facts.is_projector]
+    beside = [f for f in found.files if f not in files]
+    # of several quantizations of one model the largest is taken, unless another was named
+    tries = (author.candidates(models) for models in ([*files, *beside], files))
+    wanted = next(filter(None, ([c for c in each if not named or c.path in named] for each in tries)), [])
     if not wanted:
         shown = ", ".join(map(str, paths))
         note = "a projector (mmproj) or a draft is recognised beside its model, and is no server of its own"
@@ -216,7 +205,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.Candidate]:
     return wanted
 
 
-def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Terminal) -> str:
+def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
     chosen, machine = init.chosen_here(new, target)
     text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
@@ -232,19 +221,17 @@ def _first(new: Sequence[author.Candidate], target: Path, more: Wishes, out: Ter
     return text
 
 
-def _longer(
-    text: str, new: Sequence[author.Candidate], target: Path, more: Wishes, terminals: tuple[Terminal, Terminal]
-) -> str:
+def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more: Wishes) -> str:
     """The text of a file with more servers; of several models those for which there is no room are said, and left out.
 
     Raises LaunchError where none has room, or where the fleet does not compile.
     """
-    out, err = terminals
+    out, err = terminals()
     host, home = hardware.take_inventory(), os.environ.get("HOME", "")
     refused: list[Finding] = []
     before, compiled = text, compile_fleet([], config_dirs=[target], draft=text)
 
-    def lines(choice: author.Choice) -> Sequence[str]:
+    def lines(choice: author.ServerChoice) -> Sequence[str]:
         return author.server_lines(choice, home, more.roles, more.faces)
 
     for candidate in new:

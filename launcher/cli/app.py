@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from launcher import __version__
 from launcher.base.names import derived_name
@@ -23,6 +23,14 @@ _FIRST = ("init", "add", "remove", "import")
 
 class _Commands(TyperGroup):
     """Completes the first word as `with_command` reads it: an override there means `up`."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Gives each command `--no-color`, which the whole of a run heeds."""
+        super().__init__(**settings)
+        help_text = "No colour, also on a terminal (NO_COLOR works too)."
+        for command in self.commands.values():
+            option = TyperOption(param_decls=["--no-color"], is_flag=True, expose_value=False, help=help_text)
+            command.params.append(option)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Commands and options, then what `up` takes; behind a `=` that alone."""
@@ -88,30 +96,23 @@ Names = Annotated[
 ]
 
 
-def _config_dir(text: str) -> Path:
-    """A directory that was named: an empty word (an unset variable in a script) would be the current one."""
-    if not text:
-        raise typer.BadParameter("the name is empty; the current directory is --config-dir .")
-    return Path(text)
+def path_option(about: str, *names: str, metavar: str = "PATH", here: str = ".") -> Any:
+    """An option that names a path. An empty word (an unset variable in a script) would be the current directory."""
+
+    def named(text: str) -> Path:
+        """The path. Raises BadParameter."""
+        if not text:
+            raise typer.BadParameter(f"the name is empty; the current directory is {here}")
+        return Path(text)
+
+    return Option(*names, parser=named, metavar=metavar, help=about)
 
 
-ConfigDir = Annotated[
-    list[Path] | None,
-    Option(
-        "--config-dir",
-        parser=_config_dir,
-        metavar="PATH",
-        help="Your own config groups, searched before the packaged ones; may be repeated.",
-    ),
-]
-FleetFile = Annotated[
-    Path | None,
-    Option(
-        "--file", "-f", metavar="FILE", help="A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
-    ),
-]
+_OWN_GROUPS = "Your own config groups, searched before the packaged ones; may be repeated."
+ConfigDir = Annotated[list[Path] | None, path_option(_OWN_GROUPS, "--config-dir", here="--config-dir .")]
+_FLEET_FILE = "A whole fleet in one file; default: ./launch.yaml, ~/.config/launch/."
+FleetFile = Annotated[Path | None, path_option(_FLEET_FILE, "--file", "-f", metavar="FILE")]
 Json = Annotated[bool, Option("--json", help="Print JSON (schemas: docs/schemas).")]
-NoColor = Annotated[bool, Option("--no-color", help="No colour, also on a terminal (NO_COLOR works too).")]
 Prove = Annotated[
     bool, Option("--prove", help="Check the memory with the server's own dry run, which reads no weights.")
 ]

@@ -99,10 +99,15 @@ def _keys(typed: str, values: Mapping[str, Sequence[str]]) -> list[str]:
     return [*([head] if len(known) < 2 else ()), *(head + value for value in known)]
 
 
-_HYDRA_FLAGS = {"--resolve": "launch config", "--run": "launch up", "-r": "launch up", "--hydra-help": "launch --help"}
-_HYDRA_VALUED = dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p"), "launch config")
-_HYDRA_NAMES = ("-cn", "--config-name")
-_HYDRA_PATHS = ("-cp", "--config-path")
+_HYDRA = {
+    **dict.fromkeys(("--cfg", "-c", "--info", "-i", "--package", "-p", "--resolve"), "launch config"),
+    **dict.fromkeys(("-cn", "--config-name"), "launch up profile={}"),
+    **dict.fromkeys(("-cp", "--config-path"), "launch up --config-dir {}"),
+    **dict.fromkeys(("--run", "-r"), "launch up"),
+    "--hydra-help": "launch --help",
+}
+"""What each of Hydra's options is here; `{}`: its value."""
+_HYDRA_VALUED = frozenset({"--cfg", "-c", "--info", "-i", "--package", "-p"})
 
 
 def hydra_words(words: Sequence[str]) -> list[str]:
@@ -120,23 +125,12 @@ def hydra_answer(words: Sequence[str], commands: Collection[str]) -> str | None:
         return None
     for at, word in enumerate(words):
         option, _, value = word.partition("=")
-        follows = value or next(iter(words[at + 1 :]), "")
-        rest = [w for i, w in enumerate(words) if i != at and is_override(w)]
-        if option in _HYDRA_NAMES:
-            return _here(option, _command(f"launch up profile={follows}", rest), "a fleet file: launch up -f FILE")
-        if option in _HYDRA_PATHS:
-            return _here(option, _command(f"launch up --config-dir {follows}", rest))
-        if option in _HYDRA_FLAGS or option in _HYDRA_VALUED:
-            return _here(option, _command(_HYDRA_FLAGS.get(option) or _HYDRA_VALUED[option], rest))
+        if option in _HYDRA:
+            command = _HYDRA[option].format(value or next(iter(words[at + 1 :]), ""))
+            rest = (w for i, w in enumerate(words) if i != at and is_override(w))
+            other = ", or for a fleet file: launch up -f FILE" if option in {"-cn", "--config-name"} else ""
+            return f"{option} is Hydra's. Here it is: {' '.join((command, *rest))}{other}"
     return None
-
-
-def _here(option: str, *commands: str) -> str:
-    return f"{option} is Hydra's. Here it is: {', or for '.join(commands)}"
-
-
-def _command(begin: str, rest: Sequence[str]) -> str:
-    return " ".join((begin, *rest))
 
 
 SAID = {

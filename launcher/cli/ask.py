@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -53,7 +54,23 @@ def _spelled(key_file: str, model: str) -> str:
     return f"$(head -n1 {shlex.quote(str(path))})" if alone else "$YOUR_KEY"
 
 
-class Question(threading.Thread):
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Part(msgspec.Struct):
+    delta: _Delta
+
+
+class _Chunk(msgspec.Struct):
+    """One event of a streamed answer; `error`: why it ends early."""
+
+    choices: list[_Part] = []
+    timings: dict[str, float] = {}
+    error: dict[str, Any] | None = None
+
+
+class AskThread(threading.Thread):
     """One question to the front, asked from a thread: the caller's is the runtime's loop, which must serve it.
 
     The answer is printed as it comes.
@@ -79,7 +96,7 @@ class Question(threading.Thread):
                 out.line(f"not asked: no key stands in {self._key_file} as it is that may ask {self._model}")
             else:
                 self._print_answer({"Authorization": f"Bearer {key}"} if key else {})
-        except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+        except (httpx.HTTPError, ValueError) as error:
             if not self.dropped:
                 out.line(f"no answer: {error}")
             return
@@ -94,13 +111,15 @@ class Question(threading.Thread):
         out, speed = self._out, None
         url, asked = f"{self._front}/v1/chat/completions", body(self._model, self._text) | {"stream": True}
         out.write(f"{out.style(self._model, 'bold')}: ")
-        with httpx.stream("POST", url, json=asked, headers=headers, timeout=120) as reply:
+        with httpx.stream("POST", url, json=asked, headers=headers, timeout=120, trust_env=False) as reply:
             reply.raise_for_status()
             for line in reply.iter_lines():
                 if not line.startswith("data: {"):
                     continue
-                chunk = msgspec.json.decode(line.removeprefix("data: "))
-                speed = chunk.get("timings", {}).get("predicted_per_second", speed)
-                for choice in chunk.get("choices", ()):
-                    out.write(choice["delta"].get("content") or "")
+                chunk = msgspec.json.decode(line.removeprefix("data: "), type=_Chunk)
+                if chunk.error is not None:
+                    raise ValueError(chunk.error.get("message", chunk.error))
+                speed = chunk.timings.get("predicted_per_second", speed)
+                for choice in chunk.choices:
+                    out.write("".join(c if c.isprintable() or c in "\n\t" else "�" for c in choice.delta.content or ""))
         out.line(f"  {out.style(f'({speed:.0f} tokens/s)', 'dim')}" if speed else "")

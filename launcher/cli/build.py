@@ -11,6 +11,7 @@ import msgspec
 from launcher import config
 from launcher.cli.arguments import is_override
 from launcher.cli.findings import counted, printable, show_findings, shown_place, summary
+from launcher.cli.onefile import words_for
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import (
     Compilation,
@@ -47,12 +48,11 @@ def show(
     config_dirs: list[Path],
     *,
     as_json: bool,
-    no_color: bool,
     verbose: bool,
     prover: str | None = None,
 ) -> int:
     """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     speeds = expected_speeds(compiled)
     compiled = with_speeds(compiled, speeds)
@@ -110,7 +110,7 @@ def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
     known = tuple(m for m in read_measured() if m.hardware == compiled.plan.config.hardware.name)
     keys = {}
     if known:
-        from launcher.trial.candidate import measurement_key
+        from launcher.trial.variant import measurement_key
 
         keys = {s.name: measurement_key(compiled, s) for s in compiled.plan.servers if not s.settings.embedding}
     return plan.speeds(compiled.plan, known, keys)
@@ -125,10 +125,9 @@ def write(
     output: Path | None,
     prove: bool,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """`launch render`."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     compiled = (_proven if prove else compile_fleet)(overrides, config_dirs=config_dirs)
     compiled.require()
     target = (output or Path(compiled.plan.config.deploy.output_dir)) / compiled.plan.deployment
@@ -163,7 +162,7 @@ def write(
                 out.line(_next_step(compiled, place))
         elif changes:
             where = ["-o", str(output)] if output is not None else []
-            out.line(f"write them with: launch render {shlex.join([*overrides, *_places(config_dirs), *where])}")
+            out.line(f"write them with: launch render {shlex.join([*overrides, *words_for(config_dirs), *where])}")
     return STALE_EXIT_CODE if check and changes else 0
 
 
@@ -176,30 +175,19 @@ def _next_step(compiled: Compilation, place: Path) -> str:
 
 
 def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
-    """What `overrides` compile to by the larger of bound and proof, with what the dry runs found."""
     from launcher.proving import prove_here
 
     here = prove_here(compile_fleet(overrides, config_dirs=config_dirs))
     return msgspec.structs.replace(here.compiled, findings=(*here.compiled.findings, *here.findings))
 
 
-def _places(config_dirs: list[Path]) -> list[str]:
-    from launcher.config import is_fleet_file
-
-    here = Path.cwd()
-    shown = ((path, path.relative_to(here) if path.is_relative_to(here) else path) for path in config_dirs)
-    return [word for path, name in shown for word in ("-f" if is_fleet_file(path) else "--config-dir", str(name))]
-
-
-def examine(
-    overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool, no_color: bool
-) -> int:
+def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool) -> int:
     """`launch check`. `host`: which of several this is."""
     from launcher import plan
     from launcher.cli.this_host import examined, of_host
     from launcher.proving import prove_here
 
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
     compiled = here.compiled
     rendered = render(compiled)
@@ -225,11 +213,9 @@ def examine(
     return (error_class(findings) or HostError).exit_code if has_errors(findings) else 0
 
 
-def show_config(
-    overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False, no_color: bool
-) -> int:
+def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False) -> int:
     """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     asked = tuple(word for word in overrides if not is_override(word))
     composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
     if as_yaml:
@@ -284,19 +270,12 @@ def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
     return group in used and rest.partition(".")[0] not in used[group]
 
 
-RUNS_MAX = 500
-"""A plan takes some tenths of a second."""
-
-
-def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, no_color: bool) -> int:
+def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool) -> int:
     """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
     from launcher.config.typed import each_run
 
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     runs = each_run(overrides)
-    if len(runs) > RUNS_MAX:
-        message = f"{len(runs)} combinations are more than {RUNS_MAX}"
-        raise ConfigError.of("config/override", message)
     swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
     found = [_run_of(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
     if as_json:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.cli.sweep import check_servers, nothing_measured, utc_now
+from launcher.cli.sweep import check_servers, nothing_measured
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.files.measured import keep_measured, keep_read_speed, known_rates
@@ -17,14 +17,12 @@ from launcher.ir.plan import RAM
 from launcher.ir.sweep import Point, PointResult, Workload
 from launcher.sizes import gib
 from launcher.sweep import summarise
-from launcher.trial import Experiment, Prompts, TrialError, candidate_of, measurement_of, no_room, read_speed
+from launcher.trial import Experiment, Prompts, TrialError, measurement_of, no_room, read_speed, utc_now, variant_of
 
 
-def run_calibration(
-    words: Sequence[str], config_dirs: list[Path], workload: Workload, *, as_json: bool, no_color: bool
-) -> int:
+def run_calibration(words: Sequence[str], config_dirs: list[Path], workload: Workload, *, as_json: bool) -> int:
     """Measure the servers that are named, or all that generate text. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     named = [w for w in words if "=" not in w and not w.startswith("~")]
     overrides = [w for w in words if w not in named]
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
@@ -87,19 +85,19 @@ def _show_rates(out: Terminal, compiled: Compilation) -> None:
 
 
 def _measured(server: str, overrides: Sequence[str], config_dirs: Sequence[Path], workload: Workload) -> Measurement:
-    candidate = candidate_of(server, (), (), overrides, config_dirs)
-    reason = candidate.refused or no_room(candidate)
+    variant = variant_of(server, (), (), overrides, config_dirs)
+    reason = variant.refused or no_room(variant)
     if reason:
         raise TrialError(reason)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="launch-calibrate-") as folder:
         csv = Path(folder, "samples.csv")
         experiment = Experiment(workload, Prompts(), csv, csv.with_suffix(".log"), lambda *_: None)
-        experiment.measure(candidate, [Point(server=server, values=(), in_flight=1)])
+        experiment.measure(variant, [Point(server=server, values=(), in_flight=1)])
         blank = PointResult(server=server, settings={}, in_flight=1, current=True)
-        result = summarise(blank, experiment.samples(candidate, 1))
-    load_s = experiment.load_s[candidate.digest]
-    return measurement_of(candidate, result, workload, at=utc_now(), load_average=load, load_s=load_s)
+        result = summarise(blank, experiment.samples(variant, 1))
+    load_s = experiment.load_s[variant.digest]
+    return measurement_of(variant, result, workload, load_average=load, load_s=load_s)
 
 
 def _show(out: Terminal, found: Sequence[Measurement]) -> None:

@@ -12,7 +12,7 @@ from launcher.cli.checkpointed import Subject, subject_of, subjects
 from launcher.cli.fleet import DEPLOYMENT_NAME, served_directory
 from launcher.cli.installed import require_rights
 from launcher.cli.reloaded import change_lines
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import Terminal, local_time, terminals
 from launcher.errors import CatalogError, ConfigError, SuperviseError
 from launcher.files.checkpoints import (
     Checkpoint,
@@ -40,11 +40,9 @@ _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_FILES = 2000
 
 
-def run_checkpoint(
-    action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool, no_color: bool
-) -> int:
+def run_checkpoint(action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool) -> int:
     """`launch checkpoint ACTION [NAME [OTHER]]`. Raises ConfigError for wrong words, and what is refused."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
     if action not in ACTIONS or not least <= len(names) <= most:
         raise _usage(action)
@@ -158,7 +156,7 @@ def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict
 
 
 def _compiled(state: Path, checkpoint: Checkpoint) -> FleetManifest:
-    return decode_fleet(checkpoint_files(state, checkpoint, "deployment")["fleet.json"])
+    return decode_fleet(checkpoint_files(state, checkpoint, "deployment").get("fleet.json", b""))
 
 
 def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
@@ -202,7 +200,7 @@ def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
 def _cells(entry: Mapping[str, Any]) -> tuple[str, ...]:
     if "damaged" in entry:
         return (entry["name"], entry["deployment"], "damaged", "", "", "", "")
-    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created_at"]))
+    created = local_time(entry["created_at"], "%Y-%m-%d %H:%M:%S")
     digest = entry["input_digest"].removeprefix("sha256:")[:12]
     counts = (str(entry["servers"]), str(entry["running"]), gib(entry["covered_bytes"]))
     return (entry["name"], entry["deployment"], created, *counts, digest)

@@ -87,11 +87,11 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
     diff = diff_manifests(installed.manifest, rendered.manifest) if installed.manifest else None
     status = fleet_status(installed)
     reasons = diff.restarted if diff else {}  # of a unit whose command line is the same, the unit is all that differs
-    restarted = {n: reasons.get(n, "its unit differs") for n in components_of(installed, _units(changes, "change"))}
-    stopped = components_of(installed, _units(changes, "remove"))
+    restarted = {n: reasons.get(n, "its unit differs") for n in components_of(installed, units_of(changes, "change"))}
+    stopped = components_of(installed, units_of(changes, "remove"))
     old = [p.name for p in status.processes]
     new = [*(s.name for s in rendered.manifest.servers), *(s.name for s in rendered.manifest.services)]
-    added = _units(changes, "add")
+    added = units_of(changes, "add")
     started = tuple(n for n in new if n not in old and any(unit.endswith(f"-{n}.service") for unit in added))
     return FleetChange(
         manager=status.manager,
@@ -106,8 +106,8 @@ def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str
     )
 
 
-def _units(changes: Changes, kind: str) -> list[str]:
-    """Units whose files are added, changed or removed, comments not counted."""
+def units_of(changes: Changes, kind: str) -> list[str]:
+    """Units whose files are added (`add`), changed or removed (`remove`), comments not counted."""
     return [unit_of(c.path) for c in changes.changes if c.kind == kind and c.unit and c.restarts]
 
 

@@ -63,15 +63,13 @@ def complete_fleet_servers(incomplete: str) -> list[str]:
 
 
 def _fleet_servers(args: list[str]) -> list[str]:
-    import yaml
+    from launcher.author.edit import NotEditableError, servers_of
 
     path = next(iter(_paths_behind(args, "-f", "--file")), None) or found_fleet_file()
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return [str(name) for name in servers_of(path.read_text(encoding="utf-8"))] if path else []
+    except (OSError, UnicodeDecodeError, NotEditableError):
         return []
-    servers = tree.get("servers") if isinstance(tree, dict) else None
-    return [str(name) for name in servers] if isinstance(servers, dict) else []
 
 
 def complete_deployed(incomplete: str) -> list[str]:

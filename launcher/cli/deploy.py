@@ -6,10 +6,11 @@ import socket
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from launcher import install
 from launcher.base.regular import read_regular
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import require_rights
@@ -27,25 +28,8 @@ from launcher.errors import (
     fault,
     has_errors,
 )
-from launcher.files import compare_deployment, owned_files, writing
-from launcher.install import (
-    Change,
-    Changes,
-    Installed,
-    Layout,
-    Report,
-    Source,
-    Systemd,
-    alone,
-    install,
-    installed_fleet,
-    installed_names,
-    plan_changes,
-    plan_removal,
-    read_record,
-    uninstall,
-    verify_units,
-)
+from launcher.files import FileDifference, compare_deployment, owned_files, writing
+from launcher.install import Change, Changes, Installed, Layout, Report, Source, Systemd
 from launcher.install.changes import SIGNS
 from launcher.install.ownership import digest, shown
 from launcher.install.steps import not_active
@@ -53,9 +37,6 @@ from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.supervise import reach_runtime
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
-
-if TYPE_CHECKING:
-    from launcher.supervise.control import ControlClient
 
 Answer = TypeVar("Answer")
 
@@ -75,10 +56,9 @@ def install_fleet(
     start: bool,
     host: str | None,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     if len(what) == 1 and "=" not in what[0]:
         source = Source(folder=str(Path(what[0]).absolute()), host=host)
     else:
@@ -94,7 +74,7 @@ def install_fleet(
     require_rights(layout, "installed")
     if start:
         require_not_up(deployment.name, layout)
-    with alone(layout, err.line):
+    with install.alone(layout, err.line):
         changes = judged(deployment, layout, source, err, force=force)
         report = put_in_place(changes, layout, start=start)
     _show_report(out, deployment.name, report, as_json=as_json)
@@ -127,9 +107,9 @@ def judged(
     """
     _require_scope(deployment, layout)
     with writing(layout.units, "nothing was written"):
-        changes = plan_changes(deployment, layout, source=source, force=force)
+        changes = install.plan_changes(deployment, layout, source=source, force=force)
     coming = {Path(shown(c.path, layout)) for c in changes.changes}
-    findings = [*changes.findings, *(verify_units(deployment, layout, coming) if changes.changes else ())]
+    findings = [*changes.findings, *(install.verify_units(deployment, layout, coming) if changes.changes else ())]
     if has_errors(findings) and not dry_run:
         raise HostError(findings)
     show_findings(err, findings)
@@ -142,11 +122,12 @@ def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
 
     def take_over(units: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         """The runtime reads its manifest again; of `units` those restart too that differ in more than their command."""
-        record = read_record(changes.deployment, layout)
-        return reload_units(installed_fleet(record, layout), units) if record is not None else ((), ())
+        record = install.read_record(changes.deployment, layout)
+        return reload_units(install.installed_fleet(record, layout), units) if record is not None else ((), ())
 
     with writing(layout.units, note):
-        return install(changes, layout, Systemd(layout), layout.tree.write, take_over=take_over if start else None)
+        systemd, taking_over = Systemd(layout), take_over if start else None
+        return install.install(changes, layout, systemd, layout.tree.write, take_over=taking_over)
 
 
 def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -190,24 +171,24 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
     raise SuperviseError([no_answer_finding(installed.state_dir)])
 
 
-def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool, no_color: bool) -> int:
+def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool) -> int:
     """Stop and remove an installed deployment."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     with writing(layout.records, "nothing was removed"):
-        record = read_record(name, layout)
+        record = install.read_record(name, layout)
     if record is None:
-        there = ", ".join(installed_names(layout)) or "none"
+        there = ", ".join(install.installed_names(layout)) or "none"
         message = f"{name} is not installed here; installed: {there}"
         raise HostError.of("install/not-installed", message)
-    changes = plan_removal(record, layout, force=force)
+    changes = install.plan_removal(record, layout, force=force)
     show_findings(err, [f for f in changes.findings if f.severity != "error"])
     if dry_run:
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=name)
         return 0
     require_rights(layout, "uninstalled")
     note = "what was removed is gone; run it again for the rest"
-    with writing(layout.units, note), alone(layout, err.line):
-        report = uninstall(changes, layout, Systemd(layout))
+    with writing(layout.units, note), install.alone(layout, err.line):
+        report = install.uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0
 
@@ -291,15 +272,17 @@ def _compiled(
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
     whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
-    compiled = of_host(whole, host)
+    bounded = compiled = of_host(whole, host)
+    findings: tuple[Finding, ...] = ()
+    if layout.root == Path("/"):
+        compiled, findings, _ = prove_here(bounded)
+    rendered = render(compiled)
     folder = Path(compiled.plan.config.deploy.output_dir) / whole.plan.deployment / compiled.plan.on
-    here = prove_here(compiled) if layout.root == Path("/") else None
-    rendered = render(here.compiled if here else compiled)
-    # what lies there was rendered by the bounds alone or, with --prove, by what this host's binaries say as well
-    known = (rendered, render(compiled)) if here else (rendered,)
-    differ = [compare_deployment(r.deployment, folder) for r in known] if owned_files(folder) and not scope else [()]
-    stale = min(differ, key=len)
-    findings = (*(here.compiled if here else compiled).findings, *rendered.findings, *(here.findings if here else ()))
+    stale: Sequence[FileDifference] = ()
+    if owned_files(folder) and not scope:
+        # what lies there was rendered by the bounds alone or, with --prove, by what this host's binaries say as well
+        stale = min((compare_deployment(r.deployment, folder) for r in (rendered, render(bounded))), key=len)
+    findings = (*compiled.findings, *rendered.findings, *findings)
     _refuse_errors(findings, error_class(findings) or HostError, err)
     return rendered.deployment, tuple(difference.path for difference in stale)
 

@@ -14,12 +14,12 @@ from launcher.cli.app import (
     FleetFile,
     Host,
     Json,
-    NoColor,
     Overrides,
     Prove,
     ProveWith,
     Verbose,
     app,
+    path_option,
     request_of,
 )
 from launcher.cli.complete import complete_checkpoints, complete_codes
@@ -37,7 +37,6 @@ def config(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Show the config, each value with where it was written.
 
@@ -55,7 +54,7 @@ def config(
         return 0
     from launcher.cli.build import show_config
 
-    return show_config(*request_of(overrides, config_dir, file), as_json=json, as_yaml=yaml, no_color=no_color)
+    return show_config(*request_of(overrides, config_dir, file), as_json=json, as_yaml=yaml)
 
 
 @app.command()
@@ -82,7 +81,6 @@ def inspect(
         bool, Option("--yaml", help="Entries for `models:`, to plan with where the files are not.")
     ] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Show what model files are, and what they need.
 
@@ -94,9 +92,9 @@ def inspect(
     from launcher.cli.inspect import declare_files, inspect_files
 
     if yaml:
-        return declare_files(words, no_color=no_color)
+        return declare_files(words)
     prover = (prove_with or "") if prove or prove_with else None
-    return inspect_files(words, vram or (), as_json=json, no_color=no_color, prover=prover)
+    return inspect_files(words, vram or (), as_json=json, prover=prover)
 
 
 @app.command()
@@ -111,7 +109,6 @@ def checkpoint(
         str | None, Option("--deployment", metavar="NAME", help="Which fleet, where several are known.")
     ] = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Keep a fleet as it runs; compare; run it again.
 
@@ -124,7 +121,7 @@ def checkpoint(
     """
     from launcher.cli.checkpoint import run_checkpoint
 
-    return run_checkpoint(action, tuple(names or ()), deployment=deployment, as_json=json, no_color=no_color)
+    return run_checkpoint(action, tuple(names or ()), deployment=deployment, as_json=json)
 
 
 @app.command()
@@ -136,7 +133,6 @@ def memory(
     forget: Annotated[bool, Option("--forget", help="Drop the project and everything in it.")] = False,
     drafts: Annotated[bool, Option("--drafts", help="What the validator refused, and why.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """List what is remembered of projects; export or forget one.
 
@@ -153,8 +149,8 @@ def memory(
     if drafts:
         if forget:
             raise typer.BadParameter("either --drafts or --forget")
-        return show_drafts(project, deployment=deployment, owner=owner, as_json=json, no_color=no_color)
-    return show_memory(project, deployment=deployment, owner=owner, forget=forget, as_json=json, no_color=no_color)
+        return show_drafts(project, deployment=deployment, owner=owner, as_json=json)
+    return show_memory(project, deployment=deployment, owner=owner, forget=forget, as_json=json)
 
 
 @app.command()
@@ -164,7 +160,6 @@ def explain(
     ] = None,
     *,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Explain a finding: meaning, example, remedy.
 
@@ -173,7 +168,7 @@ def explain(
     """
     from launcher.cli.explain import show_explanation
 
-    return show_explanation(code, as_json=json, no_color=no_color)
+    return show_explanation(code, as_json=json)
 
 
 @app.command()
@@ -182,7 +177,7 @@ def install(
     *,
     user: Annotated[bool, Option("--user", help="Units of this user, without root.")] = False,
     root: Annotated[
-        Path | None, Option("--root", help="Install into this tree (an image); nothing is started.")
+        Path | None, path_option("Install into this tree (an image); nothing is started.", "--root")
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Write nothing; show every line that would change.")] = False,
     force: Annotated[bool, Option("--force", help="Overwrite installed files that were edited by hand.")] = False,
@@ -191,7 +186,6 @@ def install(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Put a fleet's units in place and start them: overrides, or a rendered folder.
 
@@ -203,9 +197,7 @@ def install(
 
     words, dirs = request_of(what, config_dir, file)
     layout = layout_of(user=user, root=root)
-    return install_fleet(
-        words, dirs, layout, dry_run=dry_run, force=force, start=start, host=host, as_json=json, no_color=no_color
-    )
+    return install_fleet(words, dirs, layout, dry_run=dry_run, force=force, start=start, host=host, as_json=json)
 
 
 @app.command()
@@ -213,11 +205,10 @@ def uninstall(
     name: Annotated[str, Argument(help="An installed deployment: epyc-hot_only.")],
     *,
     user: Annotated[bool, Option("--user", help="Units of this user.")] = False,
-    root: Annotated[Path | None, Option("--root", help="Uninstall from this tree (an image).")] = None,
+    root: Annotated[Path | None, path_option("Uninstall from this tree (an image).", "--root")] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Remove nothing; show what would go.")] = False,
     force: Annotated[bool, Option("--force", help="Remove files that were edited by hand, too.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Stop an installed fleet, remove what install wrote.
 
@@ -228,7 +219,7 @@ def uninstall(
     from launcher.cli.deploy import layout_of, uninstall_fleet
 
     layout = layout_of(user=user, root=root)
-    return uninstall_fleet(name, layout, dry_run=dry_run, force=force, as_json=json, no_color=no_color)
+    return uninstall_fleet(name, layout, dry_run=dry_run, force=force, as_json=json)
 
 
 @app.command()
@@ -243,9 +234,8 @@ def serve(
     ] = None,
     user: Annotated[bool, Option("--user", help="With --units: of this user's manager.")] = False,
     api_key_file: Annotated[
-        Path | None, Option("--api-key-file", help="The front's keys are read here instead.")
+        Path | None, path_option("The front's keys are read here instead.", "--api-key-file")
     ] = None,
-    no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
     """Run a rendered deployment, without the compiler.
@@ -254,9 +244,9 @@ def serve(
     launch serve generated/epyc-hot_only
     launch serve generated/epyc-hot_only --route-only
     """
-    from launcher.cli.progress import Progress
+    from launcher.cli.progress import ProgressView
     from launcher.runtime import UnitsOptions, run
 
-    progress = Progress(Terminal(sys.stderr, no_color=no_color), verbose=verbose)
+    progress = ProgressView(Terminal(sys.stderr), verbose=verbose)
     owned = UnitsOptions(prefix=units, user=user) if units else None
     return run(directory, on_event=progress, route_only=route_only, units=owned, api_key_file=api_key_file)

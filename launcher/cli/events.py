@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.cli.findings import show_findings, show_problems
 from launcher.cli.running import state_dirs
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import Terminal, local_time, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.events import FILE_NAME, read_records, store_files
 from launcher.files.state import deployment_state_dir, known_deployments
@@ -29,13 +29,13 @@ _STYLES = {
 }
 
 
-def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool, no_color: bool) -> int:
+def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool) -> int:
     """Print the events of every fleet that is known here, oldest first; with `follow` those that come, for ever.
 
     `since`: `30m`, `2h`, `1d`, or a time as ISO 8601 writes it; else the last `lines`. With both `follow` and
     `as_json` each event is a line of JSON. Raises ConfigError for a time that is none.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     earliest = moment(since, time.time()) if since is not None else 0.0
     problems: list[Finding] = []
     stores = {state / FILE_NAME: name for name, state in state_dirs(problems)}
@@ -91,7 +91,7 @@ def _chosen(path: Path, earliest: float, last: int) -> list[Record]:
 
 def line_of(out: Terminal, record: Record, fleet: str = "") -> str:
     """One event as a line: when, what, which, why."""
-    at = datetime.fromtimestamp(record.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = local_time(record.at, "%Y-%m-%d %H:%M:%S")
     kind = out.style(f"{record.kind:<10}", _STYLES.get(record.kind, "dim"))
     name = f"{record.name}: " if record.name else ""
     cause = f"  ({record.cause})" if record.cause else ""

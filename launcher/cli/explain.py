@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from launcher.cli.terminal import Terminal, terminals
-from launcher.errors import ConfigError, Severity
+from launcher.errors import ConfigError
+from launcher.ir.answers import ExplainedCode
 
 DATA = Path(__file__).with_name("explanations.toml")
 _WIDTH = 100
@@ -49,16 +50,8 @@ STAGES = (
 )
 
 
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One code's page. `severity` lists what it can be; `exit_code` is None for codes that are never errors."""
-
-    code: str
-    stage: str
-    severity: tuple[Severity, ...]
-    exit_code: int | None
-    meaning: str
-    example: str
-    remedy: str
+class Explanation(ExplainedCode, frozen=True, kw_only=True):
+    """One code's page. `severity` lists what it can be."""
 
     @property
     def first_sentence(self) -> str:
@@ -113,12 +106,12 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
     raise ConfigError.of("config/unknown-code", message, note)
 
 
-def show_explanation(code: str | None, *, as_json: bool, no_color: bool) -> int:
+def show_explanation(code: str | None, *, as_json: bool) -> int:
     """`launch explain`: one page, or all codes with their first sentence; of a config key what it is.
 
     Raises ConfigError for what is neither.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     if code is not None and "/" not in code and not as_json:
         from launcher.cli.fields import find_keys, show_keys
 
@@ -143,7 +136,6 @@ def _data() -> dict[str, Any]:
 
 
 def _page(code: str, entry: dict[str, Any]) -> Explanation:
-    """One entry of the file as a page; its stage is that of the code's first part."""
     stage = next(s for s in STAGES if code.partition("/")[0] in s.prefixes)
     texts = {name: entry[name].strip("\n") for name in ("meaning", "example", "remedy")}
     exit_code = entry.get("exit_code", stage.exit_code) if "error" in entry["severity"] else None

@@ -17,15 +17,15 @@ from launcher import files
 from launcher.base.decoding import UNREADABLE
 from launcher.base.regular import read_regular
 from launcher.cli.arguments import later_wins
-from launcher.cli.ask import Question, curl
+from launcher.cli.ask import AskThread, curl
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import installed_here
 from launcher.cli.onefile import switch_command
-from launcher.cli.progress import Progress
+from launcher.cli.progress import ProgressView
 from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
-from launcher.compiler import compile_fleet, error_class, render
+from launcher.compiler import Compilation, compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault, has_errors
 from launcher.files.state import asked_at_ns, deployment_state_dir, start_under_way, state_root
 from launcher.ir.deployment import Deployment, RenderedFile
@@ -56,10 +56,10 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Announcer:
     """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
-    def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], Question | None] | None) -> None:
+    def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], AskThread | None] | None) -> None:
         """`on_ready` is called with the front's address, and gives the question that it asks."""
         self._show, self._on_ready = show, on_ready
-        self.question: Question | None = None
+        self.question: AskThread | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
@@ -81,18 +81,17 @@ def bring_up(
     ask: str | None,
     host: str | None = None,
     as_json: bool,
-    no_color: bool,
     verbose: bool,
 ) -> int:
     """Everything before the first process is checked; nothing is started when this host cannot run the plan.
 
     Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     asked_ns = asked_at_ns()
     with start_under_way():
         rendered, target = _prepare(overrides, config_dirs, host, err, verbose=verbose)
-    progress = Progress(err, verbose=verbose)
+    progress = ProgressView(err, verbose=verbose)
     on_ready = None if as_json else functools.partial(_report_ready, out, rendered, ask, detach=detach)
     announcer = Announcer(functools.partial(out.json, indent=0) if as_json else progress, on_ready)
     from launcher.runtime import run, spawn_detached
@@ -114,7 +113,7 @@ def bring_up(
     return code if announcer.was_ready else 128 + signal.SIGINT
 
 
-def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> Question | None:
+def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> AskThread | None:
     """A request that anyone can paste; with a question, its answer first."""
     servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
     model = fleet.routes.default or (servers[0].name if servers else "")
@@ -122,7 +121,7 @@ def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *
         out.line(curl(front, model, "Say hello.", key_file))
         return None
     ends = "`launch stop --all`" if detach else "Ctrl-C"
-    question = Question(out, front, model, ask, key_file=key_file, ends=ends)
+    question = AskThread(out, front, model, ask, key_file=key_file, ends=ends)
     question.start()
     return question
 
@@ -234,51 +233,31 @@ def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path
 
 
 class Recompiled(NamedTuple):
-    """A deployment that was written for a runtime to take over.
+    """What a request compiles to now for the fleet in `state`; nothing of it is written yet."""
 
-    `before` is what the runtime serves until then, where that is known; `undo` puts back what was there.
-    """
-
-    target: Path
-    findings: tuple[Finding, ...]
-    before: FleetManifest | None
-    undo: Callable[[], object]
+    state: Path
+    request: UpRequest
+    compiled: Compilation
+    rendered: Rendered
 
 
 def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
-    """Compile what the fleet in `state` was started with, and write it there.
+    """What the fleet in `state` was started with, compiled again, with more `overrides`.
 
-    `overrides` are added to those of `up`, and kept for the next time.
-
-    Raises what `read_request` and a compile raise; then nothing is written.
+    Raises what `read_request` and `compile_for` raise.
     """
-    request = request_again(state, overrides)
-    return adopt(compile_for(state, request), state, request)
-
-
-def request_again(state: Path, overrides: tuple[str, ...]) -> UpRequest:
-    """What the fleet in `state` was started with, and more `overrides`."""
     request = read_request(state)
-    return msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides))
+    return compile_for(state, msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides)))
 
 
-class Again(NamedTuple):
-    """What a request compiles to now."""
-
-    plan: FleetPlan
-    rendered: Rendered
-    findings: tuple[Finding, ...]
-
-
-def compile_for(state: Path, request: UpRequest) -> Again:
+def compile_for(state: Path, request: UpRequest) -> Recompiled:
     """What `request` compiles to for the fleet in `state`. Writes nothing.
 
     Raises what a compile raises, and ConfigError when that is a deployment of another name.
     """
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     here = prove_here(of_host(compiled, request.host) if request.host else compiled)
-    compiled = here.compiled
-    rendered = render(compiled)
+    rendered = render(here.compiled)
     if has_errors(here.findings):
         raise (error_class(here.findings) or HostError)(here.findings)
     if rendered.deployment.name != state.name:
@@ -286,7 +265,7 @@ def compile_for(state: Path, request: UpRequest) -> Again:
         note = "`launch stop --all` ends what runs; then `launch up` starts the other"
         raise ConfigError.of("manifest/other-deployment", message, note)
     _require_files(state, rendered.manifest)
-    return Again(compiled.plan, rendered, tuple(compiled.findings))
+    return Recompiled(state, request, here.compiled, rendered)
 
 
 def _require_files(state: Path, manifest: FleetManifest) -> None:
@@ -308,16 +287,14 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
         raise HostError(found)
 
 
-def adopt(again: Again, state: Path, request: UpRequest) -> Recompiled:
-    """Write what the runtime in `state` is to take over, and what it was asked for. Raises HostError."""
-    _make_server_key(again.plan)
-    undo = functools.partial(write_up, state, *_snapshot(state))
-    findings = tuple(f for f in again.findings if f.severity != "note")
-    before = served_manifest(state)
-    return Recompiled(write_up(state, again.rendered.deployment, msgspec.json.encode(request)), findings, before, undo)
+def adopt(new: Recompiled) -> Path:
+    """Write what the fleet's runtime is to take over, and what it was asked for; where. Raises HostError."""
+    _make_server_key(new.compiled.plan)
+    return write_up(new.state, new.rendered.deployment, msgspec.json.encode(new.request))
 
 
-def _snapshot(state: Path) -> tuple[Deployment, bytes]:
+def written_last(state: Path) -> tuple[Deployment, bytes]:
+    """What `write_up` wrote into `state` last, to be written again. Raises OSError."""
     directory = state / DEPLOYMENT_NAME
     kept = []
     for path in files.owned_files(directory):

@@ -13,12 +13,12 @@ from launcher.cli.app import (
     Host,
     Json,
     Names,
-    NoColor,
     Overrides,
     Prove,
     ProveWith,
     Verbose,
     app,
+    path_option,
     request_of,
 )
 
@@ -35,7 +35,6 @@ def up(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
     """Start a fleet and serve it; Ctrl-C drains and stops.
@@ -52,7 +51,6 @@ def up(
         ask=ask,
         host=host,
         as_json=json,
-        no_color=no_color,
         verbose=verbose,
     )
 
@@ -69,7 +67,6 @@ def plan(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
     """Show what would run, what it takes, what is wrong.
@@ -85,11 +82,9 @@ def plan(
     if multirun:
         from launcher.cli.build import plan_each
 
-        return plan_each(*request_of(overrides, config_dir, file), as_json=json, no_color=no_color)
+        return plan_each(*request_of(overrides, config_dir, file), as_json=json)
     prover = (prove_with or "") if prove or prove_with else None
-    return show(
-        *request_of(overrides, config_dir, file), as_json=json, no_color=no_color, verbose=verbose, prover=prover
-    )
+    return show(*request_of(overrides, config_dir, file), as_json=json, verbose=verbose, prover=prover)
 
 
 @app.command()
@@ -98,14 +93,13 @@ def render(
     *,
     check: Annotated[bool, Option("--check", help="Write nothing; exit 8 when files on disk differ.")] = False,
     diff: Annotated[bool, Option("--diff", help="Write nothing; show how files on disk differ.")] = False,
-    output: Annotated[Path | None, Option("--output", "-o", help="Parent folder; default: deploy.output_dir.")] = None,
+    output: Annotated[Path | None, path_option("Parent folder; default: deploy.output_dir.", "--output", "-o")] = None,
     prove: Annotated[
         bool, Option("--prove", help="Limits by the dry runs of this host's binaries, where they say more.")
     ] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Write units, commands, manifest, routes to generated/.
 
@@ -122,7 +116,6 @@ def render(
         output=output,
         prove=prove,
         as_json=json,
-        no_color=no_color,
     )
 
 
@@ -134,7 +127,6 @@ def check(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Hold the plan against this host, now.
 
@@ -143,7 +135,7 @@ def check(
     """
     from launcher.cli.build import examine
 
-    return examine(*request_of(overrides, config_dir, file), host=host, as_json=json, no_color=no_color)
+    return examine(*request_of(overrides, config_dir, file), host=host, as_json=json)
 
 
 @app.command()
@@ -152,7 +144,6 @@ def status(
     *,
     watch: Annotated[bool, Option("--watch", help="One live screen; Ctrl-C ends it.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Show what runs: state, pid, model, memory.
 
@@ -163,7 +154,7 @@ def status(
     """
     from launcher.cli.running import show_status
 
-    return show_status(tuple(names or ()), watch=watch, as_json=json, no_color=no_color)
+    return show_status(tuple(names or ()), watch=watch, as_json=json)
 
 
 @app.command()
@@ -172,7 +163,6 @@ def stop(
     *,
     everything: Annotated[bool, Option("--all", help="Stop every fleet and its runtime.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Drain and stop servers, or all of them.
 
@@ -182,7 +172,7 @@ def stop(
     """
     from launcher.cli.running import stop_servers
 
-    return stop_servers(tuple(names or ()), everything=everything, as_json=json, no_color=no_color)
+    return stop_servers(tuple(names or ()), everything=everything, as_json=json)
 
 
 @app.command()
@@ -192,7 +182,6 @@ def reload(
     dry_run: Annotated[bool, Option("--dry-run", help="Say what would change; change nothing.")] = False,
     fleet: Annotated[str | None, Option("--fleet", metavar="NAME", help="Of several fleets, this one.")] = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Compile again, restart only what changed (and NAMES).
 
@@ -203,4 +192,4 @@ def reload(
     """
     from launcher.cli.reload import reload_servers
 
-    return reload_servers(tuple(names or ()), as_json=json, no_color=no_color, dry_run=dry_run, fleet=fleet)
+    return reload_servers(tuple(names or ()), as_json=json, dry_run=dry_run, fleet=fleet)

@@ -12,14 +12,15 @@ import os.path
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
+from launcher.author.edit import tree_of
 from launcher.catalog import resolve_path, split_paths
+from launcher.cli.findings import printable
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compose_config
 from launcher.errors import CatalogError, ConfigError, HostError, LaunchError
@@ -89,7 +90,7 @@ def _fetch(
         files = {f.rfilename: f for f in info.siblings or () if f.rfilename.endswith(".gguf")}
         wanted = choose(tuple(files))
         _require_room(folder or Path(hub.constants.HF_HUB_CACHE), [files[name] for name in wanted])
-        err.line(f"{repo}: {', '.join(wanted)}, {gib(sum(files[name].size or 0 for name in wanted))}")
+        err.line(f"{repo}: {printable(', '.join(wanted))}, {gib(sum(files[name].size or 0 for name in wanted))}")
         paths = [Path(hub.hf_hub_download(repo, name, revision=info.sha, local_dir=folder)) for name in wanted]
     except errors.RepositoryNotFoundError:
         note = "check its name; a private or gated one needs a token: HF_TOKEN, or `hf auth login`"
@@ -196,9 +197,9 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool, no_color: bool) -> int:
+def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool) -> int:
     """Fetch what is missing, one after the other. Raises LaunchError at the first that cannot be had."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     missing = list(_missing(*_entries(overrides, config_dirs)))
     known, unknown = [m for m in missing if m.repo], [m for m in missing if m.repo is None]
     for entry in known:
@@ -220,7 +221,22 @@ def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_ru
     return 0
 
 
-def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[Mapping[str, Any], set[str], str]:
+class _WrittenFile(msgspec.Struct):
+    path: str | None = None
+    repo: str | None = None
+    parts: int = 1
+
+
+class _WrittenModel(msgspec.Struct):
+    files: dict[str, _WrittenFile | str] = {}
+    projector: _WrittenFile | str | None = None
+
+
+_WrittenModels = dict[str, _WrittenModel | str]
+"""`models:` as far as files are concerned; a text alone is a path, which has no repository."""
+
+
+def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[_WrittenModels, set[str], str]:
     """Models as written, the names of those that servers load, and the folder that relative paths start from."""
     try:
         fleet = compose_config(overrides, config_dirs=config_dirs).fleet
@@ -230,34 +246,28 @@ def _entries(overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[Map
             raise ConfigError([msgspec.structs.replace(f, notes=(*f.notes, note)) for f in mistyped]) from None
         # a fleet file's models may lack what only their files say, and these are what is to be fetched
         file = next((path for path in config_dirs if path.is_file()), None)
-        tree = _written(file) if file is not None else None
-        if tree is None or file is None:
-            raise
-        models = tree.get("models")
-        return models if isinstance(models, dict) else {}, set(models or ()), str(file.parent)
+        try:
+            tree = tree_of(file.read_text(encoding="utf-8")) if file is not None else {}
+            models = msgspec.convert(tree.get("models"), _WrittenModels)
+        except (OSError, ValueError):
+            raise error from None
+        return models, set(models), str(file.parent) if file is not None else ""
     drafts = {s.draft.model for s in fleet.servers.values() if s.draft is not None and s.draft.model}
     used = {s.model for s in fleet.servers.values()} | drafts
-    return msgspec.to_builtins(fleet.models), used, fleet.hardware.model_dir
+    return msgspec.convert(msgspec.to_builtins(fleet.models), _WrittenModels), used, fleet.hardware.model_dir
 
 
-def _written(file: Path) -> dict[str, Any] | None:
-    """A fleet file's tree; None where it is none."""
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
-def _missing(models: Mapping[str, Any], used: set[str], folder: str) -> Iterator[Missing]:
+def _missing(models: _WrittenModels, used: set[str], folder: str) -> Iterator[Missing]:
     for name in sorted(used & set(models)):
-        model = models[name] if isinstance(models[name], dict) else {}
-        files = {f"files.{q}": file for q, file in (model.get("files") or {}).items()}
-        for key, entry in {**files, "projector": model.get("projector")}.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        model = models[name]
+        if isinstance(model, str):
+            continue
+        files = {f"files.{q}": file for q, file in model.files.items()}
+        for key, entry in {**files, "projector": model.projector}.items():
+            if not isinstance(entry, _WrittenFile) or entry.path is None:
                 continue
-            path = resolve_path(os.path.expanduser(os.path.expandvars(entry["path"])), folder)  # noqa: PTH111
-            parts = (split_paths(path) if entry.get("parts", 1) > 1 else None) or (path,)
+            path = resolve_path(os.path.expanduser(os.path.expandvars(entry.path)), folder)  # noqa: PTH111
+            parts = (split_paths(path) if entry.parts > 1 else None) or (path,)
             absent = tuple(os.path.basename(p) for p in parts if not os.path.lexists(p))  # noqa: PTH119
             if absent:
-                yield Missing(repo=entry.get("repo"), path=path, names=absent, key=f"models.{name}.{key}")
+                yield Missing(repo=entry.repo, path=path, names=absent, key=f"models.{name}.{key}")

@@ -21,12 +21,12 @@ from launcher.compiler import compile_fleet
 from launcher.errors import ConfigError, EngineError, LaunchError, has_errors
 from launcher.files.packaged import fleet_schema_path
 from launcher.importing import FORMATS, Imported, imported_text, translate
-from launcher.importing.formats import UnreadableError
+from launcher.importing.formats import UnknownFormatError
 
 
-def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, dry_run: bool, no_color: bool) -> int:
+def import_files(files: Sequence[Path], *, file: Path | None, kind: str | None, dry_run: bool) -> int:
     """Translate `files` into one fleet file and plan it. Raises LaunchError; then nothing is written."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     if kind is not None and kind not in FORMATS:
         raise _refused(f"there is no format {kind}", f"there are {', '.join(FORMATS)}")
     target = (file or Path(FLEET_FILE)).absolute()
@@ -62,7 +62,7 @@ def _translated(path: Path, kind: str | None) -> Imported:
     older = engine.recorded(engine.recorded_names()[0]).index()
     try:
         return translate(str(path), text, {**older, **flags}, os.environ, kind)
-    except UnreadableError as error:
+    except UnknownFormatError as error:
         note = "say which it is with --as llama-swap | preset | script | unit | compose"
         raise _refused(f"{path}: {error}", note) from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from launcher import catalog, engine, hardware, plan
-from launcher.author import Candidate, Machine, Memory, candidates, choose, fleet_text
+from launcher.author import Machine, MemoryBudget, Needs, ServerCandidate, candidates, choose, fleet_text
 from launcher.author.choice import Chosen
 from launcher.cli.build import show
 from launcher.cli.findings import printable, show_findings
@@ -19,7 +19,7 @@ from launcher.cli.hub import install_command
 from launcher.cli.onefile import FLEET_FILE, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, compose_config
-from launcher.discover import MAX_DEPTH, FoundEngine, Models, find_engines, find_models, usual_places
+from launcher.discover import MAX_DEPTH, FoundEngine, FoundModels, find_engines, find_models, usual_places
 from launcher.errors import CatalogError, EngineError, HostError, LaunchError
 from launcher.files.packaged import fleet_schema_path
 from launcher.ir.config import EngineConfig, HardwareConfig
@@ -42,11 +42,9 @@ SHRINK = 0.8
 """How often, and by how much less memory, it is tried again when the plan says that it does not fit."""
 
 
-def init(
-    named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, no_color: bool, verbose: bool = False
-) -> int:
+def init(named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, verbose: bool = False) -> int:
     """Look, choose, plan, write, show. Raises LaunchError with what stands in the way; then nothing is written."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     target = (file or Path(FLEET_FILE)).absolute()
     found = look_for_models(named, err, usual=usual)
     if target.exists() and not dry_run:
@@ -62,20 +60,20 @@ def init(
             "models lie elsewhere: launch init --models DIR",
             "there are none yet: launch add hf:ggml-org/Qwen3-0.6B-GGUF:Q8_0 downloads one",
         )
-    chosen, machine = chosen_here(as_candidates(found), target)
+    chosen, machine = chosen_here(candidates(found.files), target)
     text = fleet_text(chosen, machine, schema=fleet_schema_path())
     if dry_run:
         out.write(text)
         return 0
     write_new(target, text)
-    code = show([], [target], as_json=False, no_color=no_color, verbose=verbose)
+    code = show([], [target], as_json=False, verbose=verbose)
     out.line()
     out.line(f"wrote {shown_path(target)} ({len(text.splitlines())} lines)")
     out.line(f"start it with: launch{'' if file is None else f' -f {shown_path(target)}'}")
     return code
 
 
-def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Machine]:
+def chosen_here(servers: Sequence[ServerCandidate], target: Path) -> tuple[Chosen, Machine]:
     """The fleet of `servers` that fits this machine, and the machine. Raises LaunchError."""
     host = hardware.take_inventory()
     found = best_engine(host)
@@ -83,7 +81,7 @@ def chosen_here(servers: Sequence[Candidate], target: Path) -> tuple[Chosen, Mac
     return fitting(servers, as_seen(host, found), machine, target), machine
 
 
-def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> Models:
+def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> FoundModels:
     """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
 
     Without `deep` folders inside those folders are not looked into.
@@ -147,66 +145,58 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
     )
 
 
-def as_candidates(found: Models) -> tuple[Candidate, ...]:
-    """The servers that could be made of what was found."""
-    return candidates(found.files)
-
-
-def memory_of(host: HostInventory, share: float = 1.0) -> Memory:
+def memory_of(host: HostInventory, share: float = 1.0) -> MemoryBudget:
     """What a fleet may use on this machine now, and a `share` of it."""
     tree = hardware.hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
-    return Memory(cards=int(cards * share), ram=int(ram * share))
+    return MemoryBudget(cards=int(cards * share), ram=int(ram * share))
 
 
-class Needing:
+def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
     """What a server takes, by the planner: with all layers on the cards where there are any, else in RAM.
 
     In RAM a build may copy weights into the order that its CPU likes best (twice the file); on cards none does.
+    `features`: those of the CPU that the build has code for, and so makes copies for; None: all.
     """
+    from launcher.config.composing import server_from_fields
 
-    def __init__(self, hardware: HardwareConfig, used: Sequence[str] | None) -> None:
-        """`used`: the CPU features that the build has code for; None: all."""
-        self._host = hardware
-        # what else the CPU has, this build does not use: it makes no copies of weights for it
-        if used is not None and self._host.cpu is not None:
-            features = tuple(f for f in self._host.cpu.features if f in used)
-            cpu = msgspec.structs.replace(self._host.cpu, features=features)
-            self._host = msgspec.structs.replace(self._host, cpu=cpu)
-        self._known: dict[tuple[str, int], int] = {}
+    if features is not None and host.cpu is not None:
+        cpu = msgspec.structs.replace(host.cpu, features=tuple(f for f in host.cpu.features if f in features))
+        host = msgspec.structs.replace(host, cpu=cpu)
+    known: dict[tuple[str, int], int] = {}
 
-    def __call__(self, candidate: Candidate, tokens: int) -> int:
+    def needs(candidate: ServerCandidate, tokens: int) -> int:
         """Bytes with `SLOTS` slots of so many tokens."""
-        from launcher.config.composing import server_from_fields
-
         key = (candidate.path, tokens)
-        if key not in self._known:
+        if key not in known:
             embeds = candidate.kind != "chat"
             fields = [f"slots={SLOTS}", f"n_ctx_per_slot={tokens}"]
             batch = max(512, tokens * SLOTS)
             fields += ["embedding=true", f"n_ubatch={batch}", f"n_batch={batch}"] if embeds else []
             fields.append(f"cache_ram_mib={0 if embeds else CACHE_MIB}")
-            if self._host.gpus:
-                fields += [f"devices=[{','.join(self._host.gpus)}]", "n_gpu_layers=all"]
-            settled = plan.settle(server_from_fields(fields), candidate.facts.file, self._host)
+            if host.gpus:
+                fields += [f"devices=[{','.join(host.gpus)}]", "n_gpu_layers=all"]
+            settled = plan.settle(server_from_fields(fields), candidate.facts.file, host)
             memory = plan.estimate(candidate.facts.file, settled.settings)
             beside = candidate.projector_facts.file.file_bytes if candidate.projector_facts else 0
-            if self._host.gpus:  # what stays in RAM beside them is little, and the plan counts it
-                memory = tuple(m for m in memory if m.device in self._host.gpus)
-            self._known[key] = sum(max(m.peak_bytes, m.committed_bytes) + m.file_bytes for m in memory) + beside
-        return self._known[key]
+            if host.gpus:  # what stays in RAM beside them is little, and the plan counts it
+                memory = tuple(m for m in memory if m.device in host.gpus)
+            known[key] = sum(max(m.peak_bytes, m.committed_bytes) + m.file_bytes for m in memory) + beside
+        return known[key]
+
+    return needs
 
 
-def needing(host: HostInventory, *, packaged: bool) -> Needing:
+def needing_here(host: HostInventory, *, packaged: bool) -> Needs:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-    return Needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
+    return needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
-def fitting(servers: Sequence[Candidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
+def fitting(servers: Sequence[ServerCandidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
     """A fleet whose text compiles without errors. Raises LaunchError with the errors of the last try."""
-    needs, share = needing(host, packaged=machine.binary is None), 1.0
+    needs, share = needing_here(host, packaged=machine.binary is None), 1.0
     for left in range(ROUNDS, 0, -1):
         chosen = choose(servers, memory_of(host, share), needs)
         if not chosen.servers:
@@ -252,7 +242,7 @@ def unwritable(target: Path, error: OSError) -> HostError:
     return HostError.of("author/unwritable", f"{target} cannot be written: {error.strerror or error}", note)
 
 
-def _there_already(out: Terminal, target: Path, found: Models) -> int:
+def _there_already(out: Terminal, target: Path, found: FoundModels) -> int:
     """What a second `init` says: nothing is overwritten; models that the file does not name could be added."""
     try:
         text = target.read_text(encoding="utf-8", errors="replace")
@@ -260,7 +250,7 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
         message = f"{target} is there and cannot be read: {error.strerror or error}"
         note = "make it readable, or name another file with -f FILE"
         raise HostError.of("author/unwritable", message, note) from None
-    names = [c for c in as_candidates(found) if not _named(c, text)]
+    names = [c for c in candidates(found.files) if not _named(c, text)]
     out.line(f"{shown_path(target)} is there already and stays as it is")
     for candidate in names[:5]:
         where = printable(candidate.path)
@@ -272,7 +262,7 @@ def _there_already(out: Terminal, target: Path, found: Models) -> int:
     return 0
 
 
-def _named(candidate: Candidate, text: str) -> bool:
+def _named(candidate: ServerCandidate, text: str) -> bool:
     home = f"{os.environ.get('HOME', '')}/"
     paths = (candidate.path, *candidate.others)
     return any(form in text for path in paths for form in (path, path.removeprefix(home), Path(path).name))

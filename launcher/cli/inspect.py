@@ -12,9 +12,10 @@ import msgspec
 
 from launcher import catalog, hardware, plan
 from launcher.author.text import declaration_text
-from launcher.cli.findings import counted, show_findings
+from launcher.cli.findings import counted, printable, show_findings
 from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
+from launcher.discover.models import LATER_PART
 from launcher.errors import CatalogError, ConfigError, PlanError
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
@@ -22,25 +23,21 @@ from launcher.ir.documents import InspectDocument
 from launcher.proving import prove_file
 from launcher.sizes import gib, parse_size
 
-_FURTHER = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 
-
-def inspect_files(
-    words: Sequence[str], vram: Sequence[str], *, as_json: bool, no_color: bool, prover: str | None = None
-) -> int:
+def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, prover: str | None = None) -> int:
     """Reads the headers of the files among `words`, applies the rest (server fields as overrides), prints or dumps.
 
     `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
     its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     fields = [word for word in words if "=" in word and not Path(word).exists()]
     files = _files([word for word in words if word not in fields])
     host = _host(hardware.hardware_tree(hardware.take_inventory()), fields, vram)
     codes, documents = [], []
     for i, file in enumerate(files):
         if len(files) > 1 and not as_json:
-            out.line(f"{'' if i == 0 else chr(10)}{out.style(str(file), 'bold')}")
+            out.line(f"{'' if i == 0 else chr(10)}{out.style(printable(str(file)), 'bold')}")
         try:
             document, model = _inspected(file, fields, host, prover)
         except CatalogError as error:  # the others can still be shown
@@ -75,9 +72,9 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
     return msgspec.convert(tree, HardwareConfig)
 
 
-def declare_files(words: Sequence[str], *, no_color: bool) -> int:
+def declare_files(words: Sequence[str]) -> int:
     """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     models, codes = [], [0]
     for file in _files(words):
         try:
@@ -96,8 +93,7 @@ def _files(words: Sequence[str]) -> list[Path]:
     for word in words:
         path = Path(word).expanduser()
         found = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
-        # further parts of a split model are read with its first
-        files += [f for f in found if not _FURTHER.search(f.name)] if path.is_dir() else found
+        files += [f for f in found if not LATER_PART.search(f.name)] if path.is_dir() else found
     if not files:
         what = f"{', '.join(words)} has no GGUF files" if words else "inspect what?"
         note = "launch inspect FILE.gguf|DIR… [FIELD=VALUE]…"
@@ -161,7 +157,7 @@ def _show(out: Terminal, model: ModelFile, document: InspectDocument, host: Hard
     if arch.n_expert:
         rows.append(("experts", f"{arch.n_expert_used} of {arch.n_expert}"))
     for label, value in rows:
-        out.line(f"{label:<16} {value}")
+        out.line(f"{label:<16} {printable(str(value))}")
     out.line()
     for memory in document.memory:
         out.line(out.style(f"{memory.device}: {gib(memory.committed_bytes + memory.file_bytes)}", "bold"))

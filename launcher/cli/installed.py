@@ -202,7 +202,6 @@ def _argv_drift(unit: install.Unit) -> list[str]:
 
 
 def _drift_of_the_rest(installed: install.Installed) -> tuple[str, ...]:
-    """Files, and units that belong to no component."""
     named = {unit for c in installed.components for unit in c.units}
     files = [f"installed: {line}" for line in install.file_drift(installed)]
     others = [unit for name, unit in installed.units.items() if name not in named]

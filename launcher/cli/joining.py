@@ -9,11 +9,22 @@ from pathlib import Path
 
 import msgspec
 
-from launcher.author import Candidate, Choice, Memory, Neighbour, Way, add_server, room, share, ways, would_make_room
+from launcher.author import (
+    MemoryBudget,
+    Neighbour,
+    ServerCandidate,
+    ServerChoice,
+    Way,
+    add_server,
+    room,
+    share,
+    ways,
+    would_make_room,
+)
 from launcher.author.choice import CONTEXTS, tokens_for
 from launcher.author.edit import NotEditableError, servers_of
 from launcher.author.joining import taken
-from launcher.cli.init import CARD_SHARE, RAM_SHARE, Needing, try_out
+from launcher.cli.init import CARD_SHARE, RAM_SHARE, needing, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
 from launcher.errors import ConfigError, Finding, PlanError, fault
@@ -40,13 +51,13 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def take_in(
-    candidate: Candidate,
+    candidate: ServerCandidate,
     text: str,
     target: Path,
     compiled: Compilation,
     *,
     host: HostInventory,
-    lines: Callable[[Choice], Sequence[str]],
+    lines: Callable[[ServerChoice], Sequence[str]],
     mates: Sequence[str] = (),
 ) -> Joined:
     """The first way in which all of it fits. `lines`: the server's entry; `mates`: it takes turns with these.
@@ -56,7 +67,7 @@ def take_in(
     """
     fleet, plan = compiled.composed.fleet, compiled.plan
     engine = fleet.engines.get("default")
-    needs = Needing(fleet.hardware, engine.cpu_features if engine else None)
+    needs = needing(fleet.hardware, engine.cpu_features if engine else None)
     around = neighbours(compiled, text)
     memory = memory_of(plan, host, around)
     refusal: PlanError | None = None
@@ -119,7 +130,7 @@ def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
     )
 
 
-def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour]) -> Memory:
+def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour]) -> MemoryBudget:
     """What the servers of a fleet may use: of the plan's budgets, on this machine no more than is free now.
 
     What its own servers hold while they run is as good as free; what services take is not.
@@ -135,7 +146,7 @@ def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour])
     where = "gpu" if budgets["gpu"] else "ram"
     budgets[where] -= max(0, peaks[where] - taken(around))
     beside = budgets["ram"] - peaks["ram"] if where == "gpu" else budgets["ram"]
-    return Memory(cards=max(0, budgets["gpu"]), ram=max(0, beside))
+    return MemoryBudget(cards=max(0, budgets["gpu"]), ram=max(0, beside))
 
 
 def _held(plan: FleetPlan) -> dict[str, int]:
@@ -151,7 +162,7 @@ def _held(plan: FleetPlan) -> dict[str, int]:
     return held
 
 
-def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequence[str]], *, over: bool) -> str:
+def _edited(text: str, target: Path, way: Way, lines: Callable[[ServerChoice], Sequence[str]], *, over: bool) -> str:
     """The text with the new server, and with those that take turns with it. Raises ConfigError."""
     try:
         for name in way.drawn:
@@ -163,7 +174,7 @@ def _edited(text: str, target: Path, way: Way, lines: Callable[[Choice], Sequenc
         raise ConfigError.of("author/usage", f"{shown_path(target)}: {error}", *notes) from None
 
 
-def _no_room(candidate: Candidate, target: Path, least: int, free: int, other: Neighbour | None) -> Finding:
+def _no_room(candidate: ServerCandidate, target: Path, least: int, free: int, other: Neighbour | None) -> Finding:
     """`other`: who would make room, if what a person wrote of it were changed."""
     notes = [f"{shown_path(target)} stays as it is"]
     if other is not None:

@@ -24,14 +24,12 @@ CHUNK_BYTES = 1 << 20
 _COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
-def show_logs(
-    names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool = False, no_color: bool = False
-) -> int:
+def show_logs(names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool = False) -> int:
     """The last `lines` of each log, and with `follow` what comes; `as_json` one document, or a line of JSON each.
 
     Raises ConfigError for a name that is nobody's.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     journals, rest = _journals(names, follow=follow, lines=lines)
     files = {} if names and not rest else _files(rest, left=not journals)
     if as_json and not follow:
@@ -56,7 +54,7 @@ def show_logs(
     return max((status if status >= 0 else 128 - status for status in statuses), default=0)
 
 
-class _Journal(msgspec.Struct, frozen=True):
+class _SystemdJournal(msgspec.Struct, frozen=True):
     """What systemd keeps of one installed fleet: the command that prints it, and whose each unit is."""
 
     argv: list[str]
@@ -81,12 +79,12 @@ class _Journal(msgspec.Struct, frozen=True):
         )
 
 
-def _relay(out: Terminal, journal: _Journal, reader: subprocess.Popen[bytes]) -> None:
+def _relay(out: Terminal, journal: _SystemdJournal, reader: subprocess.Popen[bytes]) -> None:
     for raw in reader.stdout or ():
         out.json(journal.line(raw), indent=0)
 
 
-def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
+def _last(journals: Iterable[_SystemdJournal], files: Mapping[str, Path], lines: int) -> Iterator[LogLine]:
     for journal in journals:
         with journal.read(piped=True) as reader:
             yield from map(journal.line, reader.stdout or ())
@@ -94,7 +92,7 @@ def _last(journals: Iterable[_Journal], files: Mapping[str, Path], lines: int) -
         yield from (LogLine(name=name, line=line) for line in tail(path, lines))
 
 
-def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list[_Journal], tuple[str, ...]]:
+def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list[_SystemdJournal], tuple[str, ...]]:
     """The logs that systemd has, of `names` or of all; and the names that it has none of."""
     found, rest = [], set(names)
     for installed in installed_here():
@@ -104,7 +102,7 @@ def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list
         if chosen:
             whose = {unit: c.name for c in installed.components for unit in c.units}
             argv = journal_of(installed, chosen, follow=follow, lines=lines)
-            found.append(_Journal(argv, whose, installed.name))
+            found.append(_SystemdJournal(argv, whose, installed.name))
         rest -= set(known)
     return found, tuple(name for name in names if name in rest)
 

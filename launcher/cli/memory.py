@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import msgspec
 
-from launcher.cli.findings import counted, show_problems
+from launcher.cli.findings import counted, printable, show_problems
 from launcher.cli.running import state_dirs
-from launcher.cli.terminal import Terminal, terminals
+from launcher.cli.terminal import Terminal, local_time, terminals
 from launcher.errors import ConfigError, Finding, HostError
 from launcher.ir.answers import DraftDocument, DraftsDocument, MemoryDocument, ProjectDocument
 from launcher.ir.project import ProjectSummary
@@ -19,16 +18,14 @@ Found = tuple[str, Path, ProjectSummary]
 """A deployment, its memory's file, a project in it."""
 
 
-def show_memory(
-    name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool, no_color: bool
-) -> int:
+def show_memory(name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool) -> int:
     """Every project, or all of one as JSON lines; with `forget` it is dropped instead. Returns the exit code.
 
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
     """
     problems: list[Finding] = []
     projects = _projects(deployment, owner, problems)
-    out, errors = terminals(no_color=no_color)
+    out, errors = terminals()
     if name is None:
         _list(projects, out, as_json=as_json)
         return show_problems(errors, problems)
@@ -45,7 +42,7 @@ def show_memory(
     return 0
 
 
-def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool, no_color: bool) -> int:
+def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool) -> int:
     """What validators refused, of one project or of all. Returns the exit code.
 
     Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
@@ -59,18 +56,19 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
         for where, path, project in projects
         for draft in list_drafts(path, project.owner, project.name)
     )
-    out, errors = terminals(no_color=no_color)
+    out, errors = terminals()
     if as_json:
         out.json(DraftsDocument(drafts=rows))
         return show_problems(errors, problems)
     for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.at))
-        out.line(f"{row.project}, {when}: block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}")
-        out.line(f"  {row.server}: {out.style(row.kind, 'yellow')}: {row.reason}")
+        when = local_time(row.at)
+        which = f"block {row.block} of {row.generation} by {row.model}, verdict {row.attempt}"
+        out.line(printable(f"{row.project}, {when}: {which}"))
+        out.line(f"  {printable(row.server)}: {out.style(printable(row.kind), 'yellow')}: {printable(row.reason)}")
         if row.correction:
-            out.line(f"  to change: {row.correction}")
+            out.line(f"  to change: {printable(row.correction)}")
         for line in row.text.splitlines():
-            out.line(f"    {line}")
+            out.line(f"    {printable(line.expandtabs())}")
     if not rows:
         errors.line("nothing was refused")
     return show_problems(errors, problems)
@@ -96,8 +94,8 @@ def _list(projects: list[Found], out: Terminal, *, as_json: bool) -> None:
     rows = []
     for where, _, project in projects:
         counts = (str(project.generations), str(project.blocks), str(project.notes))
-        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(project.last_at))
-        rows.append((where, project.name, project.owner or "-", *counts, last))
+        last = local_time(project.last_at)
+        rows.append((where, printable(project.name), printable(project.owner) or "-", *counts, last))
     header = ("DEPLOYMENT", "PROJECT", "OWNER", "ANSWERS", "BLOCKS", "NOTES", "LAST USED")
     out.table(header, rows, right={3, 4, 5})
 

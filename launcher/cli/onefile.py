@@ -25,11 +25,15 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
+def words_for(config_dirs: Sequence[Path]) -> list[str]:
+    """The options that name fleet files and config directories, as one would type them from here."""
+    return [word for path in config_dirs for word in ("-f" if path.is_file() else "--config-dir", shown_path(path))]
+
+
 def switch_command(overrides: Sequence[str], config_dirs: Sequence[Path]) -> str:
     """The `launch switch` that makes what runs the fleet of `overrides` and `config_dirs`."""
-    named = [word for d in config_dirs for word in ("-f" if d.is_file() else "--config-dir", shown_path(d))]
     found = found_fleet_file()
-    words = [] if found is not None and list(config_dirs) == [found] else named
+    words = [] if found is not None and list(config_dirs) == [found] else words_for(config_dirs)
     return shlex.join(["launch", "switch", *words, *overrides])
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, Json, Names, NoColor, OfFleet, Overrides, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Json, Names, OfFleet, Overrides, app, path_option, request_of
+from launcher.cli.arguments import is_override
 from launcher.cli.complete import complete_deployed
 from launcher.cli.fleets import status
 
@@ -16,7 +17,7 @@ app.command("ps", help="The same as status.\n\n\b\nlaunch ps")(status)
 
 
 @app.command()
-def restart(names: Names = None, *, json: Json = False, no_color: NoColor = False) -> int:
+def restart(names: Names = None, *, json: Json = False) -> int:
     """Restart servers, or all that run, with what the files say now.
 
     \b
@@ -26,7 +27,7 @@ def restart(names: Names = None, *, json: Json = False, no_color: NoColor = Fals
     from launcher.cli.reload import reload_servers
     from launcher.cli.running import names_up
 
-    return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json, no_color=no_color)
+    return reload_servers(tuple(names or dict.fromkeys(names_up())), as_json=json)
 
 
 @app.command()
@@ -38,7 +39,6 @@ def switch(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Make the running fleet another one; what is the same stays up.
 
@@ -49,11 +49,11 @@ def switch(
     from launcher.cli.reload import switch_fleet
 
     words, dirs = request_of(overrides, config_dir, file)
-    return switch_fleet(words, dirs, fleet=fleet, dry_run=dry_run, as_json=json, no_color=no_color)
+    return switch_fleet(words, dirs, fleet=fleet, dry_run=dry_run, as_json=json)
 
 
 @app.command()
-def down(*, json: Json = False, no_color: NoColor = False) -> int:
+def down(*, json: Json = False) -> int:
     """Drain and stop everything: stop --all.
 
     \b
@@ -61,7 +61,7 @@ def down(*, json: Json = False, no_color: NoColor = False) -> int:
     """
     from launcher.cli.running import stop_servers
 
-    return stop_servers((), everything=True, as_json=json, no_color=no_color)
+    return stop_servers((), everything=True, as_json=json)
 
 
 @app.command()
@@ -71,7 +71,6 @@ def logs(
     follow: Annotated[bool, Option("--follow", "-f", help="Keep printing what comes.")] = False,
     lines: Annotated[int, Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Print logs: of one server, of several, or of all.
 
@@ -81,9 +80,10 @@ def logs(
     """
     from launcher.cli.logs import show_logs
 
-    return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json, no_color=no_color)
+    return show_logs(tuple(names or ()), follow=follow, lines=lines, as_json=json)
 
 
+BATCHES_MAX = 100_000
 NPredict = Annotated[int, Option("--n-predict", min=2, help="Tokens of each answer.")]
 
 
@@ -100,24 +100,23 @@ def sweep(
     prompt_tokens: Annotated[str, Option("--prompt-tokens", help="Length of the prompts: 256 or 64,512.")] = "256",
     n_predict: NPredict = 64,
     prompts: Annotated[
-        Path | None, Option("--prompts", help="A prompt a line; of a journal (.jsonl) the lengths of its requests.")
+        Path | None, path_option("A prompt a line; of a journal (.jsonl) the lengths of its requests.", "--prompts")
     ] = None,
     warmup: Annotated[int, Option("--warmup", min=0, help="Batches before those that count.")] = 2,
-    batches: Annotated[int, Option("--batches", min=2, help="Batches that count, a point.")] = 5,
+    batches: Annotated[int, Option("--batches", min=2, max=BATCHES_MAX, help="Batches that count, a point.")] = 5,
     cache: Annotated[bool, Option("--cache", help="Let the server keep prompts that it has seen.")] = False,
     seed: Annotated[int, Option("--seed", help="For the server's sampling.")] = 1,
     p95_limit: Annotated[
         float, Option("--p95-limit", min=1.0, help="The most that p95 may be of one request's at a time.")
     ] = 1.5,
-    csv: Annotated[Path | None, Option("--csv", help="Where samples are kept, and found again.")] = None,
-    svg: Annotated[Path | None, Option("--svg", help="Where the plot is written.")] = None,
-    png: Annotated[Path | None, Option("--png", help="Where it is written as PNG, too (resvg_py).")] = None,
+    csv: Annotated[Path | None, path_option("Where samples are kept, and found again.", "--csv")] = None,
+    svg: Annotated[Path | None, path_option("Where the plot is written.", "--svg")] = None,
+    png: Annotated[Path | None, path_option("Where it is written as PNG, too (resvg_py).", "--png")] = None,
     fresh: Annotated[bool, Option("--fresh", help="Forget what an earlier run measured.")] = False,
     apply: Annotated[bool, Option("--apply", help="Write what is better into your config.")] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Measure settings of servers, recommend the best that is no noise.
 
@@ -128,18 +127,13 @@ def sweep(
     """
     from launcher.cli.sweep import SweepOptions, run_sweep
     from launcher.ir.sweep import Workload
+    from launcher.sweep import is_swept
 
-    work = Workload(
-        prompt_tokens=_counts(prompt_tokens, "--prompt-tokens"),
-        n_predict=n_predict,
-        warmup=warmup,
-        batches=batches,
-        cache=cache,
-        seed=seed,
-    )
+    lengths, at_once = _counts(prompt_tokens, "--prompt-tokens"), _counts(in_flight, "--in-flight")
+    work = Workload(prompt_tokens=lengths, n_predict=n_predict, warmup=warmup, batches=batches, cache=cache, seed=seed)
     options = SweepOptions(
         workload=work,
-        in_flight=_counts(in_flight, "--in-flight"),
+        in_flight=at_once,
         prompts=prompts,
         p95_limit=p95_limit,
         csv=csv,
@@ -148,12 +142,9 @@ def sweep(
         fresh=fresh,
         apply=apply,
     )
-    from launcher.cli.arguments import is_override
-    from launcher.sweep import is_swept
-
     overrides = [w for w in words or () if is_override(w) and not is_swept(w)]
     _, dirs = request_of(overrides, config_dir, file)
-    return run_sweep(list(words or ()), dirs, options, as_json=json, no_color=no_color)
+    return run_sweep(list(words or ()), dirs, options, as_json=json)
 
 
 @app.command()
@@ -166,11 +157,10 @@ def calibrate(
     prompt_tokens: Annotated[int, Option("--prompt-tokens", min=1, help="Length of the prompts.")] = 256,
     n_predict: NPredict = 64,
     warmup: Annotated[int, Option("--warmup", min=0, help="Requests before those that count.")] = 2,
-    batches: Annotated[int, Option("--batches", min=2, help="Requests that count.")] = 5,
+    batches: Annotated[int, Option("--batches", min=2, max=BATCHES_MAX, help="Requests that count.")] = 5,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Measure servers alone; plans on this host read it.
 
@@ -178,13 +168,12 @@ def calibrate(
     launch calibrate
     launch calibrate assistant profile=dev
     """
-    from launcher.cli.arguments import is_override
     from launcher.cli.calibrate import run_calibration
     from launcher.ir.sweep import Workload
 
     work = Workload(prompt_tokens=(prompt_tokens,), n_predict=n_predict, warmup=warmup, batches=batches)
     _, dirs = request_of([w for w in words or () if is_override(w)], config_dir, file)
-    return run_calibration(list(words or ()), dirs, work, as_json=json, no_color=no_color)
+    return run_calibration(list(words or ()), dirs, work, as_json=json)
 
 
 def _counts(text: str, option: str) -> tuple[int, ...]:
@@ -207,7 +196,6 @@ def events(
     ] = None,
     lines: Annotated[int, Option("--lines", "-n", min=1, help="The last so many, without --since.")] = 50,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Show what happened and why: starts, swaps, evictions, preloads, crashes, reloads.
 
@@ -217,7 +205,7 @@ def events(
     """
     from launcher.cli.events import show_events
 
-    return show_events(follow=follow, since=since, lines=lines, as_json=json, no_color=no_color)
+    return show_events(follow=follow, since=since, lines=lines, as_json=json)
 
 
 @app.command()
@@ -226,7 +214,6 @@ def ui(
     *,
     print_only: Annotated[bool, Option("--print", help="Print the link, open no browser.")] = False,
     json: Json = False,
-    no_color: NoColor = False,
 ) -> int:
     """Open the fleet's page in a browser, by a link that is good once, for five minutes.
 
@@ -236,11 +223,11 @@ def ui(
     """
     from launcher.cli.ui_and_pool import show_page
 
-    return show_page(name, print_only=print_only, as_json=json, no_color=no_color)
+    return show_page(name, print_only=print_only, as_json=json)
 
 
 @app.command()
-def top(*, no_color: NoColor = False) -> int:
+def top() -> int:
     """Watch fleets, devices and requests on one screen: keys to sort, to see a log, to stop.
 
     \b
@@ -248,7 +235,7 @@ def top(*, no_color: NoColor = False) -> int:
     """
     from launcher.cli.top import show_top
 
-    return show_top(no_color=no_color)
+    return show_top()
 
 
 Model = Annotated[
@@ -258,10 +245,10 @@ Model = Annotated[
 
 def _pool_command(verb: str, meaning: str) -> None:
 
-    def command(model: Model, *, fleet: OfFleet = None, json: Json = False, no_color: NoColor = False) -> int:
+    def command(model: Model, *, fleet: OfFleet = None, json: Json = False) -> int:
         from launcher.cli.ui_and_pool import act_on_pool
 
-        return act_on_pool(verb, model, fleet, as_json=json, no_color=no_color)
+        return act_on_pool(verb, model, fleet, as_json=json)
 
     app.command(verb, help=f"{meaning}\n\n\b\nlaunch {verb} coder")(command)
 

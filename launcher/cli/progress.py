@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from launcher.base.addresses import place
+from launcher.cli.findings import printable
 from launcher.cli.terminal import Terminal
 from launcher.supervise import events
 
@@ -62,7 +63,7 @@ _TEXTS: dict[type, Callable[[Any], list[str]]] = {
 }
 
 
-class Progress:
+class ProgressView:
     """Shows events as they come. While servers start on a terminal, their elapsed times are redrawn."""
 
     def __init__(self, terminal: Terminal, *, verbose: bool = False) -> None:
@@ -109,7 +110,8 @@ class Progress:
             return []
         if isinstance(event, events.ServerStopping) and not self._verbose:
             return []
-        style, marks, lines = self._terminal.style, {"✓": "green", "!": "yellow"}, _TEXTS[type(event)](event)
+        style, marks = self._terminal.style, {"✓": "green", "!": "yellow"}
+        lines = [printable(line) for line in _TEXTS[type(event)](event)]
         if isinstance(event, events.FleetReady):
             return [style(line, "bold") for line in lines]
         return [f"  {style(line[0], marks[line[0]])}{line[1:]}" if line[0] in marks else line for line in lines]
@@ -117,10 +119,10 @@ class Progress:
     def _failure(self, event: events.ServerFailed) -> list[str]:
         style = self._terminal.style
         again = f"; trying again in {event.retry_s:.1f} s" if event.retry_s is not None else ""
-        lines = [f"  {style('✗', 'red')} {event.name}: {event.cause}{again}"]
+        lines = [f"  {style('✗', 'red')} {event.name}: {printable(event.cause)}{again}"]
         if event.remedy:
-            lines.append(f"    = {event.remedy}")
-        lines += [style(f"    | {line}", "dim") for line in event.tail[-_TAIL_LINES:]]
+            lines.append(f"    = {printable(event.remedy)}")
+        lines += [style(f"    | {printable(line.expandtabs())}", "dim") for line in event.tail[-_TAIL_LINES:]]
         return lines
 
     def _tick(self) -> None:

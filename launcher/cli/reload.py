@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import is_override, later_wins
-from launcher.cli.coming import runtime_change, show_coming
+from launcher.cli.coming import runtime_change, show_coming, units_of
 from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, stale_finding
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import (
@@ -19,29 +19,27 @@ from launcher.cli.fleet import (
     compile_for,
     read_request,
     recompile,
-    request_again,
     served_directory,
+    write_up,
+    written_last,
 )
 from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of, require_rights
-from launcher.cli.reloaded import restart_reasons, served_manifest, show_reloaded, without_those_down, would_do
+from launcher.cli.reloaded import served_manifest, show_reloaded, without_those_down, would_do
 from launcher.cli.running import asked, fleets, nothing_runs, require_known
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, deployment_name
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
 from launcher.install import Installed, Source, Systemd, alone, plan_changes
-from launcher.install.steps import unit_of
 from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
 
 
-def reload_servers(
-    names: tuple[str, ...], *, as_json: bool, no_color: bool, dry_run: bool = False, fleet: str | None = None
-) -> int:
+def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = False, fleet: str | None = None) -> int:
     """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
 
     `fleet`: that one alone. `dry_run`: say what would change.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     overrides = tuple(word for word in names if is_override(word))
     names = tuple(word for word in names if word not in overrides)
     statuses = {d: s for d, s in fleets().items() if s.runtime_pid is not None and fleet in (None, s.deployment)}
@@ -56,9 +54,9 @@ def reload_servers(
     for directory, status in statuses.items():
         mine = tuple(p.name for p in status.processes if p.name in names)
         if mine or not names:
-            written = recompile(directory, overrides)
-            show_findings(err, written.findings)
-            results.append(hand_over(directory, written, mine))
+            new = recompile(directory, overrides)
+            show_findings(err, [f for f in new.compiled.findings if f.severity != "note"])
+            results.append(hand_over(new, mine))
     for installed in managed:
         known = names_of(installed)
         theirs = [name for name in known if name in names]
@@ -78,29 +76,32 @@ def _show_done(out: Terminal, results: Sequence[dict[str, Any]], *, as_json: boo
     return SuperviseError.exit_code if any(result.get("failed") for result in results) else 0
 
 
-def hand_over(state: Path, written: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Have the runtime of `state` take over what was `written`, and restart `names`; gives what became of each process.
+def hand_over(new: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Write what is `new`, have the runtime take it over and restart `names`; gives what became of each process.
 
     Raises LaunchError where it refuses; then what was there before is back.
     """
+    before, served = written_last(new.state), served_manifest(new.state)
+    target = adopt(new)
     try:
-        with asked(state) as control:
-            before = {p.name for p in control.status().processes}
-            done, now = control.reload(names, written.target), control.status()
+        with asked(new.state) as control:
+            known = {p.name for p in control.status().processes}
+            done, now = control.reload(names, target), control.status()
     except LaunchError:
-        written.undo()
+        write_up(new.state, *before)
         raise
-    why = restart_reasons(written.before, written.target, names)
-    return {"deployment": now.deployment, **without_those_down(done, before, now), "reasons": why}
+    changed = diff_manifests(served, new.rendered.manifest).restarted if served is not None else {}
+    why = {**dict.fromkeys(names, "asked for"), **changed}
+    return {"deployment": now.deployment, **without_those_down(done, known, now), "reasons": why}
 
 
 def _would_reload(state: Path, names: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, Any]:
     """What a reload would do to the fleet of `launch up` in `state`. Raises what a compile raises; writes nothing."""
-    compiled = compile_for(state, request_again(state, overrides))
-    before, after = served_manifest(state), compiled.rendered.manifest
+    new = recompile(state, overrides)
+    before, after = served_manifest(state), new.rendered.manifest
     changes = diff_manifests(before, after) if before is not None else None
     same = before is not None and before.input_digest == after.input_digest
-    return would_do(after, changes, names) | {"same_files": same, "findings": compiled.findings}
+    return would_do(after, changes, names) | {"same_files": same, "findings": new.compiled.findings}
 
 
 def _show_would(out: Terminal, results: list[dict[str, Any]], *, as_json: bool) -> int:
@@ -170,9 +171,9 @@ def would_reinstall(
     deployment, stale = read_source(source, installed.layout, err)
     after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
     changes = plan_changes(deployment, installed.layout, source=source)
-    units = [unit_of(c.path) for c in changes.changes if c.unit and c.restarts and c.kind == "change"]
     diff = diff_manifests(installed.manifest, after) if installed.manifest is not None else None
-    differ = {name: "its unit differs" for name in components_of(installed, units) if name != installed.name}
+    changed = components_of(installed, units_of(changes, "change"))
+    differ = {name: "its unit differs" for name in changed if name != installed.name}
     return would_do(after, diff, names, differ) | {
         "same_files": not changes.changes,
         "findings": (*changes.findings, *([stale_finding(deployment, stale)] if stale else ())),
@@ -197,28 +198,27 @@ def switch_fleet(
     fleet: str | None,
     dry_run: bool,
     as_json: bool,
-    no_color: bool,
 ) -> int:
     """Show what differs, then hand it over. Raises LaunchError; then nothing has changed.
 
     The fleet keeps its name, and with it its state directory, logs and metrics: only what it runs is another.
     """
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     state = _running(fleet)
     old = read_request(state)
     names = _named_alike(state.name, overrides, config_dirs)
     request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
-    compiled = compile_for(state, request)
-    show_findings(err, [finding for finding in compiled.findings if finding.severity != "note"])
+    new = compile_for(state, request)
+    show_findings(err, [finding for finding in new.compiled.findings if finding.severity != "note"])
     command = "" if as_json else "launch switch"
-    changes = runtime_change(served_directory(state), compiled.rendered, command=command)
+    changes = runtime_change(served_directory(state), new.rendered, command=command)
     if not as_json:
         show_coming(out, changes)
     if dry_run:
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
         return 0
-    return _show_done(out, [hand_over(state, adopt(compiled, state, request))], as_json=as_json)
+    return _show_done(out, [hand_over(new)], as_json=as_json)
 
 
 def _running(fleet: str | None) -> Path:

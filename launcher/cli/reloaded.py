@@ -11,15 +11,8 @@ from launcher.cli.terminal import Terminal
 from launcher.errors import ConfigError, LaunchError
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
-from launcher.manifest import ManifestDiff, decode_fleet, decode_routes, diff_manifests
+from launcher.manifest import ManifestDiff, decode_fleet, decode_routes
 from launcher.supervise import runtime_holder
-
-
-def restart_reasons(before: FleetManifest | None, target: Path, asked: Iterable[str]) -> dict[str, str]:
-    """Why each process is restarted when the deployment in `target` takes the place of `before`; `asked`: by name."""
-    after = manifest_in(target)
-    changed = diff_manifests(before, after).restarted if before is not None and after is not None else {}
-    return {**dict.fromkeys(asked, "asked for"), **changed}
 
 
 def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
@@ -91,18 +84,15 @@ def deployment_in(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
         return None
 
 
-def manifest_in(directory: Path) -> FleetManifest | None:
-    """The manifest in `directory`, where it can be read."""
-    try:
-        return decode_fleet(read_regular(directory / "fleet.json"))
-    except (OSError, ConfigError):
-        return None
-
-
 def served_manifest(state: Path) -> FleetManifest | None:
     """The manifest that the runtime of `state` serves; None where none lives, or its files cannot be read."""
     holder = runtime_holder(state)
-    return manifest_in(Path(holder.deployment_dir)) if holder is not None and holder.deployment_dir else None
+    if holder is None or not holder.deployment_dir:
+        return None
+    try:
+        return decode_fleet(read_regular(Path(holder.deployment_dir) / "fleet.json"))
+    except (OSError, ConfigError):
+        return None
 
 
 def would_do(

@@ -12,7 +12,7 @@ from launcher.cli.checkpoint import digested, require_files
 from launcher.cli.checkpointed import Subject
 from launcher.cli.fleet import served_directory, write_up
 from launcher.cli.installed import fleet_status
-from launcher.cli.progress import Progress
+from launcher.cli.progress import ProgressView
 from launcher.cli.reload import converge
 from launcher.cli.reloaded import deployment_in, without_those_down
 from launcher.cli.terminal import Terminal
@@ -20,7 +20,7 @@ from launcher.errors import Finding, SuperviseError, fault
 from launcher.files.checkpoints import Checkpoint, changed_since, checkpoint_files
 from launcher.install import Installed, Source
 from launcher.ir.deployment import Deployment, RenderedFile
-from launcher.ir.fleet import FleetManifest
+from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus
 from launcher.manifest import argv_digest, decode_fleet, decode_routes, diff_manifests
 from launcher.supervise import RecordStore, end_runtime, reach_runtime, stop_orphans
@@ -39,26 +39,32 @@ def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str
     """
     require_files(checkpoint, digested((c.path for c in checkpoint.covered), err))
     files = checkpoint_files(subject.kept, checkpoint, "deployment")
-    manifest, state = decode_fleet(files["fleet.json"]), subject.state
+    served = decode_fleet(files.get("fleet.json", b"")), decode_routes(files.get("routes.json", b""))
+    state = subject.state
     if subject.installed is not None:
         done = _installed_again(subject.installed, checkpoint, files, err)
     else:
-        done = _up_again(subject, checkpoint, files, err)
+        done = _up_again(subject, checkpoint, files, served, err)
     status, woken, halted = _as_it_was(state, checkpoint)
     done["started"] += (name for name in woken if name not in done["started"] + done["restarted"])
     done["stopped"] += halted
     done["kept"] = [name for name in done["kept"] if name not in (*woken, *halted)]
-    findings = _verify(state, manifest, checkpoint, status)
+    findings = _verify(state, served[0], checkpoint, status)
     if findings:
         raise SuperviseError(findings)
     document = {"schema": "launch.checkpoint-restored/v1", "deployment": subject.name, "name": checkpoint.name}
     return document | without_those_down(done, {p.name for p in status.processes}, status)
 
 
-def _up_again(subject: Subject, checkpoint: Checkpoint, files: dict[str, bytes], err: Terminal) -> dict[str, list[str]]:
+def _up_again(
+    subject: Subject,
+    checkpoint: Checkpoint,
+    files: dict[str, bytes],
+    served: tuple[FleetManifest, RoutingTable],
+    err: Terminal,
+) -> dict[str, list[str]]:
     """A fleet of `launch up`: taken over by its runtime where that can, else started anew."""
-    state = subject.state
-    manifest, table = decode_fleet(files["fleet.json"]), decode_routes(files["routes.json"])
+    state, (manifest, table) = subject.state, served
     before = deployment_in(served_directory(subject.state)) if subject.runs else None
     # a running runtime can take over what it does not read only at its start
     in_place = before is not None and (before[0].supervisor, before[1].front) == (manifest.supervisor, table.front)
@@ -125,7 +131,7 @@ def _start(target: Path, err: Terminal) -> None:
     """Start a runtime in the background, shown as `up` shows it. Raises what it ended with."""
     from launcher.runtime import spawn_detached
 
-    progress = Progress(err)
+    progress = ProgressView(err)
     try:
         spawn_detached(target, on_event=progress)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from launcher import supervise
-from launcher.cli.findings import show_findings
+from launcher.cli.findings import printable, show_findings
 from launcher.cli.installed import fleet_status, installed_here, names_of, stop_installed
 from launcher.cli.onefile import found_fleet_file
 from launcher.cli.terminal import Terminal, terminals
@@ -89,9 +89,9 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
         raise ConfigError(findings)
 
 
-def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool, no_color: bool) -> int:
+def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool) -> int:
     """`launch status`. Exit code 7 when something that should run has failed."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     statuses: list[FleetStatus] = []
     problems: list[Finding] = []
 
@@ -148,15 +148,16 @@ def _fleet(out: Terminal, status: FleetStatus, names: tuple[str, ...]) -> None:
     for hook in status.hooks:
         took = f" in {hook.seconds:.2f} s" if hook.seconds is not None else ""
         style = {"done": "green", "failed": "red"}.get(hook.state, "yellow")
-        out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{f': {hook.error}' if hook.error else ''}")
+        why = f": {printable(hook.error)}" if hook.error else ""
+        out.line(f"  hook {hook.name}: {out.style(hook.state, style)}{took}{why}")
     for line in status.drift:
-        out.line(f"  {out.style('drift', 'yellow')}: {line}")
+        out.line(f"  {out.style('drift', 'yellow')}: {printable(line)}")
 
 
 def _wrong(out: Terminal, process: ProcessStatus) -> None:
     if process.error:
         style = _STATE_STYLE.get(process.state, "yellow")
-        out.line(f"  {out.style(process.name, style)}: {process.error}")
+        out.line(f"  {out.style(process.name, style)}: {printable(process.error)}")
     if process.starting_s is not None:
         out.line(f"  {out.style(process.name, 'yellow')}: {_start_line(process, process.starting_s)}")
     if process.breaker_s:
@@ -165,7 +166,7 @@ def _wrong(out: Terminal, process: ProcessStatus) -> None:
     if process.rung:
         out.line(f"  {process.name}: {out.style('out of memory', 'yellow')}: now on rung {process.rung}")
     if process.drift:
-        out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {process.drift}")
+        out.line(f"  {process.name}: {out.style('drift', 'yellow')}: {printable(process.drift)}")
 
 
 def _start_line(process: ProcessStatus, starting_s: float) -> str:
@@ -213,9 +214,9 @@ def _duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool, no_color: bool) -> int:
+def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool) -> int:
     """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     called_off = everything and not names and call_off()
     problems: list[Finding] = []
     statuses, managed = fleets(problems), installed_here(problems)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from launcher.cli.app import ConfigDir, FleetFile, NoColor, Overrides, Verbose, app, request_of
+from launcher.cli.app import ConfigDir, FleetFile, Overrides, Verbose, app, path_option, request_of
 from launcher.cli.complete import complete_fleet_servers
 
-Target = Annotated[Path | None, Option("--file", "-f", metavar="FILE", help="The fleet file; default: ./launch.yaml.")]
+Target = Annotated[Path | None, path_option("The fleet file; default: ./launch.yaml.", "--file", "-f", metavar="FILE")]
 PrintOnly = Annotated[bool, Option("--dry-run", help="Write nothing; print the file.")]
 
 
@@ -26,7 +26,6 @@ def init(
     only: Annotated[bool, Option("--only", help="Look nowhere else: not in the caches of other programs.")] = False,
     dry_run: PrintOnly = False,
     file: Target = None,
-    no_color: NoColor = False,
     verbose: Verbose = False,
 ) -> int:
     """Look at this machine and its models, write launch.yaml.
@@ -39,7 +38,7 @@ def init(
     from launcher.cli.init import init as write
 
     named = [*(folders or ()), *(models or ())]
-    return write(named, file=file, dry_run=dry_run, usual=not only, no_color=no_color, verbose=verbose)
+    return write(named, file=file, dry_run=dry_run, usual=not only, verbose=verbose)
 
 
 @app.command()
@@ -65,7 +64,6 @@ def add(
     ] = None,
     dry_run: PrintOnly = False,
     file: Target = None,
-    no_color: NoColor = False,
 ) -> int:
     """Add a model and its server to launch.yaml.
 
@@ -80,7 +78,7 @@ def add(
     from launcher.cli.add import add as add_to
 
     roles, faces, mates = tuple(role or ()), tuple(face or ()), tuple(turns_with or ())
-    return add_to(what, file=file, name=name, roles=roles, faces=faces, mates=mates, dry_run=dry_run, no_color=no_color)
+    return add_to(what, file=file, name=name, roles=roles, faces=faces, mates=mates, dry_run=dry_run)
 
 
 @app.command()
@@ -90,7 +88,6 @@ def pull(
     dry_run: Annotated[bool, Option("--dry-run", help="Fetch nothing; print what is missing.")] = False,
     file: FleetFile = None,
     config_dir: ConfigDir = None,
-    no_color: NoColor = False,
 ) -> int:
     """Download what the config names and is not here.
 
@@ -100,7 +97,7 @@ def pull(
     """
     from launcher.cli.hub import pull_models
 
-    return pull_models(*request_of(overrides, config_dir, file), dry_run=dry_run, no_color=no_color)
+    return pull_models(*request_of(overrides, config_dir, file), dry_run=dry_run)
 
 
 @app.command()
@@ -108,7 +105,6 @@ def remove(
     name: Annotated[str, Argument(help="A server of the fleet file.", autocompletion=complete_fleet_servers)],
     *,
     file: Target = None,
-    no_color: NoColor = False,
 ) -> int:
     """Take a server out of launch.yaml; its file stays.
 
@@ -117,7 +113,7 @@ def remove(
     """
     from launcher.cli.add import remove as remove_from
 
-    return remove_from(name, file=file, no_color=no_color)
+    return remove_from(name, file=file)
 
 
 @app.command("import")
@@ -129,7 +125,6 @@ def import_(
     ] = None,
     dry_run: PrintOnly = False,
     file: Target = None,
-    no_color: NoColor = False,
 ) -> int:
     """Translate llama-swap, presets, scripts, units, compose.
 
@@ -140,4 +135,4 @@ def import_(
     """
     from launcher.cli.importing import import_files
 
-    return import_files(files, file=file, kind=kind, dry_run=dry_run, no_color=no_color)
+    return import_files(files, file=file, kind=kind, dry_run=dry_run)

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from launcher import files, trial
 from launcher import sweep as rules
 from launcher.base import procfs
 from launcher.base.locks import LockOwner
-from launcher.cli.sweep_apply import apply, places_to_write
+from launcher.cli.sweep_apply import apply_all, places_to_write
 from launcher.cli.sweep_view import lacking, png, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
@@ -46,11 +45,9 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
     apply: bool = False
 
 
-def run_sweep(
-    words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool, no_color: bool
-) -> int:
+def run_sweep(words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool) -> int:
     """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
-    out, err = terminals(no_color=no_color)
+    out, err = terminals()
     servers = [w for w in words if "=" not in w and not w.startswith("~")]
     overrides = [w for w in words if w not in servers and not rules.is_swept(w)]
     try:
@@ -84,7 +81,7 @@ def run_sweep(
         verdict=rules.verdict_of_all(recommended),
         csv=str(csv),
         svg=str(svg),
-        applied=_applied(recommended, places, overrides, config_dirs, engine),
+        applied=apply_all(recommended, places, f"{trial.utc_now()[:10]}, {engine}", overrides, config_dirs),
     )
     if as_json:
         out.json(document)
@@ -111,8 +108,6 @@ def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
 
 
 class _Sweep:
-    """One run of the command: the experiment and its progress."""
-
     def __init__(  # noqa: PLR0917 - all that a sweep is of
         self,
         compiled: Compilation,
@@ -158,21 +153,21 @@ class _Sweep:
 
     def _planned(
         self, server: str, fields: Mapping[str, tuple[str, ...]]
-    ) -> tuple[Values, list[tuple[list[Point], trial.Candidate]]]:
+    ) -> tuple[Values, list[tuple[list[Point], trial.Variant]]]:
         """What a server has now, and each setting as it would be started, with its points."""
         now = trial.values_now(self._compiled, server, fields)
         current = rules.current_of(fields, now)
         points = rules.grid(server, fields, now, self._options.in_flight)
         tried = []
         for values, group in groupby(points, key=lambda p: p.values):
-            found = trial.candidate_of(server, values, current, self._overrides, self._dirs)
+            found = trial.variant_of(server, values, current, self._overrides, self._dirs)
             refused = found.refused or trial.no_room(found)
             if refused:
                 self._err.line(f"{server} {found.settings}: not started: {refused}")
             tried.append((list(group), msgspec.structs.replace(found, refused=refused)))
         return current, tried
 
-    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], trial.Candidate]]) -> list[PointResult]:
+    def _grid(self, current: Values, tried: Sequence[tuple[list[Point], trial.Variant]]) -> list[PointResult]:
         results: list[PointResult] = []
         new: list[Measurement] = []
         for points, found in tried:
@@ -202,15 +197,15 @@ class _Sweep:
             keep_measured(now)
         return list(rules.with_multipliers(results))
 
-    def _measurement(self, found: trial.Candidate, result: PointResult) -> tuple[Measurement, ...]:
+    def _measurement(self, found: trial.Variant, result: PointResult) -> tuple[Measurement, ...]:
         """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
         if result.in_flight != 1 or not result.batches:
             return ()
         load_s, load = self._experiment.load_s.get(found.digest, 0.0), os.getloadavg()[0]
-        return (trial.measurement_of(found, result, self.workload, at=utc_now(), load_average=load, load_s=load_s),)
+        return (trial.measurement_of(found, result, self.workload, load_average=load, load_s=load_s),)
 
     def _recommended(
-        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], trial.Candidate]]
+        self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], trial.Variant]]
     ) -> Recommendation:
         """What the rule chooses, measured anew beside what the server has now."""
         limit = self._options.p95_limit
@@ -231,18 +226,13 @@ class _Sweep:
             self._err.line(f"{server}: {error}")
         return rules.recommend(server, None, None, limit)
 
-    def _report(self, found: trial.Candidate, in_flight: int, speed: float) -> None:
+    def _report(self, found: trial.Variant, in_flight: int, speed: float) -> None:
         self._done += 1
         spent = time.monotonic() - self._begun
         left = spent / self._done * max(0, self._wanted - self._done)
         about = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
         what = f"{found.server} {found.settings or 'as it is'}, {in_flight} at once"
         self._err.line(f"[{self._done}/{self._wanted}] {what}: {speed:.1f} tokens/s; about {about} left")
-
-
-def utc_now() -> str:
-    """This moment as ISO 8601 writes it, in UTC, to the second."""
-    return datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
 
 
 def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
@@ -273,27 +263,9 @@ def _alone(csv: Path) -> Iterator[None]:
         lock.release()
 
 
-def _applied(
-    recommended: Sequence[Recommendation],
-    places: Mapping[str, tuple[Path, tuple[str, ...]]],
-    overrides: Sequence[str],
-    config_dirs: Sequence[Path],
-    engine: str,
-) -> dict[str, str]:
-    done: dict[str, str] = {}
-    date = utc_now().partition("T")[0]
-    for found in recommended:
-        if found.server in places and found.settings and found.gain:
-            why = f"{date}, {engine}: {found.sentence.partition(': ')[2]}"
-            path, written = apply(found, places[found.server], why, overrides, config_dirs)
-            done[str(path)] = "; ".join(filter(None, (done.get(str(path)), written)))
-    return done
-
-
 def nothing_measured(points: Sequence[PointResult]) -> SuperviseError:
     """No point could be measured."""
-    settings = (" ".join(f"{k}={v}" for k, v in p.settings.items()) for p in points)
-    reasons = dict.fromkeys(f"{p.server} {words}: {p.refused}" for p, words in zip(points, settings, strict=True))
+    reasons = dict.fromkeys(f"{p.server} {rules.setting_words(p.settings)}: {p.refused}" for p in points)
     return SuperviseError.of("sweep/nothing-measured", f"none of {len(points)} points could be measured", *reasons)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launcher.author import scalar
@@ -13,16 +13,16 @@ from launcher.errors import ConfigError, LaunchError
 from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read, writing
 from launcher.ir.sweep import Recommendation
 
-Place = tuple[Path, tuple[str, ...]]
+ServerPlace = tuple[Path, tuple[str, ...]]
 """A file, and the keys above a server's fields in it."""
 
 
-def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Place]:
+def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, ServerPlace]:
     """Where each server's own fields stand. Raises ConfigError where there is no place: before anything is measured."""
     return {server: _place(server, config_dirs) for server in servers}
 
 
-def _place(server: str, config_dirs: Sequence[Path]) -> Place:
+def _place(server: str, config_dirs: Sequence[Path]) -> ServerPlace:
     for path in config_dirs:
         if is_fleet_file(path):
             return path, ("servers", server)
@@ -34,8 +34,25 @@ def _place(server: str, config_dirs: Sequence[Path]) -> Place:
     raise ConfigError.of("sweep/not-applied", message, note)
 
 
+def apply_all(
+    recommended: Sequence[Recommendation],
+    places: Mapping[str, ServerPlace],
+    evidence: str,
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path],
+) -> dict[str, str]:
+    """Write what is recommended for the servers of `places`, with the `evidence`: file → what was written into it."""
+    done: dict[str, str] = {}
+    for found in recommended:
+        if found.server in places and found.settings and found.gain:
+            why = f"{evidence}: {found.sentence.partition(': ')[2]}"
+            path, written = apply(found, places[found.server], why, overrides, config_dirs)
+            done[str(path)] = "; ".join(filter(None, (done.get(str(path)), written)))
+    return done
+
+
 def apply(
-    found: Recommendation, place: Place, why: str, overrides: Sequence[str], config_dirs: Sequence[Path]
+    found: Recommendation, place: ServerPlace, why: str, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> tuple[Path, str]:
     """Write the settings; which file, and what. Raises ConfigError, and then the file is as it was."""
     path, above = place

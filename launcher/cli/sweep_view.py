@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher.cli.terminal import Terminal
 from launcher.ir.sweep import PointResult, SweepDocument
 from launcher.sizes import gib
-from launcher.sweep import recommended
+from launcher.sweep import recommended, setting_words
 
 _HEADER = (
     *("SERVER", "SETTINGS", "AT ONCE", "TOKENS/S", "EACH", "EXPECTED", "× EXPECTED", "PROMPT/S"),
@@ -22,8 +22,9 @@ def show_sweep(out: Terminal, document: SweepDocument) -> None:
     numbers = range(2, len(_HEADER))
     out.table(_HEADER, [_row(p) for p in measured], right=numbers, optional=numbers)
     out.line()
-    for refused in dict.fromkeys((p.server, _settings(p), p.refused) for p in document.points if p.refused):
-        out.line(f"{refused[0]} {refused[1]}: not measured: {refused[2]}")
+    refused = (p for p in document.points if p.refused)
+    for line in dict.fromkeys(f"{p.server} {setting_words(p.settings)}: not measured: {p.refused}" for p in refused):
+        out.line(line)
     out.line("* as it is now; tokens/s of all requests together, then of each; seconds; p95 against one at a time")
     if any(p.expected for p in measured):
         out.line("expected: of each, by what was known of this host before the point was measured")
@@ -44,17 +45,12 @@ def show_sweep(out: Terminal, document: SweepDocument) -> None:
         out.line(f"wrote {written} into {path}; `launch reload` takes it over")
 
 
-def _settings(point: PointResult) -> str:
-    """`slots=2 n_ubatch=256`."""
-    return " ".join(f"{field}={value}" for field, value in point.settings.items())
-
-
 def _row(p: PointResult) -> tuple[str, ...]:
     if p.latency is None or p.first_token is None:
-        return (p.server, _settings(p), str(p.in_flight), *("" for _ in _HEADER[3:]))
+        return (p.server, setting_words(p.settings), str(p.in_flight), *("" for _ in _HEADER[3:]))
     return (
         p.server,
-        f"{_settings(p)}{' *' if p.current else ''}".strip(),
+        f"{setting_words(p.settings)}{' *' if p.current else ''}".strip(),
         str(p.in_flight),
         f"{p.together:.1f}",
         f"{p.generation:.1f}",

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import ClassVar, Self, TextIO
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "blue": "34", "cyan": "36"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -19,11 +19,14 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 class Terminal:
     """One output stream. `colour` is decided once: a terminal, no NO_COLOR, no `--no-color`."""
 
-    def __init__(self, stream: TextIO, *, no_color: bool = False) -> None:
+    no_color: ClassVar[bool] = False
+    """Whether the command line says `--no-color`."""
+
+    def __init__(self, stream: TextIO) -> None:
         """Looks at `stream` and the environment."""
         self.stream = stream
         self.interactive = stream.isatty() and os.environ.get("TERM") != "dumb"
-        self.colour = self.interactive and not no_color and not os.environ.get("NO_COLOR")
+        self.colour = self.interactive and not self.no_color and not os.environ.get("NO_COLOR")
         self.width = shutil.get_terminal_size((100, 24)).columns if self.interactive else 100
 
     def style(self, text: str, *names: str) -> str:
@@ -98,9 +101,17 @@ class Terminal:
             self.line(laid(row))
 
 
-def terminals(*, no_color: bool = False) -> tuple[Terminal, Terminal]:
+def terminals() -> tuple[Terminal, Terminal]:
     """(stdout, stderr)."""
-    return Terminal(sys.stdout, no_color=no_color), Terminal(sys.stderr, no_color=no_color)
+    return Terminal(sys.stdout), Terminal(sys.stderr)
+
+
+def local_time(at: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Unix time as clocks here show it; `?` for one that none can."""
+    try:
+        return time.strftime(form, time.localtime(at))
+    except (OverflowError, ValueError, OSError):
+        return "?"
 
 
 _EVERY_S = 1.0

@@ -32,7 +32,7 @@ _KEY = re.compile(r"\x1b\[[0-9;]*[A-Za-z~]|\x1bO[A-Z]|.", re.DOTALL)
 HELP = "q quit   ↑↓ choose   s sort   l log   x stop   r requests"
 
 
-class View(msgspec.Struct):
+class TopView(msgspec.Struct):
     """What is chosen on the screen."""
 
     sort: str = "name"
@@ -44,7 +44,7 @@ class View(msgspec.Struct):
     notice: str = ""
 
 
-class Seen(msgspec.Struct, frozen=True):
+class FleetsSeen(msgspec.Struct, frozen=True):
     """One look at every fleet."""
 
     fleets: tuple[tuple[Path, FleetStatus], ...]
@@ -64,7 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
         return sorted(rows, key=lambda row: keys[sort](row[1]))
 
 
-def look() -> Seen:
+def look() -> FleetsSeen:
     """Ask every fleet."""
     found = all_fleets()
     requests: list[dict[str, Any]] = []
@@ -72,10 +72,10 @@ def look() -> Seen:
         if status.runtime_pid:
             with contextlib.suppress(NoRuntimeError, RuntimeError, KeyError), ControlClient(directory) as control:
                 requests += control.requests()["now"]
-    return Seen(tuple(found.items()), tuple(requests))
+    return FleetsSeen(tuple(found.items()), tuple(requests))
 
 
-def draw(page: Terminal, seen: Seen, view: View, lines: int) -> None:
+def draw(page: Terminal, seen: FleetsSeen, view: TopView, lines: int) -> None:
     """Write one screen of at most `lines` lines."""
     rows = seen.rows(view.sort)
     view.chosen = max(0, min(view.chosen, len(rows) - 1))
@@ -109,7 +109,7 @@ def _devices(page: Terminal, status: FleetStatus) -> str:
     return "  ".join(parts) or "no memory measured"
 
 
-def _body(page: Terminal, seen: Seen, view: View, rows: list[tuple[Path, ProcessStatus]], left: int) -> None:
+def _body(page: Terminal, seen: FleetsSeen, view: TopView, rows: list[tuple[Path, ProcessStatus]], left: int) -> None:
     """The processes, then the requests; the chosen one is always seen."""
     wide = page.width >= 110
     for_requests = min(len(seen.requests) + 1, left - 2 if view.all_requests else max(2, left // 3))
@@ -145,7 +145,7 @@ def _log(page: Terminal, process: ProcessStatus, left: int) -> None:
         page.line(shown(line))
 
 
-def typed(text: str, view: View, seen: Seen) -> bool:
+def typed(text: str, view: TopView, seen: FleetsSeen) -> bool:
     """What one read of the keyboard has, key by key; False ends it.
 
     A question ends it, too: only who has seen it can have answered it, so that no pasted word stops anything.
@@ -158,7 +158,7 @@ def typed(text: str, view: View, seen: Seen) -> bool:
     return True
 
 
-def press(key: str, view: View, seen: Seen) -> bool:
+def press(key: str, view: TopView, seen: FleetsSeen) -> bool:
     """What a key does to the view; False ends it. `y` after `x` stops the chosen one."""
     rows = seen.rows(view.sort)
     chosen = rows[view.chosen] if rows and view.chosen < len(rows) else None
@@ -197,7 +197,6 @@ def _stop(chosen: tuple[Path, ProcessStatus]) -> str:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[int]:
-    """Keys come at once and are not shown, within the block."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
@@ -207,13 +206,13 @@ def _keys() -> Iterator[int]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def show_top(*, no_color: bool) -> int:
+def show_top() -> int:
     """Draw until `q` or Ctrl-C. Raises ConfigError where there is no terminal to draw on."""
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     if not (out.interactive and sys.stdin.isatty()):
         message, notes = "top needs a terminal", ("`launch status --json` and `launch events --json` are for scripts",)
         raise ConfigError.of("config/usage", message, *notes)
-    view = View()
+    view = TopView()
     with contextlib.suppress(KeyboardInterrupt), _keys() as keyboard, Screen(out) as screen:
         while True:
             seen = look()

@@ -18,12 +18,12 @@ _DONE = {
 }
 
 
-def show_page(name: str | None, *, print_only: bool, as_json: bool, no_color: bool) -> int:
+def show_page(name: str | None, *, print_only: bool, as_json: bool) -> int:
     """Print the link to the fleet's page, and open it where there is a screen. `name`: of several fleets, this one.
 
     Raises ConfigError where it is not clear whose page is meant, SuperviseError where no runtime serves one.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     served = {d: s for d, s in all_fleets().items() if s.runtime_pid and s.front and name in (None, s.deployment)}
     if not served:
         raise _nothing_runs(name, " whose front serves a page")
@@ -42,12 +42,12 @@ def show_page(name: str | None, *, print_only: bool, as_json: bool, no_color: bo
     return 0
 
 
-def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool, no_color: bool) -> int:
+def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool) -> int:
     """Do it in the fleet that has `model`, `fleet` where several run.
 
     Raises ConfigError for a name that no fleet's pool has, SuperviseError where nothing runs or the pool refuses.
     """
-    out, _ = terminals(no_color=no_color)
+    out, _ = terminals()
     running = {d: s for d, s in fleets().items() if s.runtime_pid and fleet in (None, s.deployment)}
     if not running:
         raise _nothing_runs(fleet)

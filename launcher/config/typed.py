@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import islice, product
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
 from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
-from launcher.errors import Finding, Fix, Location, fault
+from launcher.errors import ConfigError, Finding, Fix, Location, fault
 from launcher.ir.config import FleetConfig
 
 COMMAND_LINE = "<command line>"
@@ -36,6 +37,10 @@ COMMANDS = frozenset(
 
 REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
 """What Hydra's parser raises: its cast functions raise what Python does."""
+
+RUNS_MAX = 500
+"""Of a multirun: a plan takes some tenths of a second."""
+_COUNTED_MAX = 100_000
 
 _NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -223,9 +228,13 @@ def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     The last override's values change first.
 
     What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
+    Raises ConfigError for more than RUNS_MAX.
     """
     parser = OverridesParser.create()
-    return tuple(product(*(_values(parser, text) for text in overrides)))
+    values = [_values(parser, text) for text in overrides]
+    if (count := prod(map(len, values))) > RUNS_MAX:
+        raise ConfigError.of("config/override", f"{count} combinations are more than {RUNS_MAX}")
+    return tuple(product(*values))
 
 
 def _values(parser: OverridesParser, text: str) -> list[str]:
@@ -233,6 +242,7 @@ def _values(parser: OverridesParser, text: str) -> list[str]:
         override = parser.parse_rule(text, "override")
         if not override.is_sweep_override() or not override.is_discrete_sweep():
             return [text]
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        counted = islice(override.sweep_string_iterator(), _COUNTED_MAX)  # of a range nobody knows the end
+        return [f"{override.get_key_element()}={value}" for value in counted]
     except REFUSES:
         return [text]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,18 +24,8 @@ class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
     packaged: bool = False
 
 
-def find_engines(
-    env: Mapping[str, str],
-    *,
-    packaged: str | None,
-    built: str | None,
-    run: Callable[[str], str | None] | None = None,
-) -> tuple[FoundEngine, ...]:
-    """Every llama-server that answers `--version`: the user's own in the order of PATH, then `built`, then `packaged`.
-
-    `run` gives the output of a binary's `--version`, None when it does not run (a wrong CPU, a missing library).
-    """
-    ask = run or _version
+def find_engines(env: Mapping[str, str], *, packaged: str | None, built: str | None) -> tuple[FoundEngine, ...]:
+    """Every llama-server that answers `--version`: one's own in the order of PATH, then `built`, then `packaged`."""
     home = env.get("HOME") or str(Path.home())
     folders = [*env.get("PATH", "").split(os.pathsep), *_USUAL, *(f"{home}/{place}" for place in _AT_HOME)]
     candidates: dict[str, bool] = {}
@@ -50,8 +40,7 @@ def find_engines(
         if real in seen:
             continue
         seen.add(real)
-        answer = ask(path)
-        match = _BUILD.search(answer or "")
+        match = _BUILD.search(_version(path) or "")
         if match:
             engines.append(FoundEngine(binary=path, build=int(match[1]), packaged=is_packaged))
     return tuple(engines)
@@ -65,6 +54,7 @@ def _programs(folders: Iterable[str]) -> Iterable[str]:
 
 
 def _version(binary: str) -> str | None:
+    """What a binary's `--version` writes; None when it does not run (a wrong CPU, a missing library)."""
     try:
         done = subprocess.run(
             [binary, "--version"],

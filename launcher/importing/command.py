@@ -19,6 +19,14 @@ AUTO_SLOTS = 4
 """What llama-server takes without `--parallel`, all in one K/V cache."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_SHORT = re.compile(r"-(?!-)[ditPq]*(?:([A-Za-z])=?(.*))?", re.DOTALL)
+"""Short options of `docker run` in one word: those without a value, then one with it, or with the next word as such."""
+_CONTAINER_SWITCHES = frozenset(
+    {
+        *("--rm", "--init", "--detach", "--interactive", "--tty", "--privileged", "--read-only", "--publish-all"),
+        *("--quiet", "--no-healthcheck", "--oom-kill-disable", "--sig-proxy", "--disable-content-trust", "--replace"),
+    }
+)
 _SERVER_IMAGE = re.compile(r"(?:^|/)llama\.cpp(?::|@|$)|llama-server|llamacpp-server")
 _WRAPPERS = frozenset(
     {"exec", "nohup", "sudo", "env", "nice", "ionice", "time", "setsid", "timeout", "screen", "tmux", "stdbuf", "chrt"}
@@ -68,6 +76,13 @@ def server_of(
     return fields
 
 
+def starts_server(words: Sequence[str]) -> bool:
+    """Whether a llama-server is among `words`, or they run its image."""
+    names = [posixpath.basename(word) for word in words]
+    runs = "run" in names and not {"docker", "podman"}.isdisjoint(names)
+    return any(name.startswith("llama-server") for name in names) or (runs and any(map(_SERVER_IMAGE.search, words)))
+
+
 def _is_server(program: str) -> bool:
     name = posixpath.basename(program)
     return name.startswith("llama-server") or name in {"server", "llama.cpp-server"}
@@ -111,17 +126,21 @@ def _container(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str],
     variables: dict[str, str] = {}
     rest = [word for word in words[1:] if word not in {"run", "container"}]
     while rest and rest[0].startswith("-"):
-        option, equals, value = rest.pop(0).partition("=")
-        if option in {"--rm", "--init", "-d", "--detach", "-i", "-t", "-it", "-ti", "--privileged", "--network-host"}:
+        option, _, value = rest.pop(0).partition("=")
+        if short := _SHORT.fullmatch(f"{option}={value}" if value else option):
+            option, value = short[1] or "", short[2] or ""
+        if not option or option in _CONTAINER_SWITCHES:
             continue
-        if not equals:
+        if not value:
             value = rest.pop(0) if rest else ""
-        if option in {"-v", "--volume"}:
+        if option in {"v", "--volume"}:
             outside, _, inside = value.partition(":")
             mounts[inside.partition(":")[0]] = outside
-        elif option in {"-e", "--env"}:
+        elif option in {"e", "--env"} and "=" in value:
             name, _, text = value.partition("=")
             variables[name] = text
+        elif option in {"e", "--env"}:
+            lose(f"the variable {value} is passed on from a shell", "write its value as `env` of the server")
     image = rest.pop(0) if rest else ""
     if not _SERVER_IMAGE.search(image):
         lose(f"runs the image {image or '?'}, which is not llama.cpp's server")
@@ -221,7 +240,6 @@ def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
 
 
 def _combine(fields: dict[str, Any], lose: Lose) -> None:
-    """Flags that are one field together."""
     for kind in fields.pop("spec_type", ()):
         _speculate(fields, kind, lose)
     _name_main_gpu(fields, lose)

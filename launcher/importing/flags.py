@@ -6,6 +6,7 @@ Source: llama.cpp common/arg.cpp; spellings that newer builds dropped are from i
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 Convert = Callable[[str], Any]
@@ -44,8 +45,15 @@ def _devices(text: str) -> list[str]:
     return [] if text == "none" else [name.strip().lower() for name in text.split(",")]
 
 
+def _float(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def _floats(text: str) -> list[float]:
-    return [float(part) for part in text.replace("/", ",").split(",")]
+    return [_float(part) for part in text.replace("/", ",").split(",")]
 
 
 def _names(text: str) -> list[str]:
@@ -83,7 +91,6 @@ def _on_cpu(_: str) -> str:
 
 
 def _all_layers(_: str) -> int:
-    """More than any model has."""
     return 999
 
 
@@ -153,20 +160,20 @@ FIELDS: dict[str, tuple[str, Convert]] = {
         (" ".join(_NGRAM_MAX), "ngram.n_max", int),
         ("--draft --draft-n --draft-max --spec-draft-n-max", "draft.n_max", int),
         ("--draft-min --draft-n-min --spec-draft-n-min", "draft.n_min", int),
-        ("--draft-p-min --spec-draft-p-min", "draft.p_min", float),
+        ("--draft-p-min --spec-draft-p-min", "draft.p_min", _float),
         ("-ctkd --cache-type-k-draft --spec-draft-type-k", "draft.cache_type_k", str.lower),
         ("-ctvd --cache-type-v-draft --spec-draft-type-v", "draft.cache_type_v", str.lower),
         ("--port", "port", int),
         ("-a --alias", "aliases", _names),
         ("-rea --reasoning", "reasoning", str.lower),
-        ("-to --timeout", "request_timeout_s", float),
-        ("--temp --temperature", "request_defaults.temperature", float),
+        ("-to --timeout", "request_timeout_s", _float),
+        ("--temp --temperature", "request_defaults.temperature", _float),
         ("--top-k", "request_defaults.top_k", int),
-        ("--top-p", "request_defaults.top_p", float),
-        ("--min-p", "request_defaults.min_p", float),
-        ("--repeat-penalty", "request_defaults.repeat_penalty", float),
-        ("--presence-penalty", "request_defaults.presence_penalty", float),
-        ("--frequency-penalty", "request_defaults.frequency_penalty", float),
+        ("--top-p", "request_defaults.top_p", _float),
+        ("--min-p", "request_defaults.min_p", _float),
+        ("--repeat-penalty", "request_defaults.repeat_penalty", _float),
+        ("--presence-penalty", "request_defaults.presence_penalty", _float),
+        ("--frequency-penalty", "request_defaults.frequency_penalty", _float),
         ("-s --seed", "request_defaults.seed", int),
         ("-n --predict --n-predict", "request_defaults.max_tokens", _positive),
     )

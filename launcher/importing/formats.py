@@ -15,12 +15,16 @@ from launcher.importing.result import Flags, Imported
 FORMATS = ("llama-swap", "preset", "script", "unit", "compose")
 
 
-class UnreadableError(ValueError):
+VALUES_MAX = 100_000
+"""Values that aliases in a small text may expand to; a longer one has as many as it has characters at most."""
+
+
+class UnknownFormatError(ValueError):
     """A file that is of none of the formats; the text says why."""
 
 
 def format_of(name: str, text: str) -> str:
-    """The format, by the file's name and by what is in it. Raises UnreadableError."""
+    """The format, by the file's name and by what is in it. Raises UnknownFormatError."""
     suffix = posixpath.splitext(name)[1].lower()
     by_suffix = {".ini": "preset", ".service": "unit", ".sh": "script", ".bash": "script"}
     if suffix in by_suffix:
@@ -32,16 +36,16 @@ def format_of(name: str, text: str) -> str:
             return "llama-swap"
         if isinstance(services, dict):
             return "compose"
-        raise UnreadableError("it is YAML, and neither llama-swap's (`models`) nor a compose file (`services`)")
+        raise UnknownFormatError("it is YAML, and neither llama-swap's (`models`) nor a compose file (`services`)")
     if "ExecStart=" in text:
         return "unit"
     if "llama-server" in text:
         return "script"
-    raise UnreadableError(f"it is none of {', '.join(FORMATS)}")
+    raise UnknownFormatError(f"it is none of {', '.join(FORMATS)}")
 
 
 def translate(name: str, text: str, flags: Flags, env: Mapping[str, str], kind: str | None = None) -> Imported:
-    """The servers of the file `name` with this text, as `kind` or as what it looks like. Raises UnreadableError."""
+    """The servers of the file `name` with this text, as `kind` or as what it looks like. Raises UnknownFormatError."""
     kind = kind or format_of(name, text)
     if kind == "llama-swap":
         return from_llama_swap(_tree(text), flags, env)
@@ -56,11 +60,18 @@ def translate(name: str, text: str, flags: Flags, env: Mapping[str, str], kind: 
 
 
 def _tree(text: str) -> dict[Any, Any]:
-    """A YAML text as a mapping. Raises UnreadableError."""
+    """A YAML text as a mapping. Raises UnknownFormatError."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UnreadableError(f"it is not YAML: {' '.join(str(error).split())[:300]}") from None
+        raise UnknownFormatError(f"it is not YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(tree, dict):
-        raise UnreadableError("it is YAML without keys at its top")
+        raise UnknownFormatError("it is YAML without keys at its top")
+    left, todo = max(VALUES_MAX, len(text)), [tree]
+    while todo:
+        value = todo.pop()
+        todo += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        left -= 1
+        if left < 0:
+            raise UnknownFormatError("its aliases expand to too many values")
     return tree

@@ -12,12 +12,14 @@ from itertools import chain
 from typing import Any
 
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.importing.command import fields_of, flag_of, server_of
+from launcher.importing.command import fields_of, flag_of, server_of, starts_server
 from launcher.importing.flags import SWITCHES
 from launcher.importing.result import Flags, Imported, listed
 
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)(?::?-([^}]*))?\}|([A-Za-z_][A-Za-z0-9_]*))")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+_STARTS = re.compile(r"llama-server|llama\.cpp")
+_SPECIFIER = re.compile(r"%([A-Za-z%])")
 _OPERATOR = re.compile(r"[;&|]+")
 _REDIRECTION = re.compile(r"(?:\d|&)?(?:>>?|<<?<?)&?")
 _SHELL_WORDS = frozenset({"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "{", "}", "(", ")", "!"})
@@ -39,7 +41,8 @@ def from_preset(text: str, flags: Flags) -> Imported:
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign] # flags differ by letter case
     try:
-        parser.read_string(text if text.lstrip().startswith("[") else f"[\x01]\n{text}")
+        plain = "\n".join(map(str.strip, text.splitlines()))  # an indent means nothing there
+        parser.read_string(plain if plain.lstrip().startswith("[") else f"[\x01]\n{plain}")
     except configparser.Error as error:
         into.lose("the file", f"is no INI: {' '.join(str(error).split())}")
         return into
@@ -59,7 +62,6 @@ def from_preset(text: str, flags: Flags) -> Imported:
 
 
 def _setting(key: str, value: str, flags: Flags) -> list[str]:
-    """One line of a preset as words of a command line."""
     if key.startswith("LLAMA_ARG_"):
         flag = flag_of(key)
     else:
@@ -80,7 +82,7 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
     variables = dict(env)
     exported: dict[str, str] = {}
     for number, line in enumerate(re.sub(r"\\\n", " ", text).splitlines(), 1):
-        if "llama-server" not in line and not _ASSIGNMENT.match(line.strip()):
+        if not _STARTS.search(line) and not _ASSIGNMENT.match(line.strip()):
             continue
         try:
             words = shlex.split(_spelled(line, variables), comments=True)
@@ -93,7 +95,7 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
                 new = {m[1]: _spelled(m[2], variables) for m in set_here if m}
                 variables |= new
                 exported |= {n: v for n, v in new.items() if command[0] == "export" and _is_read(n)}
-            elif any(posixpath.basename(word).startswith("llama-server") for word in command):
+            elif starts_server(command):
                 words = [_spelled(word, variables) for word in command]
                 _started(words, f"line {number}", flags, into, env=exported)
     return into
@@ -116,13 +118,19 @@ def _commands(words: list[str]) -> Iterator[list[str]]:
     while at < len(words):
         word = words[at]
         at += 1
+        if not command:
+            word = word.lstrip("(")
         if redirected := _REDIRECTION.match(word):
             at += redirected.end() == len(word)
-        elif _OPERATOR.fullmatch(word) or word.endswith((";", "&")):
-            yield [*command, word.rstrip(";&")] if word.rstrip(";&|") else command
+            continue
+        plain = word.rstrip(";&|")
+        if plain.count(")") > plain.count("("):  # the end of a subshell
+            plain = plain.rstrip(")")
+        if plain and (command or plain not in _SHELL_WORDS):
+            command.append(plain)
+        if plain != word:
+            yield command
             command = []
-        elif command or word not in _SHELL_WORDS:
-            command.append(word)
     yield command
 
 
@@ -164,22 +172,36 @@ def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = ""
     variables = dict(env)
     commands: list[str] = []
     for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        key, _, value = line.strip().partition("=")
-        if key == "Environment":
-            variables |= {n: v for n, _, v in (w.partition("=") for w in _words(value, key, into) or ())}
+        key, _, value = (part.strip() for part in line.partition("="))
+        if key == "Environment":  # without a value it takes back those before it, as ExecStart= does
+            set_here = {n: v for n, _, v in (w.partition("=") for w in _words(value, key, into) or ())}
+            variables = variables | set_here if value else dict(env)
         elif key == "EnvironmentFile":
             into.lose("EnvironmentFile", f"{value} is not read: write what it sets as `env` of the server")
-        elif key == "ExecStart" and value:
-            commands.append(value.lstrip("@-:+!"))
+        elif key == "ExecStart":
+            commands = [*commands, value.lstrip("@-:+!")] if value else []
         elif key in {"ExecStartPre", "ExecStartPost", "ExecStop"}:
             into.lose(key, f"`{value}` is not translated", "what is to be done once after start is a hook")
     set_here = {n: v for n, v in variables.items() if n not in env}
     for command in commands:
         if (words := _words(_spelled(command, variables), "ExecStart", into)) is not None:
+            words = [_specified(word, env, into) for word in words]
             _started(words, "ExecStart", flags, into, name=name, env=set_here)
     if not commands:
         into.lose("the unit", "has no ExecStart")
     return into
+
+
+def _specified(word: str, env: Mapping[str, str], into: Imported) -> str:
+    """`word` with systemd's specifiers that have a value here: `%h` and `%%`."""
+    known = {"%": "%", "h": env.get("HOME", "~")}
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in known:
+            into.lose("ExecStart", f"{found[0]} in `{word}` is known to systemd alone")
+        return known.get(found[1], found[0])
+
+    return _SPECIFIER.sub(value, word)
 
 
 def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) -> Imported:
@@ -194,10 +216,10 @@ def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) 
         for volume in listed(service.get("volumes")):
             mount = f"{volume.get('source')}:{volume.get('target')}" if isinstance(volume, dict) else str(volume)
             words += ["-v", mount]
-        variables = service.get("environment")
-        if not isinstance(variables, dict):
-            variables = dict(str(item).partition("=")[::2] for item in listed(variables))
-        words += [part for key, value in variables.items() for part in ("-e", f"{key}={_plain(value)}")]
+        given = service.get("environment")
+        if isinstance(given, dict):  # a key without a value is passed on from the shell, as with `docker run -e`
+            given = [key if value is None else f"{key}={_plain(value)}" for key, value in given.items()]
+        words += [part for item in listed(given) for part in ("-e", str(item))]
         command = service.get("command")
         command = _words(command, where, into) if isinstance(command, str) else [str(word) for word in listed(command)]
         if command is None:

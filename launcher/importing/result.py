@@ -40,6 +40,11 @@ class Imported(msgspec.Struct):
 
     def add(self, name: str, fields: dict[str, Any]) -> None:
         """One server more; a name that a server cannot have becomes an alias of one that it can."""
+        for field, value in list(fields.items()):
+            try:
+                flow(value)
+            except (TypeError, ValueError):
+                self.lose(name, f"`{field}` has a value that is neither text, number nor truth: {fields.pop(field)}")
         own = name if _NAME.fullmatch(name) else re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "server"
         own = free_name(own, self.servers)
         aliases = list(dict.fromkeys(map(str, fields.pop("aliases", []))))
@@ -56,7 +61,7 @@ class Imported(msgspec.Struct):
 def imported_text(imported: Imported, source: str, *, schema: str | None = None) -> str:
     """The fleet file, one line a field, with what was lost as comments at its end. `schema`: for editors."""
     lines = [modeline(schema)] if schema else []
-    lines += [f"# Made by `launch import {source}`; yours to edit. `launch plan` shows what it takes."]
+    lines += [f"# Made by `launch import {_one_line(source)}`; yours to edit. `launch plan` shows what it takes."]
     for key, value in imported.rest.items():
         lines.append(f"{key}: {flow(value)}")
     lines.append("servers:" if imported.servers else "servers: {}")

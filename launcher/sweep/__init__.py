@@ -4,7 +4,7 @@ In: a server's fields with several values each; samples. Out: points; results; a
 """
 
 from launcher.sweep.chart import plot
-from launcher.sweep.points import GROUPS, current_of, grid, is_swept, swept
+from launcher.sweep.points import GROUPS, current_of, grid, is_swept, setting_words, swept
 from launcher.sweep.recommendation import LOOKS, candidate, is_decided, recommend, recommended, verdict_of_all
 from launcher.sweep.rows import read_rows, row_text
 from launcher.sweep.statistics import batch_speeds, gain_of, percentile, summarise, with_expectation, with_multipliers
@@ -25,6 +25,7 @@ __all__ = [
     "recommend",
     "recommended",
     "row_text",
+    "setting_words",
     "summarise",
     "swept",
     "verdict_of_all",

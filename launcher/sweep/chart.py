@@ -9,6 +9,7 @@ from math import ceil, floor, log10
 from typing import NamedTuple
 
 from launcher.ir.sweep import PointResult
+from launcher.sweep.points import setting_words
 
 WIDTH, HEIGHT = 760, 460
 """At least; a long legend or title makes it larger."""
@@ -52,8 +53,7 @@ def plot(points: Iterable[PointResult], title: str) -> str:
 
 
 def _label(point: PointResult) -> str:
-    settings = ", ".join(f"{field}={value}" for field, value in point.settings.items())
-    return f"{point.server}: {settings or 'as it is'}"
+    return f"{point.server}: {setting_words(point.settings, ', ') or 'as it is'}"
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
@@ -93,7 +93,6 @@ def _axes(across: Sequence[float], upward: Sequence[float]) -> list[str]:
 
 
 def _lines(lines: dict[str, list[_Dot]], across: float, upward: float) -> list[str]:
-    """One line a setting, its points named by the requests in flight, and the legend."""
     drawn = []
     for at, (label, dots) in enumerate(lines.items()):
         colour = COLOURS[at % len(COLOURS)]

@@ -46,6 +46,11 @@ def swept(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return fields
 
 
+def setting_words(settings: Mapping[str, str], between: str = " ") -> str:
+    """`slots=2 n_ubatch=256`; "" where nothing is set."""
+    return between.join(f"{field}={value}" for field, value in settings.items())
+
+
 def current_of(fields: Collection[str], now: Mapping[str, str]) -> Values:
     """The values that the server has now, of the fields that are swept."""
     return tuple((field, now[field]) for field in fields)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 from launcher.ir.sweep import Gain, PointResult, Recommendation, SweepDocument, Verdict
+from launcher.sweep.points import setting_words
 
 Row = tuple[str, ...]
 RULE = "the most tokens a second together whose p95 latency is at most {limit:g} times that of one request at a time"
@@ -51,7 +52,7 @@ def recommend(
         return Recommendation(server=server, verdict="noise", settings={}, candidate={}, rule=rule, sentence=sentence)
     _, best = chosen
     verdict = judge(gain)
-    words = ", ".join(f"{field}={value}" for field, value in best.settings.items())
+    words = setting_words(best.settings, ", ")
     measured = f"{gain.gain:+.1%} ({gain.low:+.1%} to {gain.high:+.1%}, {gain.pairs} pairs of batches)"
     sentences = {
         "better": f"set {words}: {measured}, p95 {best.multiplier:.2f} times that of one request at a time",
@@ -122,14 +123,14 @@ def _why(found: Recommendation, points: Sequence[PointResult]) -> str:
     if found.gain is not None and tried:
         best = max(tried, key=_together)
         span = f"{found.gain.gain:+.0%} tokens/s together ({found.gain.low:+.0%} to {found.gain.high:+.0%})"
-        noise = "" if found.settings else f"{_words(found.candidate)} is no gain: "
+        noise = "" if found.settings else f"{setting_words(found.candidate)} is no gain: "
         return f"{noise}{span}, p95 multiplier {best.multiplier:.2f}"
     if not others:
         return "nothing else could be measured"
     best = max(others, key=_together)
-    return f"{_words(best.settings)} rejected: p95 multiplier {best.multiplier:.2f}"
+    return f"{setting_words(best.settings)} rejected: p95 multiplier {best.multiplier:.2f}"
 
 
-def _words(settings: dict[str, str], one: str = "") -> str:
+def _words(settings: dict[str, str], one: str) -> str:
     """`slots=2`; the value alone where the column names the field."""
-    return settings.get(one, "") if one else " ".join(f"{field}={value}" for field, value in settings.items())
+    return settings.get(one, "") if one else setting_words(settings)

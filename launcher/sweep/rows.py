@@ -27,10 +27,13 @@ def row_text(samples: Iterable[Sample], *, header: bool = False) -> str:
 def read_rows(text: str) -> tuple[Sample, ...]:
     """The samples of whole batches; lines that a dying process tore, and batches that lack a request, are left out.
 
-    Raises ValueError where the first line is not ours.
+    Raises ValueError where it is no CSV, or the first line is not ours.
     """
     whole = text[: text.rfind("\n") + 1]
-    lines = list(csv.reader(io.StringIO(whole)))
+    try:
+        lines = list(csv.reader(io.StringIO(whole)))
+    except csv.Error as error:
+        raise ValueError(f"it is no CSV: {error}") from None
     if lines and tuple(lines[0]) != HEADER:
         raise ValueError("its first line has not the columns of a sweep")
     batches: dict[tuple[str, str, int], dict[int, Sample]] = defaultdict(dict)

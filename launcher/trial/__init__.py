@@ -4,21 +4,22 @@ In: a compiled fleet, a server, settings. Out: samples, which the server's own t
 come and taken from there after an interruption.
 """
 
-from launcher.trial.candidate import Candidate, candidate_of, measurement_of, values_now
 from launcher.trial.experiment import Experiment, no_room
-from launcher.trial.prompts import Prompts, read_prompts
+from launcher.trial.load import Prompts, read_prompts
 from launcher.trial.reading import read_speed
 from launcher.trial.server import TrialError
+from launcher.trial.variant import Variant, measurement_of, utc_now, values_now, variant_of
 
 __all__ = [
-    "Candidate",
     "Experiment",
     "Prompts",
     "TrialError",
-    "candidate_of",
+    "Variant",
     "measurement_of",
     "no_room",
     "read_prompts",
     "read_speed",
+    "utc_now",
     "values_now",
+    "variant_of",
 ]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.author import Candidate, Memory, Neighbour, Way, candidates, room, ways, would_make_room
+from launcher.author import MemoryBudget, Neighbour, ServerCandidate, Way, candidates, room, ways, would_make_room
 from tests.author.facts import GIB, on_disk
 
 
-def needs(candidate: Candidate, tokens: int) -> int:
+def needs(candidate: ServerCandidate, tokens: int) -> int:
     """The file and 1 GiB for every 8,192 tokens a slot."""
     return candidate.facts.file.file_bytes + tokens * GIB // 8192
 
 
-def model(size_gib: float, **architecture: object) -> Candidate:
+def model(size_gib: float, **architecture: object) -> ServerCandidate:
     """One more model."""
     return candidates([on_disk("/m/new.gguf", size_gib=size_gib, **architecture)])[0]
 
@@ -25,7 +25,7 @@ def there(name: str, size_gib: float, group: str = "", *, shares: bool = True) -
 
 def first(size_gib: float, *around: Neighbour, cards: int = 0, ram: int = 24, **architecture: object) -> Way:
     """The best way of a model."""
-    return next(ways(model(size_gib, **architecture), around, Memory(cards=cards * GIB, ram=ram * GIB), needs))
+    return next(ways(model(size_gib, **architecture), around, MemoryBudget(cards=cards * GIB, ram=ram * GIB), needs))
 
 
 CHAT, EMBED = there("chat", 12), there("embed", 1, shares=False)
@@ -77,7 +77,7 @@ def test_what_a_card_does_not_hold_is_in_ram() -> None:
 
 def test_on_demand_is_the_last() -> None:
     """When there is no room at all now, the plan may have it still: the last way; then who would make room is known."""
-    around, memory = (there("chat", 12, shares=False), EMBED), Memory(cards=0, ram=24 * GIB)
+    around, memory = (there("chat", 12, shares=False), EMBED), MemoryBudget(cards=0, ram=24 * GIB)
     (way,) = ways(model(18), around, memory, needs)
     assert said(way) == ("warm", "", 4096, ())
     assert room(around, memory) == 11 * GIB

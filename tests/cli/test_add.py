@@ -206,6 +206,25 @@ def test_what_a_config_names(cli: Cli, models: Path) -> None:
     assert "downloaded by: launch add hf:ORG/REPO" in cli.run("pull", "qwen3", code=2).stderr  # as ollama has it
 
 
+@pytest.mark.parametrize(
+    ("models", "code"),
+    [
+        ("{7: {files: {q: {path: x.gguf}}}}", 2),
+        ("{m: {files: [1]}}", 2),
+        ("{m: {files: {q: {path: x, parts: two}}}}", 2),
+        ("[m]", 2),
+        ("{m: {files: {q: {path: 7}}}}", 2),
+        ("\nservers: {chat: {file: none.gguf}}", 3),
+    ],
+)
+def test_a_config_that_is_wrong_names_nothing(cli: Cli, models: str, code: int) -> None:
+    """It is said what is wrong with it; that every file is here would be no answer."""
+    (cli.home / "launch.yaml").write_text(f"models: {models}\n")
+    done = cli.run("pull", "--dry-run", code=code)
+    assert "error[c" in done.stderr
+    assert done.stdout == ""
+
+
 def test_however_a_file_is_named(cli: Cli, models: Path) -> None:
     """By a path with `..`, by a link, without its ending: as itself, and once; what is no file is said."""
     (cli.home / "sub").mkdir()

@@ -39,13 +39,13 @@ class Place:
 
     def add(self, model: str, **options: Any) -> str:
         """`launch add`, and what it says."""
-        asked: dict[str, Any] = {"file": None, "name": None, "roles": (), "dry_run": False, "no_color": True} | options
+        asked: dict[str, Any] = {"file": None, "name": None, "roles": (), "dry_run": False} | options
         assert add([str(self.models[model])], **asked) == 0
         return self._capsys.readouterr().out
 
     def remove(self, name: str) -> str:
         """`launch remove`, and what it says."""
-        assert remove(name, file=None, no_color=True) == 0
+        assert remove(name, file=None) == 0
         return self._capsys.readouterr().out
 
     def servers(self) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def test_init_on_cards(place: Callable[..., Place], cards: tuple[int, ...], turn
     """Every layer is on a card, in turns where they do not fit together; nothing is found in what it wrote."""
     here = place(96, *cards)
     folder = next(iter(here.models.values())).parent
-    assert init([folder], file=None, dry_run=False, usual=False, no_color=True) == 0
+    assert init([folder], file=None, dry_run=False, usual=False) == 0
     compiled = here.plan()
     assert {name for name, server in here.servers().items() if server.get("exclusive") == "turns"} == turns
     for server in compiled.plan.servers:
@@ -276,11 +276,11 @@ def test_what_still_names_who_is_removed(place: Callable[..., Place], capsys: py
     """The server goes as it was asked to, and what the file lacks then is said; what was wrong before is no news."""
     here = place(64)
     here.write(f"servers:\n  chat: {here.models[EIGHT]}\n  other: {here.models[TWENTY]}\nrouting: {{default: chat}}\n")
-    assert remove("chat", file=None, no_color=True) == 0
+    assert remove("chat", file=None) == 0
     assert "launch.yaml:3:20: error[config/" in capsys.readouterr().err
     assert list(here.servers()) == ["other"]
     here.write(f"servers:\n  other: {here.models[TWENTY]}\n")
-    assert remove("other", file=None, no_color=True) == 0
+    assert remove("other", file=None) == 0
     assert capsys.readouterr().err == ""
 
 

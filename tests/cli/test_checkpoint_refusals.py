@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from launcher.cli.checkpoint import run_checkpoint
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, adopt, recompile
 from launcher.cli.memory import show_memory
 from launcher.cli.restore import _verify
 from launcher.files.checkpoints import read_checkpoint
@@ -24,7 +24,7 @@ __all__ = ["cli", "home"]
 
 def checkpoint(action: str, *names: str, deployment: str | None = None) -> int:
     """`launch checkpoint ACTION NAMES`."""
-    return run_checkpoint(action, names, deployment=deployment, as_json=False, no_color=True)
+    return run_checkpoint(action, names, deployment=deployment, as_json=False)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def state(home: Path) -> Path:
     template.write_text("{{ messages[0].content }}")
     overrides = (*DEV, f"servers.assistant.extra_args=[--chat-template-file,{template}]")
     (state / REQUEST_NAME).write_bytes(msgspec.json.encode(UpRequest(overrides=overrides, config_dirs=())))
-    recompile(state)
+    adopt(recompile(state))
     return state
 
 
@@ -75,6 +75,21 @@ def test_a_checkpoint_that_was_changed(state: Path) -> None:
     checkpoint("create", "one")
     (state / "checkpoints/one/deployment/fleet.json").write_text("{}")
     assert refusal(lambda: checkpoint("diff", "one")) == "checkpoint/damaged"
+
+
+def test_a_record_that_nobody_wrote_so(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A time that no clock has, and no compiled fleet in it: it is listed, and refused, without a traceback."""
+    checkpoint("create", "one")
+    kept = state / "checkpoints" / "one" / "checkpoint.json"
+    whole = read_checkpoint(state, "one")
+    for contents in ({}, {"deployment/fleet.json": whole.contents["deployment/fleet.json"]}):
+        kept.write_bytes(msgspec.json.encode(msgspec.structs.replace(whole, created_at=1e300, contents=contents)))
+        assert checkpoint("list") == 0
+        assert "one" in capsys.readouterr().out
+    assert refusal(lambda: checkpoint("restore", "one")) == "manifest/unreadable"
+    kept.write_bytes(msgspec.json.encode(msgspec.structs.replace(whole, contents={})))
+    for action in ("diff", "restore"):
+        assert refusal(lambda action=action: checkpoint(action, "one")) == "manifest/unreadable"
 
 
 def test_there_is_nothing_to_keep(home: Path) -> None:
@@ -135,14 +150,14 @@ def test_a_fleet_that_runs_what_was_there_before(cli: Cli, monkeypatch: pytest.M
     """Compiled anew behind the runtime's back: what lies there is not what runs."""
     monkeypatch.setenv("XDG_STATE_HOME", cli.env["XDG_STATE_HOME"])
     cli.run("up", *cli.dev, "--detach")
-    recompile(cli.home / "state/launch/dev-dev", ("servers.assistant.slots=1",))
+    adopt(recompile(cli.home / "state/launch/dev-dev", ("servers.assistant.slots=1",)))
     assert "checkpoint/not-what-runs" in cli.run("checkpoint", "create", "one", code=7).stderr
     cli.run("stop", "--all")
 
 
 def memory(name: str | None) -> int:
     """`launch memory NAME`."""
-    return show_memory(name, deployment=None, owner=None, forget=False, as_json=False, no_color=True)
+    return show_memory(name, deployment=None, owner=None, forget=False, as_json=False)
 
 
 def test_a_project_that_is_not_there(home: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.build import show
-from launcher.cli.fleet import DEPLOYMENT_NAME, recompile
-from launcher.cli.reloaded import manifest_in, show_reloaded, without_those_down, would_do
+from launcher.cli.fleet import DEPLOYMENT_NAME, adopt, recompile
+from launcher.cli.reloaded import deployment_in, show_reloaded, without_those_down, would_do
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, render
 from launcher.files import write_atomic, write_deployment
@@ -63,7 +63,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def said(capsys: pytest.CaptureFixture[str], *overrides: str, config_dirs: tuple[Path, ...] = ()) -> list[str]:
     """The last lines of `launch plan`, of what would change."""
     capsys.readouterr()
-    show([*DEV, *overrides], list(config_dirs), as_json=False, no_color=True, verbose=False)
+    show([*DEV, *overrides], list(config_dirs), as_json=False, verbose=False)
     lines = capsys.readouterr().out.splitlines()
     return lines[next(i for i, line in enumerate(lines) if line.startswith("runs here")) :]
 
@@ -85,7 +85,7 @@ def test_a_plan_with_more_overrides_is_a_reload_with_them(running: Running, caps
 def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """A reload keeps what an earlier one, or `up`, was asked for: it would not bring back what this plan has."""
     state = running()
-    recompile(state, (SLOTS,))
+    adopt(recompile(state, (SLOTS,)))
     first, why, *rest = said(capsys)
     assert first == "runs here under our runtime; this plan would do"
     assert why == f"  no reload makes this plan of it: it keeps {SLOTS}; `launch switch hardware=dev profile=dev` does"
@@ -122,10 +122,10 @@ def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.Cap
     state = running()
     _, *rest = said(capsys, *WARM)
     assert "+ second  on demand: it comes up when it is asked" in rest
-    before = manifest_in(state / DEPLOYMENT_NAME)
+    before = deployment_in(state / DEPLOYMENT_NAME)
     after = render(compile_fleet([*DEV, *WARM])).manifest
     assert before is not None
-    would = would_do(after, diff_manifests(before, after), ())
+    would = would_do(after, diff_manifests(before[0], after), ())
     assert (would["started"], would["on_demand"]) == ([], ["second"])
     now = FleetStatus(
         deployment="dev-dev",
@@ -139,7 +139,7 @@ def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.Cap
     )
     done = without_those_down({"kept": ["assistant", "second"]}, {"assistant"}, now)
     capsys.readouterr()
-    show_reloaded(terminals(no_color=True)[0], done)
+    show_reloaded(terminals()[0], done)
     assert capsys.readouterr().out.splitlines() == [
         "+ on demand: second  (up when they are asked)",
         "  not running, as before: assistant",

@@ -93,7 +93,7 @@ def test_the_engine_is_the_one_that_was_run(
 
     def engines(text: str) -> object:
         script.write_text(text)
-        assert import_files([script], file=None, kind=None, dry_run=True, no_color=True) == 0
+        assert import_files([script], file=None, kind=None, dry_run=True) == 0
         return yaml.safe_load(capsys.readouterr().out).get("engines")
 
     mine = {"default": {"binary": f"{tmp_path}/one/llama-server", "dialect": "probe"}}
@@ -101,7 +101,7 @@ def test_the_engine_is_the_one_that_was_run(
     monkeypatch.setenv("PATH", f"{tmp_path}/one", prepend=":")
     assert engines("llama-server -m x.gguf\n") == mine
     script.write_text(f"{line}{line}" % (f"{tmp_path}/one", f"{tmp_path}/two"))
-    import_files([script], file=None, kind=None, dry_run=True, no_color=True)
+    import_files([script], file=None, kind=None, dry_run=True)
     assert f"{tmp_path}/two/llama-server runs some of them" in capsys.readouterr().err
     monkeypatch.setattr("launcher.cli.init.best_engine", lambda _: FoundEngine(binary="/b/llama-server", build=9))
     assert engines(line % "/nowhere") == {"default": {"binary": "/b/llama-server", "dialect": "probe"}}
@@ -114,7 +114,7 @@ def test_what_a_script_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str
     script = tmp_path / "start.sh"
     exports = "export CUDA_VISIBLE_DEVICES=0 LLAMA_ARG_CTX_SIZE=4096\nMODEL=x.gguf\n"
     script.write_text(f"llama-server -m a.gguf\n{exports}/nowhere/llama-server -m $MODEL\n")
-    assert import_files([script], file=None, kind=None, dry_run=True, no_color=True) == 0
+    assert import_files([script], file=None, kind=None, dry_run=True) == 0
     done = capsys.readouterr()
     found = yaml.safe_load(done.out)["servers"]
     assert (found["a"], found["x"]["n_ctx"], "env" in found["x"]) == ("a.gguf", 4096, False)

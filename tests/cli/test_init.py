@@ -15,8 +15,9 @@ import msgspec
 import pytest
 import yaml
 
+from launcher.author import candidates
 from launcher.catalog import Headers
-from launcher.cli.init import as_candidates, as_seen, needing, write_new
+from launcher.cli.init import as_seen, needing_here, write_new
 from launcher.cli.schema import FLEET, config_schema
 from launcher.discover import FoundEngine, find_models
 from launcher.errors import HostError
@@ -172,11 +173,11 @@ def test_without_a_network(cli: Cli, models: Path) -> None:
 def test_what_a_model_needs_on_a_card(tmp_path: Path) -> None:
     """Its weights once; in RAM a build copies them into the order of this CPU, and that is counted there."""
     file = write_full_size("llama-3.1-8b", tmp_path)
-    (found,) = as_candidates(find_models([file], (), Headers()))
+    (found,) = candidates(find_models([file], (), Headers()).files)
     ram = msgspec.structs.replace(take_inventory(), gpus=(), features=("avx2",))
     card = HostGpu(name="cuda0", backend="cuda", model="a card", vram_bytes=24 * 2**30, free_bytes=23 * 2**30)
-    on_card = needing(msgspec.structs.replace(ram, gpus=(card,)), packaged=False)(found, 2048)
-    in_ram = needing(ram, packaged=False)(found, 2048)
+    on_card = needing_here(msgspec.structs.replace(ram, gpus=(card,)), packaged=False)(found, 2048)
+    in_ram = needing_here(ram, packaged=False)(found, 2048)
     weights = found.facts.file.file_bytes
     assert weights < on_card < weights + 2 * 2**30
     assert in_ram > on_card + weights // 2

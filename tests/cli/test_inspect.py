@@ -28,7 +28,7 @@ def folder(tmp_path: Path, tiny_models: Tiny) -> Path:
 
 def test_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each model under its name; a damaged one is a finding and does not end it."""
-    code = inspect_files([str(folder)], [], as_json=False, no_color=True)
+    code = inspect_files([str(folder)], [], as_json=False)
     shown = capsys.readouterr()
     assert code == 3
     assert str(folder / "a.gguf") in shown.out
@@ -40,16 +40,16 @@ def test_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_for_another_machine(tiny_models: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     """Cards of the sizes that are named, as many layers on them as fit, and the verdict of each memory."""
     words = [str(tiny_models("llama")), str(tiny_models("bert")), "slots=1"]
-    assert inspect_files(words, ["1GiB", "2GiB"], as_json=False, no_color=True) == 0
+    assert inspect_files(words, ["1GiB", "2GiB"], as_json=False) == 0
     shown = capsys.readouterr().out
     assert "card0: " in shown
     assert "of 1.9 GiB" in shown
-    assert inspect_files(words, ["1GiB"], as_json=True, no_color=True) == 0
+    assert inspect_files(words, ["1GiB"], as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "launch.inspections/v1"
     assert [{m["device"] for m in file["memory"]} for file in document["files"]] == [{"ram", "card0"}, {"ram", "card0"}]
     # a card that is full before anything is on it keeps the model in RAM
-    assert inspect_files(words[:1], ["1MiB"], as_json=True, no_color=True) == 0
+    assert inspect_files(words[:1], ["1MiB"], as_json=True) == 0
     only = json.loads(capsys.readouterr().out)["memory"]
     assert next(m["model_bytes"] for m in only if m["device"] == "ram") > 0
 
@@ -64,7 +64,7 @@ def test_what_is_not_to_be_inspected(
     """A sentence, with how it is written."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"GGUF files|inspect what|not a size|takes fields of a server"):
-        inspect_files(words, vram, as_json=False, no_color=True)
+        inspect_files(words, vram, as_json=False)
 
 
 @pytest.mark.parametrize("arch", ["qwen35moe", "deepseek2", "bert"])
@@ -74,7 +74,7 @@ def test_as_the_config_declares_it(
     """`--yaml` pasted into a fleet file plans the same K/V, states, output and compute where the file is not."""
     monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
     (there := tmp_path / "Tiny-2B-F16.gguf").write_bytes(tiny_models(arch).read_bytes())
-    assert declare_files([str(there)], no_color=True) == 0
+    assert declare_files([str(there)]) == 0
     text = capsys.readouterr().out
     (name,) = yaml.safe_load(text)["models"]
     assert name == "tiny-2b"
@@ -95,7 +95,7 @@ def test_as_the_config_declares_it(
 
 def test_what_cannot_be_declared(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A damaged file is a finding, the others are written."""
-    assert declare_files([str(folder)], no_color=True) == 3
+    assert declare_files([str(folder)]) == 3
     shown = capsys.readouterr()
     assert list(yaml.safe_load(shown.out)["models"]) == ["a"]
     assert "error[catalog/" in shown.err

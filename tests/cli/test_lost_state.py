@@ -63,7 +63,7 @@ def test_the_state_of_a_running_fleet_is_removed(
     until(lambda: answers(state) and (state / "servers/one.json").is_file())
     server = next(p.pid for p in next(iter(fleets().values())).processes)
     shutil.rmtree(root)
-    assert stop_servers((), everything=True, as_json=False, no_color=True) == 0
+    assert stop_servers((), everything=True, as_json=False) == 0
     assert "stopped one" in capsys.readouterr().out
     until(lambda: all((stat := procfs.proc_stat(gone or 0)) is None or stat.state == "Z" for gone in (pid, server)))
     assert fleets() == {}
@@ -78,8 +78,8 @@ def test_what_cannot_be_read_hides_no_other(root: Path, capsys: pytest.CaptureFi
     problems: list[Finding] = []
     assert fleets(problems) == {}
     assert {f.code for f in problems} == {"host/cannot-read"}
-    assert show_status((), watch=False, as_json=False, no_color=True) == 6
-    assert stop_servers((), everything=True, as_json=False, no_color=True) == 6
+    assert show_status((), watch=False, as_json=False) == 6
+    assert stop_servers((), everything=True, as_json=False) == 6
     said = capsys.readouterr()
     assert "bad/runtime.lock cannot be read" in said.err
     assert "nothing runs" not in said.out
@@ -90,7 +90,7 @@ def test_a_state_root_that_is_none(root: Path, capsys: pytest.CaptureFixture[str
     """The directory of all leads in a circle: nothing is claimed."""
     root.rmdir()
     root.symlink_to(root.name)
-    assert show_status((), watch=False, as_json=False, no_color=True) == 6
+    assert show_status((), watch=False, as_json=False) == 6
     assert "whether anything runs is not known" in capsys.readouterr().err
 
 

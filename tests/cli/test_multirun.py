@@ -10,8 +10,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launcher.cli.arguments import with_command
-from launcher.cli.build import RUNS_MAX, plan_each
-from launcher.config.typed import each_run
+from launcher.cli.build import plan_each
+from launcher.config.typed import RUNS_MAX, each_run
 from launcher.errors import ConfigError
 from tests.cli.test_documents import holds
 
@@ -42,21 +42,29 @@ def test_what_has_no_values_stays() -> None:
 def test_a_row_for_each_plan(capsys: pytest.CaptureFixture[str]) -> None:
     """What fits, what not and why; a plan that cannot be composed is a row, too; only all together fail."""
     slots = "servers.assistant.slots=1,4,999"
-    assert plan_each([*DEV, slots], [], as_json=True, no_color=True) == 0
+    assert plan_each([*DEV, slots], [], as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     holds(document, "launch.multirun/v1")
     runs = document["runs"]
     assert [r["overrides"] for r in runs] == [[f"servers.assistant.slots={n}"] for n in (1, 4, 999)]
     assert [r["fits"] for r in runs] == [True, True, False]
     assert runs[0]["devices"][0]["planned_bytes"] < runs[1]["devices"][0]["planned_bytes"]
-    assert plan_each([*DEV, "servers.assistant.tier=hot,hto"], [], as_json=False, no_color=True) == 0
+    assert plan_each([*DEV, "servers.assistant.tier=hot,hto"], [], as_json=False) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[1].split()[:2] == ["servers.assistant.tier=hot", "yes"]
     assert shown[2].split()[1] == "no"
     assert "error[config/" in shown[2]
-    assert plan_each([*DEV, "servers.assistant.slots=998,999"], [], as_json=False, no_color=True) == 4
+    assert plan_each([*DEV, "servers.assistant.slots=998,999"], [], as_json=False) == 4
     with pytest.raises(ConfigError, match="more than"):
-        plan_each([f"servers.assistant.slots=range({RUNS_MAX + 2})"], [], as_json=False, no_color=True)
+        plan_each([f"servers.assistant.slots=range({RUNS_MAX + 2})"], [], as_json=False)
+
+
+def test_more_than_could_ever_be_planned() -> None:
+    """They are not written out to be counted."""
+    many = ["servers.assistant.slots=range(0,1000000000)"]
+    for words in (many, [f"{letter}=1,2" for letter in "abcdefghijklmnopqrstuvwxyz"], ["a=range(0,1,0.000000001)"]):
+        with pytest.raises(ConfigError, match="are more than"):
+            each_run(words)
 
 
 def test_it_is_written_as_hydra_writes_it() -> None:

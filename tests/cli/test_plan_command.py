@@ -93,6 +93,11 @@ def test_an_empty_config_dir_is_refused(cli: Cli) -> None:
     """An unset variable in a script does not mean the current directory."""
     assert "the name is empty" in cli.run("plan", "--config-dir", "", "profile=dev", code=2).stderr
     assert "the name is empty" in cli.run("--config-dir=", "plan", "profile=dev", code=2).stderr
+    for words in (
+        *(("plan", "-f", ""), ("remove", "x", "-f", ""), ("render", *cli.dev, "-o", "")),
+        *(("install", *cli.dev, "--root", ""), ("sweep", "assistant", *cli.dev, "--csv=")),
+    ):
+        assert "the name is empty" in cli.run(*words, code=2).stderr
 
 
 def test_a_truncated_model_is_refused_by_its_size(cli: Cli, smollm2: Path) -> None:

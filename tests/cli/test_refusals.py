@@ -14,7 +14,7 @@ import pytest
 
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, adopt, recompile
 from launcher.cli.installed import require_rights
 from launcher.cli.reload import reload_servers
 from launcher.cli.running import stop_servers
@@ -57,26 +57,26 @@ def refusal(call: Callable[[], object]) -> str:
 
 def test_stop_must_be_told_what(home: Path) -> None:
     """Neither names nor --all, and both, are no way to ask."""
-    plain = {"as_json": False, "no_color": True}
+    plain = {"as_json": False}
     assert refusal(lambda: stop_servers((), everything=False, **plain)) == "config/usage"
     assert refusal(lambda: stop_servers(("coder",), everything=True, **plain)) == "config/usage"
 
 
 def test_stop_of_everything_may_find_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That is no mistake."""
-    assert stop_servers((), everything=True, as_json=False, no_color=True) == 0
+    assert stop_servers((), everything=True, as_json=False) == 0
     assert capsys.readouterr().out == "nothing was running\n"
 
 
 def test_stop_of_a_name_that_nothing_has(home: Path) -> None:
     """Said with what runs."""
-    code = refusal(lambda: stop_servers(("coder",), everything=False, as_json=False, no_color=True))
+    code = refusal(lambda: stop_servers(("coder",), everything=False, as_json=False))
     assert code == "supervise/unknown-name"
 
 
 def test_reload_needs_a_runtime(home: Path) -> None:
     """There is nothing to change."""
-    assert refusal(lambda: reload_servers((), as_json=False, no_color=True)) == "supervise/nothing-runs"
+    assert refusal(lambda: reload_servers((), as_json=False)) == "supervise/nothing-runs"
 
 
 # --- reload ----------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def asked(home: Path, name: str) -> Path:
 
 def test_reload_compiles_what_up_was_asked_for(home: Path) -> None:
     """The same again, with more."""
-    target = recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",)).target
+    target = adopt(recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",)))
     assert target == home / "dev-dev" / DEPLOYMENT_NAME
 
 
@@ -293,6 +293,6 @@ def test_a_journal_that_can(tmp_path: Path) -> None:
 def test_refusals_keep_their_exit_codes(home: Path) -> None:
     """Usage is 2, what runs is 7."""
     with pytest.raises(ConfigError):
-        stop_servers((), everything=False, as_json=False, no_color=True)
+        stop_servers((), everything=False, as_json=False)
     with pytest.raises(SuperviseError):
-        reload_servers((), as_json=False, no_color=True)
+        reload_servers((), as_json=False)

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from launcher.author import Machine, Memory, candidates, choose, fleet_text
+from launcher.author import Machine, MemoryBudget, candidates, choose, fleet_text
 from launcher.cli.schema import FLEET, config_schema, schemas
 from launcher.files import packaged_dir
 from tests.author.facts import GIB, on_disk
@@ -74,7 +74,7 @@ def test_generated_files_name_the_schema(cli: Cli) -> None:
 def test_what_may_be_written() -> None:
     """Short forms, long forms, and what `init` writes."""
     assert errors(GOOD) == []
-    chosen = choose(candidates([on_disk("/m/a.gguf")]), Memory(cards=0, ram=64 * GIB), lambda *_: GIB)
+    chosen = choose(candidates([on_disk("/m/a.gguf")]), MemoryBudget(cards=0, ram=64 * GIB), lambda *_: GIB)
     assert errors(fleet_text(chosen, Machine(hardware="x", engine="y", binary="/z"))) == []
 
 

@@ -26,7 +26,7 @@ from launcher.files.measured import keep_read_speed
 from launcher.ir.config import EngineConfig
 from launcher.ir.measured import ReadSpeed
 from launcher.ir.sweep import Gain, Recommendation, Workload
-from launcher.trial import candidate_of, read_speed
+from launcher.trial import read_speed, variant_of
 from tests.cli.conftest import Cli
 from tests.cli.test_documents import holds
 from tests.sweep.slowed import wrapper
@@ -110,7 +110,7 @@ def sweep(cli: Cli, monkeypatch: pytest.MonkeyPatch, *words: str, **options: Pat
     monkeypatch.setenv("HOME", str(cli.home))
     work = Workload(prompt_tokens=(8,), n_predict=4, warmup=0, batches=2)
     asked = SweepOptions(workload=work, **options)
-    run_sweep(words, [cli.home / "launch.yaml"], asked, as_json=False, no_color=True)
+    run_sweep(words, [cli.home / "launch.yaml"], asked, as_json=False)
 
 
 def test_words_that_do_not_fit(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +142,10 @@ def test_a_value_that_its_file_decides_is_not_measured_as_another(
     """A quantization of a server with a `file` is that of the file; an engine that it may have is measured."""
     monkeypatch.setenv("HOME", str(cli.home))
     now = (("quantization", "f16"),)
-    found = candidate_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
+    found = variant_of("chat", (("quantization", "q8_0"),), now, [], [fleet])
     assert found.refused == "quantization stays f16: its file decides"
-    assert not candidate_of("chat", now, now, [], [fleet]).refused
-    assert not candidate_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
+    assert not variant_of("chat", now, now, [], [fleet]).refused
+    assert not variant_of("chat", (("engine", "plain"),), (("engine", "slow"),), [], [fleet]).refused
 
 
 def test_nothing_could_be_measured(cli: Cli, fleet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_what_is_measured_here_stands_in_the_plan(
     monkeypatch.setenv("XDG_STATE_HOME", str(cli.home / "state"))
     monkeypatch.setenv("HOME", str(cli.home))
     work = Workload(prompt_tokens=(8,), n_predict=20, warmup=0, batches=2)
-    assert run_calibration(["chat"], [fleet], work, as_json=True, no_color=True) == 0
+    assert run_calibration(["chat"], [fleet], work, as_json=True) == 0
     document = json.loads(capsys.readouterr().out)
     holds(document, "launch.calibrate/v1")
     (measured,) = document["measurements"]
@@ -184,12 +184,12 @@ def test_what_is_measured_here_stands_in_the_plan(
     assert plan.plan.config.hardware.read_bandwidth_bytes == pytest.approx(rate, rel=0.06)
     assert {s.source for s in plan.plan.speeds} == {"stated"}
     wanted = f"servers.chat.tokens_per_second_min={1.01 * measured['decode']}"
-    show([wanted], [fleet], as_json=True, no_color=True, verbose=False)
+    show([wanted], [fleet], as_json=True, verbose=False)
     found = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["code"] == "plan/target-out-of-reach"]
     assert [f["message"].rpartition(": ")[2] for f in found] == ["1% short"]
     changed = compile_fleet(["servers.chat.slots=2"], config_dirs=[fleet])
     assert [s.source for s in expected_speeds(changed)] == ["calibrated"]
-    show(["servers.chat.slots=2"], [fleet], as_json=False, no_color=True, verbose=False)
+    show(["servers.chat.slots=2"], [fleet], as_json=False, verbose=False)
     assert "calibrated: measured here" in capsys.readouterr().out
 
 

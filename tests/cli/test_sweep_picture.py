@@ -39,7 +39,7 @@ def test_what_is_lacking_is_said_before_the_sweep(
         monkeypatch.setattr(sweep_view, "_PLACES", (str(tmp_path),))
     options = SweepOptions(workload=Workload(), png=tmp_path / "plot.png")
     with pytest.raises(ConfigError, match=remedy):
-        run_sweep(["assistant", "slots=1,2"], [], options, as_json=False, no_color=True)
+        run_sweep(["assistant", "slots=1,2"], [], options, as_json=False)
     assert not (tmp_path / "plot.png").exists()
 
 
@@ -48,4 +48,4 @@ def test_a_limit_that_is_none_is_refused(limit: float) -> None:
     """Typer's bounds let NaN through."""
     options = SweepOptions(workload=Workload(), p95_limit=limit)
     with pytest.raises(ConfigError, match="--p95-limit"):
-        run_sweep(["assistant", "slots=1,2"], [], options, as_json=False, no_color=True)
+        run_sweep(["assistant", "slots=1,2"], [], options, as_json=False)

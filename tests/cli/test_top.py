@@ -16,13 +16,13 @@ import pytest
 
 from launcher.cli import top
 from launcher.cli.terminal import Terminal
-from launcher.cli.top import SORTS, Seen, View, draw, press, typed
+from launcher.cli.top import SORTS, FleetsSeen, TopView, draw, press, typed
 from launcher.ir.live import FleetStatus, ProcessStatus
 from tests.children import killed_on_failure
 from tests.cli.conftest import LAUNCH, Cli
 
 
-def seen(servers: int = 3, requests: int = 2) -> Seen:
+def seen(servers: int = 3, requests: int = 2) -> FleetsSeen:
     """A fleet of so many servers and requests."""
     processes = tuple(
         ProcessStatus(
@@ -57,10 +57,10 @@ def seen(servers: int = 3, requests: int = 2) -> Seen:
         }
         for n in range(requests)
     )
-    return Seen(((Path("/none"), status),), waiting)
+    return FleetsSeen(((Path("/none"), status),), waiting)
 
 
-def page_of(now: Seen, view: View, lines: int = 23, width: int = 80) -> list[str]:
+def page_of(now: FleetsSeen, view: TopView, lines: int = 23, width: int = 80) -> list[str]:
     """What `draw` writes."""
     page = Terminal(io.StringIO())
     page.width = width
@@ -73,7 +73,7 @@ def page_of(now: Seen, view: View, lines: int = 23, width: int = 80) -> list[str
 @pytest.mark.parametrize("view", [{}, {"all_requests": True}, {"log": True}, {"chosen": 39}])
 def test_a_screen_holds_fleet_devices_and_requests(lines: int, width: int, view: dict[str, Any]) -> None:
     """Fifty servers and requests never take more lines than there are; nothing that a terminal obeys is written."""
-    drawn = page_of(seen(50, 50), View(**view), lines, width)
+    drawn = page_of(seen(50, 50), TopView(**view), lines, width)
     assert len(drawn) <= lines
     assert not any("\x1b" in line or "\x07" in line for line in drawn)
     assert drawn[0].startswith("home  ready")
@@ -92,7 +92,7 @@ def test_a_screen_holds_fleet_devices_and_requests(lines: int, width: int, view:
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arrows choose, s goes through the orders, l and r turn, x asks first, q ends."""
-    now, view = seen(), View()
+    now, view = seen(), TopView()
     assert press("\x1b[B", view, now)
     assert view.chosen == 1
     for _ in range(9):
@@ -123,13 +123,13 @@ def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     press("x", view, now)
     press("y", view, now)
     assert (stopped, view.notice) == (["server-00"], "done")
-    assert press("x", View(), Seen((), ()))
+    assert press("x", TopView(), FleetsSeen((), ()))
     assert not press("q", view, now)
 
 
 def test_keys_that_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that repeats, and arrows of either kind, all count; a pasted word that has x and y stops nothing."""
-    now, view = seen(5), View()
+    now, view = seen(5), TopView()
     assert typed("\x1b[B\x1b[B\x1bOBk", view, now)
     assert view.chosen == 2
     stopped: list[str] = []

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from launcher.catalog import Headers
-from launcher.discover import Models, find_engines, find_models, usual_places
+from launcher.discover import FoundModels, find_engines, find_models, usual_places
 from tests.tinymodels import write_parts
 
 Tiny = Callable[..., Path]
 
 
-def found(home: Path, *named: Path) -> Models:
+def found(home: Path, *named: Path) -> FoundModels:
     """What is found in a home."""
     return find_models(named, usual_places({"HOME": str(home)}), Headers())
 
@@ -98,19 +98,15 @@ def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_engines(tmp_path: Path) -> None:
     """One's own before the packaged one; what does not run is passed over, and the same file counts once."""
-    for name in ("a", "b", "c"):
+    for name, says in (("a", "echo 'version: 7000 (abc123)'"), ("b", "exit 1"), ("c", "echo 'version: 1 (a)'")):
         (tmp_path / name).mkdir()
         binary = tmp_path / name / "llama-server"
-        binary.write_text("")
+        binary.write_text(f"#!/bin/sh\n{says}\n")
         binary.chmod(0o755)
     (tmp_path / "d").mkdir()
     (tmp_path / "d/llama-server").symlink_to(tmp_path / "a/llama-server")
-    said = {
-        str(tmp_path / "a/llama-server"): "version: 7000 (abc123)",
-        str(tmp_path / "c/llama-server"): "version: 1 (a)",
-    }
     env = {"HOME": str(tmp_path), "PATH": ":".join(str(tmp_path / name) for name in "abd")}
-    engines = find_engines(env, packaged=str(tmp_path / "c/llama-server"), built=None, run=said.get)
+    engines = find_engines(env, packaged=str(tmp_path / "c/llama-server"), built=None)
     assert [(e.binary, e.build, e.packaged) for e in engines] == [
         (str(tmp_path / "a/llama-server"), 7000, False),
         (str(tmp_path / "c/llama-server"), 1, True),

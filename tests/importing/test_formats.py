@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from launcher.importing import Imported, imported_text, translate
-from launcher.importing.formats import UnreadableError, format_of
+from launcher.importing.formats import UnknownFormatError, format_of
 from tests.importing.test_flags import FLAGS
 
 ENV = {"HOME": "/home/me"}
@@ -157,6 +157,12 @@ c = 512
     assert "ggml-org/x-GGUF:Q8_0" in lost(imported)
 
 
+def test_a_preset_with_indented_lines() -> None:
+    """Each is a line of its own, also behind a flag without a value."""
+    imported = read("p.ini", "[a]\n  jinja\n  model = /m/a.gguf\n    ctx-size = 4096\n    parallel = 1\n")
+    assert imported.servers == {"a": {"file": "/m/a.gguf", "n_ctx": 4096, "slots": 1, "tier": "warm"}}
+
+
 def test_a_script() -> None:
     """Variables with defaults, lines that go on, wrappers, what is behind `&` and `>`."""
     text = """\
@@ -278,7 +284,7 @@ services:
 )
 def test_what_is_none_of_them(name: str, text: str) -> None:
     """It is refused with a reason."""
-    with pytest.raises(UnreadableError):
+    with pytest.raises(UnknownFormatError):
         translate(name, text, FLAGS, ENV)
 
 
@@ -286,3 +292,81 @@ def test_formats_without_a_telling_name() -> None:
     """What is in a file says what it is."""
     assert format_of("run", "exec llama-server -m a") == "script"
     assert format_of("x", "[Service]\nExecStart=llama-server") == "unit"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-dit",
+        "--interactive --tty",
+        "--read-only",
+        "-P",
+        "-dp 8080:8080",
+        "-p8080:8080",
+        "-itp=80:80 -eA=b",
+        "--rm=true",
+    ],
+)
+def test_options_of_docker_run(options: str) -> None:
+    """Those without a value take none of the words behind them; short ones stand together, with the value attached."""
+    command = f"docker run {options} -v /m:/models ghcr.io/ggml-org/llama.cpp:server -m /models/a.gguf"
+    for name, text in (("s.yaml", f"models: {{m: {{cmd: {command}}}}}"), ("s.sh", f"sudo {command}\n")):
+        (server,) = read(name, text).servers.values()
+        assert server["file"] == "/m/a.gguf"
+        assert server.get("env", {}) == ({"A": "b"} if "-eA=b" in options else {})
+
+
+def test_a_variable_that_a_container_takes_from_the_shell() -> None:
+    """Its value is not known here: it is no empty one, which would keep a server off all cards."""
+    service = "{image: 'llama.cpp:server', command: -m /a.gguf, environment: %s}"
+    for environment in ("{HF_HOME: , CUDA_VISIBLE_DEVICES: , B: 1}", "[HF_HOME, CUDA_VISIBLE_DEVICES, B=1]"):
+        imported = read("compose.yaml", f"services: {{chat: {service % environment}}}")
+        assert imported.servers == {"chat": {"file": "/a.gguf", "env": {"B": "1"}}}
+        assert "HF_HOME" in lost(imported)
+        assert "CUDA_VISIBLE_DEVICES" in lost(imported)
+
+
+def test_a_unit_with_drop_ins() -> None:
+    """As `systemctl cat` shows it: an empty line takes back those before it; spaces and specifiers are systemd's."""
+    text = (
+        "[Service]\nEnvironment=A=b\nExecStart=llama-server -m /a.gguf\n"
+        "[Service]\nEnvironment=\nEnvironment = C=d\nExecStart=\n"
+        "ExecStart = llama-server -m %h/b%%.gguf --alias %i\n"
+    )
+    imported = read("x.service", text)
+    assert imported.servers == {"x": {"file": "/home/me/b%.gguf", "env": {"C": "d"}, "aliases": ["%i"]}}
+    assert "%i" in lost(imported)
+
+
+def test_a_subshell_in_a_script() -> None:
+    """The shell's brackets are not words of the command, those in a name are its own."""
+    imported = read(
+        "x.sh", "(llama-server -m 'a (1).gguf' &)\n( cd /x; llama-server -m b.gguf )\n(llama-server -m c.gguf)\n"
+    )
+    assert [s["file"] for s in imported.servers.values()] == ["a (1).gguf", "b.gguf", "c.gguf"]
+
+
+def test_values_that_no_fleet_file_can_have() -> None:
+    """A date, a number that is none: left out and said, not a failure of ours."""
+    filters = "{setParams: {a: 2020-01-01, b: .nan}}"
+    imported = read("s.yaml", f"models: {{m: {{cmd: llama-server -m a.gguf, filters: {filters}}}}}")
+    assert "request_set" not in imported.servers["m"]
+    assert "request_set" in lost(imported)
+    imported = read("s.sh", "llama-server -m a.gguf --temp nan --top-p inf -ts 1,nan\n")
+    assert imported.servers == {"a": {"file": "a.gguf"}}
+    assert lost(imported).count("is not a value") == 3
+
+
+def test_a_small_file_that_expands_to_a_big_one() -> None:
+    """Aliases of aliases, and one that has itself, are refused at once."""
+    pairs = zip("abcdefghijkl", "bcdefghijklm", strict=True)
+    bomb = "a: &a [x]\n" + "".join(f"{c}: &{c} [{', '.join([f'*{p}'] * 9)}]\n" for p, c in pairs)
+    for text in (bomb, "x: &x {y: *x}\n"):
+        with pytest.raises(UnknownFormatError, match="too many values"):
+            translate("a.yaml", f"{text}models: {{m: {{cmd: llama-server -m a.gguf}}}}\n", FLAGS, ENV)
+
+
+def test_a_name_of_several_lines_stays_in_its_comment() -> None:
+    """The file that was read may be called anything."""
+    text = imported_text(translate("s.sh", "llama-server -m a.gguf\n", FLAGS, ENV), "x\nwaive: [y]\n#.sh")
+    assert yaml.safe_load(text) == {"servers": {"a": "a.gguf"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,13 +20,13 @@ from launcher.ir.measured import Measurement
 from launcher.ir.plan import ServerPlan
 from launcher.ir.sweep import PointResult, Values, Workload
 from launcher.plan import expected, touched
-from launcher.sweep import GROUPS
+from launcher.sweep import GROUPS, setting_words
 
 OURS = ("--port", "--host", "--api-key-file", "--slot-save-path")
 """Flags of the fleet's servers that a server on trial does not get."""
 
 
-class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """`words` without address; `refused`: why it is not started, "" where it may be: then `planned` is there.
 
     `digest` names build, model and command line.
@@ -58,7 +59,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def settings(self) -> str:
         """`slots=2 n_ubatch=256`; "" as the config has it."""
-        return " ".join(f"{field}={value}" for field, value in self.values)
+        return setting_words(dict(self.values))
 
     def expected(self, known: Iterable[Measurement]) -> tuple[float, float] | None:
         """Tokens a second with one request at a time, lowest and highest, by the plan and what is `known` here."""
@@ -90,12 +91,12 @@ def _spelled(written: Any, planned: Any) -> str:
     return msgspec.json.encode(value).decode().replace(" ", "")
 
 
-def candidate_of(
+def variant_of(
     server: str, values: Values, current: Values, overrides: Sequence[str], config_dirs: Iterable[Path]
-) -> Candidate:
+) -> Variant:
     """`server` with `values`, planned in its fleet; what has the `current` ones is taken as the config has it."""
     own = () if values == current else tuple(f"++servers.{server}.{field}={value}" for field, value in values)
-    refused = partial(Candidate, server=server, values=values)
+    refused = partial(Variant, server=server, values=values)
     try:
         compiled = compile_fleet([*overrides, *own], config_dirs=tuple(config_dirs))
         compiled.require()
@@ -111,7 +112,7 @@ def candidate_of(
         kept_fields = ", ".join(f"{field} stays {value}" for field, value in kept.items())
         return refused(refused=f"{kept_fields}: its file decides")
     command, hardware = compiled.commands[server], compiled.plan.config.hardware
-    return Candidate(
+    return Variant(
         server=server,
         values=values,
         words=_without(command.argv, OURS),
@@ -134,20 +135,25 @@ def measurement_key(compiled: Compilation, planned: ServerPlan) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+def utc_now() -> str:
+    """This moment as ISO 8601 writes it, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def measurement_of(
-    candidate: Candidate, result: PointResult, workload: Workload, *, at: str, load_average: float, load_s: float
+    variant: Variant, result: PointResult, workload: Workload, *, load_average: float, load_s: float
 ) -> Measurement:
-    """What is kept of a point with one request at a time. `at`: ISO time."""
-    lengths, planned = workload.prompt_tokens, candidate.plan
+    """What is kept of a point with one request at a time."""
+    lengths, planned = workload.prompt_tokens, variant.plan
     return Measurement(
-        key=candidate.digest,
-        hardware=candidate.hardware,
-        server=candidate.server,
+        key=variant.digest,
+        hardware=variant.hardware,
+        server=variant.server,
         model=planned.config.model,
         quantization=planned.config.quantization,
-        settings=candidate.settings,
-        build=candidate.build,
-        at=at,
+        settings=variant.settings,
+        build=variant.build,
+        at=utc_now(),
         prompt_tokens=sum(lengths) // len(lengths),
         n_predict=workload.n_predict,
         batches=result.batches,
