@@ -56,11 +56,13 @@ class Supervisor(Serving):
         )
         self._specs = process_specs(manifest)
         runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.unit.builtin}
-        waker = Waker(runners, _budgets(manifest), manifest.supervisor.drain_timeout_s, None if owner.local else dict)
+        self._measurer = Measurer(gpu_names(manifest), pss=owner.pss_bytes)
+        drain_s = manifest.supervisor.drain_timeout_s
+        available, cards = (None, self._measurer.cards) if owner.local else (dict, None)
+        waker = Waker(runners, _budgets(manifest), drain_s, available, cards)
         waker.waits = True
         super().__init__(runners, waker, owner)
         self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
-        self._measurer = Measurer(gpu_names(manifest), pss=owner.pss_bytes)
         self._upkeep = Upkeep(
             runners=runners,
             owner=owner,
