@@ -159,7 +159,7 @@ def test_who_has_waited_too_long_for_a_card_is_told_so() -> None:
 async def test_what_drivers_say_of_the_cards_of_a_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the fleet's own names, without others' cards; a driver that hangs is neither waited for nor asked twice."""
     go_on, asked = threading.Event(), []
-    sizes = {"backend": "cuda", "model": "", "vram_bytes": 24, "free_bytes": 5}
+    sizes: dict[str, Any] = {"backend": "cuda", "model": "", "vram_bytes": 24, "free_bytes": 5}
 
     def hang() -> tuple[Card, ...]:
         asked.append(1)
