@@ -19,7 +19,8 @@ from launcher import route
 from launcher.base.cgroups import oom_kills
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
-from launcher.supervise import Supervisor, diagnose, events
+from launcher.supervise import Supervisor, events
+from launcher.supervise.diagnosis import diagnose
 from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs

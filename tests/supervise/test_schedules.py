@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from launcher.ir.fleet import DeviceBudget, DeviceNeed
 from launcher.ir.live import UnavailableError
-from launcher.supervise import Resident, Supervisor, choose_victims
-from launcher.supervise.scheduler import can_ever_fit
+from launcher.supervise import Supervisor
+from launcher.supervise.scheduler import Resident, can_ever_fit, choose_victims
 from tests.supervise.conftest import SUPERVISOR, children, fake, manifest
 from tests.supervise.simulated import CARD, Simulated, SimulatedLoop, World
 
