@@ -22,13 +22,16 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def open_log(path: Path) -> int:
     """A descriptor of `path` for appending; the caller closes it.
 
-    Where none can be had (a full disk), the log goes nowhere: that is no reason not to serve. Raises OSError.
+    Where none can be had (a full disk, a pipe that nobody reads), the log goes nowhere: that is no reason not to serve.
+    Raises OSError.
     """
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_at_once(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
     except OSError as error:
         _LOG.warning("%s cannot be written: %s", path, error.strerror or error)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def shift(path: Path, files: int) -> None:
@@ -75,7 +78,7 @@ def _copy(text: bytes, target: Path) -> None:
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no such file."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL_BYTES))
             raw = file.read(_TAIL_BYTES)
@@ -85,6 +88,11 @@ def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     if size > _TAIL_BYTES:
         text = text.partition("\n")[2] or text
     return tuple(_ANSI.sub("", line).rstrip() for line in text.splitlines()[-lines or sys.maxsize :])
+
+
+def _open_at_once(path: str | os.PathLike[str], flags: int) -> int:
+    """A pipe in the place of a log is not waited for. Raises OSError."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o600)
 
 
 def size_bytes(path: Path) -> int:

@@ -62,6 +62,16 @@ def test_a_log_that_is_written_is_cut_in_place(tmp_path: Path) -> None:
     assert not logs.cut(log, 3, 100)
 
 
+def test_a_pipe_in_the_place_of_a_log_holds_nobody_up(tmp_path: Path) -> None:
+    """Its server writes nowhere, and serves."""
+    path = tmp_path / "a.log"
+    os.mkfifo(path)
+    logs.shift(path, 3)
+    os.close(logs.open_log(path))
+    assert logs.tail(path) == ()
+    assert not logs.cut(path, 3, 0)
+
+
 def test_a_reload_touches_what_it_must() -> None:
     """Timeouts change in place; argv restarts; a demand server that sleeps stays asleep; names narrow it."""
     old = process_specs(manifest(fake("a", 1), fake("b", 2), fake("c", 3, start="demand"), fake("d", 4)))
