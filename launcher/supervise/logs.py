@@ -26,7 +26,8 @@ def open_log(path: Path) -> int:
     Raises OSError.
     """
     try:
-        descriptor = _open_at_once(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        # at once, also where a pipe lies in its place
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         _LOG.warning("%s cannot be written: %s", path, error.strerror or error)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -78,21 +79,18 @@ def _copy(text: bytes, target: Path) -> None:
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no such file."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            raw = file.read(_TAIL_BYTES)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            raw = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError):  # ValueError: no path can be this (NUL in it)
         return ()
     text = raw.decode(errors="replace")
     if size > _TAIL_BYTES:
         text = text.partition("\n")[2] or text
     return tuple(_ANSI.sub("", line).rstrip() for line in text.splitlines()[-lines or sys.maxsize :])
-
-
-def _open_at_once(path: str | os.PathLike[str], flags: int) -> int:
-    """A pipe in the place of a log is not waited for. Raises OSError."""
-    return os.open(path, flags | os.O_NONBLOCK, 0o600)
 
 
 def size_bytes(path: Path) -> int:
