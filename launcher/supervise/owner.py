@@ -88,7 +88,10 @@ class OwnedProcess(Protocol):
 
 
 class ProcessOwner(Protocol):
-    """Starts, finds, ends and measures the processes of one deployment."""
+    """Starts, finds, ends and measures the processes of one deployment.
+
+    The methods with a default do nothing for processes that a scheduler, or systemd, looks after itself.
+    """
 
     manager: Manager
     outlives: bool
@@ -108,12 +111,15 @@ class ProcessOwner(Protocol):
 
     def keep(self, record: ServerRecord) -> None:
         """Remember what is known of a process for the next runtime, as far as the disk allows."""
+        del record
 
     def forget(self, name: str) -> None:
         """The process of `name` has ended."""
+        del name
 
     def heal(self) -> tuple[str, ...]:
         """Write and remove what the disk refused before; what it refuses still, for people."""
+        return ()
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What runs of this deployment, and the claims about it that cannot be trusted, which are dropped."""
@@ -123,9 +129,13 @@ class ProcessOwner(Protocol):
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
         """Remove what processes of `specs`, of which none lives, left behind (containers without their client)."""
+        del specs
 
     async def trim_log(self, name: str) -> None:
         """Keep the log of `name` below its limit."""
+        del name
 
     def pss_bytes(self, pid: int) -> int | None:
         """RAM of our process `pid`, shared pages divided where that is known; None where nobody says. Blocks."""
+        del pid
+        return None

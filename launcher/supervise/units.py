@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from launcher.supervise import logs
 from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees, new_record
-from launcher.supervise.owner import Ending, Orphan, Watcher
+from launcher.supervise.owner import Ending, Orphan, ProcessOwner, Watcher
 from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.systemctl import Systemctl, UnitState, unit_names
 
@@ -181,7 +181,7 @@ class UnitProcess:
         task.add_done_callback(self._tasks.discard)
 
 
-class SystemdUnits(RecordStore):
+class SystemdUnits(RecordStore, ProcessOwner):
     """See `launcher.supervise.owner.ProcessOwner`: the units `PREFIX-NAME.service`, which `launch install` wrote.
 
     `write(path, data)` replaces a file atomically: what was proven is remembered for the next runtime.
@@ -255,12 +255,6 @@ class SystemdUnits(RecordStore):
         if errors:
             _LOG.error("%s", errors)
         return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if errors else "stopped") for r in records)
-
-    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Nothing: what a unit leaves behind is the manager's to remove."""
-
-    async def trim_log(self, name: str) -> None:
-        """The journal has limits of its own."""
 
     def pss_bytes(self, pid: int) -> int | None:
         """What is charged to the unit's control group, which has each page once; with its leader, for all of it."""

@@ -17,7 +17,7 @@ from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
-from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
+from launcher.supervise.kubernetes.seen import names_by_label, replicas, seen, uid
 from launcher.supervise.owner import Ending, Watcher
 from launcher.supervise.scheduled import (
     CALL,
@@ -28,6 +28,7 @@ from launcher.supervise.scheduled import (
     Seen,
     identity,
 )
+from launcher.supervise.scheduled.lease import Object, version
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")

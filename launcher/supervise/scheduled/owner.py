@@ -6,12 +6,12 @@ import abc
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.supervise.identity import ServerRecord
-from launcher.supervise.owner import Ending, Orphan, Watcher
+from launcher.supervise.owner import Ending, Orphan, ProcessOwner, Watcher
 from launcher.supervise.scheduled.election import Election
 from launcher.supervise.scheduled.seen import SchedulerError, Seen
 from launcher.supervise.spec import ProcessSpec
@@ -22,7 +22,7 @@ _SETTLE_S = 1.0
 """How long what was asked for may take to show, where it was asked for no longer just after."""
 
 
-class ScheduledOwner(abc.ABC):
+class ScheduledOwner(ProcessOwner):
     """The half of `launcher.supervise.owner.ProcessOwner` that asks no scheduler anything.
 
     Nothing is changed but by who leads (`election`).
@@ -68,30 +68,6 @@ class ScheduledOwner(abc.ABC):
             return Orphan(name=name, pid=0, outcome="stopped")
 
         return tuple(await asyncio.gather(*(ended(record.name) for record in records)))
-
-    def keep(self, record: ServerRecord) -> None:
-        """Nothing: the scheduler remembers."""
-        del record
-
-    def forget(self, name: str) -> None:
-        """Nothing: the scheduler forgets."""
-        del name
-
-    def heal(self) -> tuple[str, ...]:
-        """Nothing of it is on our own disk."""
-        return ()
-
-    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Nothing: what a run leaves behind is the scheduler's to remove."""
-        del specs
-
-    async def trim_log(self, name: str) -> None:
-        """Nothing: the scheduler has limits of its own."""
-        del name
-
-    def pss_bytes(self, pid: int) -> int | None:  # noqa: ARG002 - the interface's
-        """Nothing: it runs on another machine."""
-        return None
 
     # --- a process's ----------------------------------------------------------------------------------------
 
