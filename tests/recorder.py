@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from launcher.errors import Finding, LaunchError
-from launcher.supervise import Diagnosis
+from launcher.supervise.diagnosis import Diagnosis
 
 
 @contextmanager

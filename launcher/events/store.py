@@ -16,14 +16,15 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.decoding import decoded
+from launcher.base.regular import read_regular
 from launcher.ir.events import Record
 
 _LOG = logging.getLogger("launch.events")
 MAX_BYTES = 2 * 1024**2
 """Of each of the two files."""
 MAX_LINE_BYTES = 16 * 1024
-_BEYOND = 2**53
-"""Numbers of events are below: from here on a browser takes two for one."""
+_BEYOND = 2**52
+"""Numbers of events that are read are below: from twice that on, which none may reach, a browser takes two for one."""
 _NEVER_S = 250_000_000_000.0
 """Unix time that no calendar writes any more."""
 
@@ -61,7 +62,8 @@ class Store:
     def _write(self, line: bytes) -> None:
         """Raises OSError."""
         if self._descriptor < 0:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            # never blocks, not even on a pipe that lies there
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._descriptor = os.open(self._path, flags, 0o600)
             self._size = os.fstat(self._descriptor).st_size
             self._torn = self._torn or self._size > 0  # whoever wrote before may have died within a line
@@ -109,8 +111,7 @@ def read_records(path: Path) -> list[Record]:
 def _read(path: Path) -> Iterator[Record]:
     """The events of one file; lines that are none are skipped."""
     try:
-        with path.open("rb") as file:
-            data = file.read(2 * MAX_BYTES)
+        data = read_regular(path)[: 2 * MAX_BYTES]
     except OSError:
         return
     for line in data.splitlines():

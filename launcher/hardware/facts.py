@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -122,11 +123,16 @@ def programs_of(server: ServerUnit) -> tuple[str, ...]:
 
 def _unreadable(path: str) -> str | None:
     try:
-        with Path(path).open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             file.read(4)
+            return "it is a pipe" if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) else None
     except OSError as error:
         return error.strerror or str(error)
-    return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe in the place of a file is not waited for. Raises OSError."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _disk_free(path: Path) -> int:

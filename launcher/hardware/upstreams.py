@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
@@ -60,19 +64,32 @@ def _key_lines(target: RouteTarget, outside: OutsideUnit) -> Mapping[str, str]:
 
 
 def _asked(target: RouteTarget, outside: OutsideUnit, lines: Mapping[str, str]) -> tuple[int, bytes]:
-    """Status and body of its health path. Raises OSError, ValueError, HTTPException."""
+    """Status and body of its health path, all within the patience. Raises OSError, ValueError, HTTPException."""
     connection: http.client.HTTPConnection
     if urlsplit(outside.url).scheme == "https":
         context = ssl.create_default_context(cafile=outside.ca_file)
         connection = http.client.HTTPSConnection(target.host, target.port, timeout=_PATIENCE_S, context=context)
     else:
         connection = http.client.HTTPConnection(target.host, target.port, timeout=_PATIENCE_S)
+    until = time.monotonic() + _PATIENCE_S
+    connection.connect()
+    clock = threading.Timer(until - time.monotonic(), _hang_up, [connection.sock])  # the timeout is of each byte
+    clock.start()
     try:
         connection.request("GET", outside.health_path, headers=dict(lines))
         answer = connection.getresponse()
-        return answer.status, answer.read(_MOST_BYTES)
+        body = answer.read(_MOST_BYTES)
     finally:
+        clock.cancel()
         connection.close()
+    if time.monotonic() >= until:
+        raise TimeoutError("timed out")
+    return answer.status, body
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of one with TLS, too, without its last words
 
 
 def _missing(target: RouteTarget, body: bytes) -> list[str]:

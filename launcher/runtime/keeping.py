@@ -15,6 +15,7 @@ import msgspec
 
 from launcher.base.decoding import UNREADABLE
 from launcher.base.locks import LockOwner
+from launcher.base.regular import read_regular
 from launcher.errors import HostError, LaunchError
 from launcher.files import write_atomic, writing
 from launcher.files.state import LockHeldError, OwnedLock
@@ -72,7 +73,7 @@ class Keeping:
         for path in paths:
             with contextlib.suppress(OSError):
                 if path.is_relative_to(self._state_dir):
-                    self._files[path] = path.read_bytes()
+                    self._files[path] = read_regular(path)
 
     async def watch(self, app: Any, heal: Callable[[], tuple[str, ...]]) -> None:
         """Until cancelled. `app` answers on the control socket; `heal` makes good what is others' in the directory."""
@@ -140,7 +141,7 @@ def keep_pins(pool: WarmPool, state_dir: Callable[[], Path]) -> None:
 
 def _read_pins(path: Path) -> tuple[str, ...]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
+        return msgspec.json.decode(read_regular(path), type=tuple[str, ...])
     except FileNotFoundError:
         return ()
     except (OSError, *UNREADABLE) as error:

@@ -7,10 +7,9 @@ I/O, except `lifecycle`, `scheduler`, `reload`, `diagnosis`, `spec` and `events`
 from __future__ import annotations
 
 from launcher.supervise.children import Children
-from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.ending import early_finding, end_runtime, reach_runtime
 from launcher.supervise.findings import starting_finding, state_moved_finding, stopping_finding
-from launcher.supervise.identity import RecordStore, ServerRecord, marked_deployments
+from launcher.supervise.identity import RecordStore, marked_deployments
 from launcher.supervise.offline import (
     LOCK_NAME,
     RuntimeAliveError,
@@ -20,23 +19,17 @@ from launcher.supervise.offline import (
 )
 from launcher.supervise.owner import ProcessOwner
 from launcher.supervise.ports import port_owner
-from launcher.supervise.scheduler import Resident, choose_victims
 from launcher.supervise.supervisor import Supervisor
 from launcher.supervise.units import SystemdUnits
 
 __all__ = [
     "LOCK_NAME",
     "Children",
-    "Diagnosis",
     "ProcessOwner",
     "RecordStore",
-    "Resident",
     "RuntimeAliveError",
-    "ServerRecord",
     "Supervisor",
     "SystemdUnits",
-    "choose_victims",
-    "diagnose",
     "early_finding",
     "end_runtime",
     "marked_deployments",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -33,7 +34,9 @@ def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
     if missing:
         cause = f"missing: {', '.join(missing[:3])}"
         return Diagnosis(code="supervise/model-missing", cause=cause, remedy="fetch it, or correct the path")
-    owner = ports.port_owner(spec.unit.port, spec.unit.host)
+    owner = None
+    with contextlib.suppress(OSError, ValueError):  # as below; whatever is there, the start itself will say so
+        owner = ports.port_owner(spec.unit.port, spec.unit.host)
     if owner is not None:
         cause = f"{_place(spec)} is held by {owner}, which this fleet did not start"
         return Diagnosis(code="supervise/port-busy", cause=cause, remedy=_elsewhere(spec))

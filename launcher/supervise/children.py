@@ -16,7 +16,7 @@ from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, mismatch
 from launcher.supervise.offline import living_records, stop_records
-from launcher.supervise.owner import Orphan, RefusedError
+from launcher.supervise.owner import Orphan, RefusedError, Watcher
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -40,33 +40,37 @@ class Children(RecordStore):
     ) -> None:
         super().__init__(state_dir, write)
         self._deployment = deployment
-        self._logs = state_dir / "logs"
+        self.log_dir = state_dir / "logs"
         self._inherited = process.inherited()
         self.log_files = log_files
         self.log_max_bytes = log_max_bytes
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> process.RunningProcess:
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> process.RunningProcess:
         """Record, then spawn; what no disk records is found again by its mark. Raises RefusedError."""
         del level  # `spec` is it
         problem = obstacle(spec)
         if problem is not None:
             raise RefusedError(problem)
         self.keep(record)
-        log = self.log_file(record.name)
         try:
-            logs.shift(log, self.log_files)
+            logs.shift(Path(record.log_file), self.log_files)
             if spec.unit.slot_save_path is not None:
                 slots.prepare(spec.unit.slot_save_path)
             if is_path(spec.unit.host):
                 make_room(spec.unit.host)
-            return process.spawn(spec.unit, self._inherited[spec.unit.kind], log, self.path(record.name))
+            child = process.spawn(spec.unit, record, self._inherited[spec.unit.kind], self.path(record.name))
         except OSError as error:
             cause = f"cannot start {spec.unit.argv[0]}: {error}"
             raise RefusedError(Diagnosis(code="supervise/cannot-execute", cause=cause, remedy="")) from None
+        child.watch(watcher)
+        return child
 
-    def adopt(self, record: ServerRecord) -> process.RunningProcess | None:
+    def adopt(self, record: ServerRecord, watcher: Watcher) -> process.RunningProcess | None:
         """See `launcher.supervise.owner`."""
-        return process.adopt(record)
+        found = process.adopt(record)
+        if found is not None:
+            found.watch(watcher)
+        return found
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """By state files and marks, whatever `specs` there are now."""
@@ -93,13 +97,9 @@ class Children(RecordStore):
         left = [spec.unit.argv for spec in specs if spec.unit.container]
         await asyncio.gather(*(asyncio.to_thread(process.remove_container, argv) for argv in left))
 
-    def log_file(self, name: str) -> Path:
-        """`logs/NAME.log` below the state directory."""
-        return self._logs / f"{name}.log"
-
     async def trim_log(self, name: str) -> None:
         """Rotate it if it is too long."""
-        log = self.log_file(name)
+        log = self.log_dir / f"{name}.log"
         if logs.size_bytes(log) > self.log_max_bytes:
             try:
                 await asyncio.to_thread(logs.cut, log, self.log_files, self.log_max_bytes)

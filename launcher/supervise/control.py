@@ -119,6 +119,7 @@ def _check_socket(state_dir: Path) -> None:
     if not (state_dir / SOCKET_NAME).exists():
         raise NoRuntimeError(f"no runtime serves {state_dir}")
     with socket_address(state_dir) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)  # a runtime that is stuck, and has as many waiting as may, holds nobody up
         try:
             sock.connect(address)
         except OSError as error:

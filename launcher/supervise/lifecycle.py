@@ -72,6 +72,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     """It is still starting after `start_timeout_s`, because it makes progress."""
     deadline: float | None = None
     failures: tuple[float, ...] = ()
+    ended_at: float | None = None
+    """When its last process ended."""
     served_s: float = 0.0
     restarts: int = 0
     silent_retries: int = 0
@@ -292,7 +294,7 @@ def _exited(life: Life, event: Exited, now: float, policy: Policy) -> Step:
     """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
     if not life.alive:
         return life, ()
-    life = _served(replace(life, alive=False, suspended=False, over=False), now)
+    life = _served(replace(life, alive=False, suspended=False, over=False, ended_at=now), now)
     if life.state == "stopping" and life.failing is None:
         stopped = replace(life, state="stopped", deadline=None, since=now)
         return _begin(stopped, now, policy) if life.wanted else (stopped, ())

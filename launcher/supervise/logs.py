@@ -22,13 +22,17 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def open_log(path: Path) -> int:
     """A descriptor of `path` for appending; the caller closes it.
 
-    Where none can be had (a full disk), the log goes nowhere: that is no reason not to serve. Raises OSError.
+    Where none can be had (a full disk, a pipe that nobody reads), the log goes nowhere: that is no reason not to serve.
+    Raises OSError.
     """
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # at once, also where a pipe lies in its place
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
         _LOG.warning("%s cannot be written: %s", path, error.strerror or error)
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def shift(path: Path, files: int) -> None:
@@ -75,10 +79,12 @@ def _copy(text: bytes, target: Path) -> None:
 def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
     """The last `lines` lines of `path` (of its last 64 KiB), without colours; empty when there is no such file."""
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _TAIL_BYTES))
-            raw = file.read(_TAIL_BYTES)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.lseek(descriptor, 0, os.SEEK_END)
+            raw = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError):  # ValueError: no path can be this (NUL in it)
         return ()
     text = raw.decode(errors="replace")

@@ -1,7 +1,8 @@
-"""How much memory processes really take: shared pages divided, and GPUs by process; measured in a thread. I/O."""
+"""How much memory processes really take: shared pages divided, and GPUs by process; what GPUs have free. I/O."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -9,8 +10,11 @@ import msgspec
 
 from launcher.base import procfs
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.host import CardUse
+from launcher.ir.host import Card, CardUse, HostGpu
 from launcher.supervise.process import main_process
+
+_DRIVER_S = 1.0
+"""What a driver does not say within is not known."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,7 @@ class Measurer:
         self._ask_cards = ask_cards
         self._pss = pss or procfs.pss_bytes
         self.figures: Mapping[int, Measured] = {}
+        self._asking: asyncio.Task[tuple[Card, ...]] | None = None
 
     def of(self, pid: int | None) -> Measured:
         """The last figures of `pid`."""
@@ -68,6 +73,18 @@ class Measurer:
                 gpu_bytes=dict(gpu_bytes),
             )
         return found
+
+    async def cards(self) -> dict[str, HostGpu]:
+        """What drivers say of the fleet's GPUs now, by device; nothing of those that no driver tells of in time."""
+        if not self.gpus:
+            return {}
+        from launcher.hardware.cards import device_of, read_cards  # noqa: PLC0415 - only a fleet with GPUs pays
+
+        if self._asking is None or self._asking.done():  # a driver that hangs is not asked again meanwhile
+            self._asking = asyncio.create_task(asyncio.to_thread(read_cards))
+        told, _ = await asyncio.wait({self._asking}, timeout=_DRIVER_S)
+        found = {device_of(card.gpu.name, self.gpus): card.gpu for task in told for card in task.result()}
+        return {device: gpu for device, gpu in found.items() if device is not None}
 
     def _on_cards(self, pids: Collection[int]) -> list[tuple[int, str, int]]:
         """Process, device and bytes of what `pids` take of the fleet's GPUs."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -47,6 +47,15 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Literal["stopped", "killed", "survived"]
 
 
+class Watcher(NamedTuple):
+    """Who hears of the end of a process, in the running loop."""
+
+    on_exit: Callable[[Ending], None]
+    """Nothing of it is left, or it could not be started."""
+    on_end: Callable[[], None]
+    """Its main process has ended; called only where the rest takes a while."""
+
+
 class OwnedProcess(Protocol):
     """One process that was started or adopted."""
 
@@ -65,12 +74,6 @@ class OwnedProcess(Protocol):
     async def started(self) -> int:
         """Wait until there is a process, which at once there may be; its pid. Cancelled when it never comes to be."""
 
-    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """Call `on_exit` in the running loop when nothing of it is left, or when it could not be started.
-
-        `on_end` is called before that, at once when its main process has ended, where the rest takes a while.
-        """
-
     def terminate(self) -> None:
         """Ask it to end."""
 
@@ -85,7 +88,10 @@ class OwnedProcess(Protocol):
 
 
 class ProcessOwner(Protocol):
-    """Starts, finds, ends and measures the processes of one deployment."""
+    """Starts, finds, ends and measures the processes of one deployment.
+
+    The methods with a default do nothing for processes that a scheduler, or systemd, looks after itself.
+    """
 
     manager: Manager
     outlives: bool
@@ -93,20 +99,27 @@ class ProcessOwner(Protocol):
     local: bool
     """Whether they run on this machine, which can be asked about them."""
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> OwnedProcess:
+    @property
+    def log_dir(self) -> Path | None:
+        """Where the log of each, `NAME.log`, is written; None where they are in the journal."""
+
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> OwnedProcess:
         """Start `spec`, which is fallback `level` of what was planned, 0 for that itself. Raises RefusedError."""
 
-    def adopt(self, record: ServerRecord) -> OwnedProcess | None:
+    def adopt(self, record: ServerRecord, watcher: Watcher) -> OwnedProcess | None:
         """The living process of `record`; None when it is gone, or another one has its pid."""
 
     def keep(self, record: ServerRecord) -> None:
         """Remember what is known of a process for the next runtime, as far as the disk allows."""
+        del record
 
     def forget(self, name: str) -> None:
         """The process of `name` has ended."""
+        del name
 
     def heal(self) -> tuple[str, ...]:
         """Write and remove what the disk refused before; what it refuses still, for people."""
+        return ()
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What runs of this deployment, and the claims about it that cannot be trusted, which are dropped."""
@@ -116,12 +129,13 @@ class ProcessOwner(Protocol):
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
         """Remove what processes of `specs`, of which none lives, left behind (containers without their client)."""
-
-    def log_file(self, name: str) -> Path | None:
-        """Where the log of `name` is written; None where it is in the journal."""
+        del specs
 
     async def trim_log(self, name: str) -> None:
         """Keep the log of `name` below its limit."""
+        del name
 
     def pss_bytes(self, pid: int) -> int | None:
         """RAM of our process `pid`, shared pages divided where that is known; None where nobody says. Blocks."""
+        del pid
+        return None

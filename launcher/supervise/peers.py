@@ -67,16 +67,15 @@ def _missing(peers: list[str]) -> Diagnosis:
 class AfterPeers:
     """A process that is started once all its peers greet: see `launcher.supervise.owner.OwnedProcess`."""
 
-    def __init__(self, spec: ProcessSpec, start: Callable[[], OwnedProcess]) -> None:
-        """`start` starts it, as `spec`."""
+    def __init__(self, spec: ProcessSpec, start: Callable[[], OwnedProcess], on_exit: Callable[[Ending], None]) -> None:
+        """`start` starts it, as `spec`; `on_exit` hears where that never comes to be."""
         limits = (spec.policy.start_timeout_s, spec.policy.stall_timeout_s)
         self._patience_s = min(_PATIENCE_S, *(limit / 2 for limit in limits if limit > 0))
         self._peers, self._start = spec.unit.peers, start
         self._inner: OwnedProcess | None = None
         self._ready: asyncio.Future[OwnedProcess] = asyncio.get_running_loop().create_future()
         self._looks = itertools.count()
-        self._on_exit: Callable[[Ending], None] | None = None
-        self._on_end: Callable[[], None] | None = None
+        self._on_exit: Callable[[Ending], None] | None = on_exit
         self._task = asyncio.get_running_loop().create_task(self._wait())
 
     @property
@@ -97,12 +96,6 @@ class AfterPeers:
     async def started(self) -> int:
         """Its pid, once its peers were there."""
         return await (await asyncio.shield(self._ready)).started()
-
-    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """As the interface says."""
-        self._on_exit, self._on_end = on_exit, on_end
-        if self._inner is not None:
-            self._inner.watch(on_exit, on_end)
 
     def terminate(self) -> None:
         """End it; nothing is started any more where nothing was."""
@@ -141,8 +134,6 @@ class AfterPeers:
         except RefusedError as error:
             self._over(Ending(code=None, refused=error.why))
             return
-        if self._on_exit is not None and self._on_end is not None:
-            self._inner.watch(self._on_exit, self._on_end)
         self._ready.set_result(self._inner)
 
     def _never(self) -> None:

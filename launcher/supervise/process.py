@@ -19,7 +19,8 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,7 @@ from launcher.base.unix_socket import remove_stale
 from launcher.ir.fleet import ServerUnit, ServiceUnit
 from launcher.supervise import logs
 from launcher.supervise.identity import MARKER, ServerRecord, mismatch
-from launcher.supervise.owner import Ending
+from launcher.supervise.owner import Ending, Watcher
 
 _LOG = logging.getLogger("launch.supervise")
 _NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -44,52 +45,37 @@ _REMOVE_S = 20.0
 _INSPECT_S = 5.0
 
 
+@dataclass(eq=False)
 class RunningProcess:
     """A process by pidfd: signals and the notice of its end cannot hit another process with the same pid.
 
     See `launcher.supervise.owner.OwnedProcess`. `popen` is None for a process that another runtime started (adopted):
-    its exit code stays unknown. `log` is what it writes to, `host` where it listens.
+    its exit code stays unknown. Of `record` the command, the log and the host are used.
     """
 
-    address = None
-    waits = False
-
-    def __init__(
-        self,
-        pid: int,
-        pidfd: int,
-        popen: subprocess.Popen[bytes] | None,
-        *,
-        argv: tuple[str, ...],
-        host: str,
-        log: Path,
-    ) -> None:
-        self.pid = pid
-        self.popen = popen
-        self._pidfd = pidfd
-        self._argv = argv
-        self._host = host
-        self._log = log
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._members: tuple[procfs.ProcStat, ...] = ()
-        self._oom_kills = 0
-        self._removing: asyncio.Task[None] | None = None
+    record: ServerRecord
+    pid: int
+    pidfd: int
+    popen: subprocess.Popen[bytes] | None = None
+    members: tuple[procfs.ProcStat, ...] = ()
+    """Of its session, as they were seen last."""
+    address: None = None
+    waits: Literal[False] = False
+    _is_watched: bool = False
+    _oom_kills: int = 0
+    _removing: asyncio.Task[None] | None = None
 
     async def started(self) -> int:
         """At once."""
         return self.pid
 
-    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """Call `on_exit` in the running loop when it has ended.
-
-        What it left in its session is killed before that, and its unix socket or container removed.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._on_exit, self._on_end = on_exit, on_end
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` when it has ended; before, what it left is killed and its unix socket or container removed."""
+        self._is_watched = True
         self._oom_kills = oom_kills()
         if self.popen is None:
-            self._members = procfs.session_members(self.pid)
-        self._loop.add_reader(self._pidfd, self._ended)
+            self.members = procfs.session_members(self.pid)
+        asyncio.get_running_loop().add_reader(self.pidfd, self._ended, watcher)
 
     def terminate(self) -> None:
         """SIGTERM to the whole session, and SIGCONT, without which a stopped process never gets to act on it."""
@@ -105,67 +91,68 @@ class RunningProcess:
 
         For use without an event loop, on adopted processes.
         """
-        if self._pidfd >= 0:
+        if self.pidfd >= 0:
             poller = select.poll()
-            poller.register(self._pidfd, select.POLLIN)
+            poller.register(self.pidfd, select.POLLIN)
             if not poller.poll(timeout_s * 1000):
                 return False
         for _ in range(_CLEAR_ATTEMPTS):
-            if not [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]:
+            if not [m for m in self.members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]:
                 break
             time.sleep(_CLEAR_PAUSE_S)
         return True
 
     def release(self) -> None:
         """Stop watching; the process itself is left alone."""
-        if self._pidfd >= 0:
-            if self._loop is not None:
-                self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self.pidfd >= 0:
+            if self._is_watched:
+                asyncio.get_running_loop().remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     async def log_mark(self) -> object:
         """The size of its log."""
-        return logs.size_bytes(self._log)
+        return logs.size_bytes(Path(self.record.log_file))
 
-    def _ended(self, attempts: int = _CLEAR_ATTEMPTS) -> None:
+    def _ended(self, watcher: Watcher, attempts: int = _CLEAR_ATTEMPTS) -> None:
         """Kill what is left of its session, remove its container; report when that is gone too, or takes too long."""
         left = []
         with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
-            if self._pidfd >= 0:
+            if self.pidfd >= 0:
                 self.release()
                 if self.popen is not None:
                     # Not reaped yet, so the pid, and with it the session, cannot be anybody else's.
-                    self._members = procfs.session_members(self.pid)
-            left = [m for m in self._members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
+                    self.members = procfs.session_members(self.pid)
+            left = [m for m in self.members if signal_exactly(m.pid, m.start_ticks, signal.SIGKILL)]
         loop = asyncio.get_running_loop()
         if left and attempts > 0:
-            loop.call_later(_CLEAR_PAUSE_S, self._ended, attempts - 1)
+            loop.call_later(_CLEAR_PAUSE_S, self._ended, watcher, attempts - 1)
             return
-        if engine_and_name(self._argv) is not None and self._removing is None:
-            self._on_end()
-            self._removing = loop.create_task(asyncio.to_thread(remove_container, self._argv))
-            self._removing.add_done_callback(lambda _: self._ended(0))
+        record = self.record
+        if engine_and_name(record.argv) is not None and self._removing is None:
+            watcher.on_end()
+            self._removing = loop.create_task(asyncio.to_thread(remove_container, record.argv))
+            self._removing.add_done_callback(lambda _: self._ended(watcher, 0))
             return
-        if is_path(self._host):
-            remove_stale(self._host)
+        if is_path(record.host):
+            remove_stale(record.host)
         code = None if self.popen is None else self.popen.wait()
         killed = oom_kills() > self._oom_kills
-        self._on_exit(Ending(code=code, tail=logs.tail(self._log), oom_killed=killed))
+        watcher.on_exit(Ending(code=code, tail=logs.tail(Path(record.log_file)), oom_killed=killed))
 
     def _signal(self, number: signal.Signals) -> None:
         """Send `number` to the process, then to the others of its session, while it is certain whose that is."""
-        if self._pidfd < 0:
+        if self.pidfd < 0:
             return
         if self.popen is not None:
             _kill_group(self.pid, number)
             return
-        self._members = procfs.session_members(self.pid)
+        self.members = procfs.session_members(self.pid)
         try:
-            signal.pidfd_send_signal(self._pidfd, number)
+            signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             return
-        for member in self._members:
+        for member in self.members:
             if member.pid != self.pid:
                 signal_exactly(member.pid, member.start_ticks, number)
 
@@ -180,13 +167,15 @@ def inherited() -> dict[Literal["server", "service"], dict[str, str]]:
     return {"server": passed_on(ours), "service": ours}
 
 
-def spawn(unit: ServerUnit | ServiceUnit, env: Mapping[str, str], log: Path, state_file: Path) -> RunningProcess:
-    """Start `unit` in its own session, output appended to `log`, input from nowhere.
+def spawn(
+    unit: ServerUnit | ServiceUnit, record: ServerRecord, env: Mapping[str, str], state_file: Path
+) -> RunningProcess:
+    """Start `unit` in its own session, output appended to the log of `record`, input from nowhere.
 
     The environment is `env` with the unit's own over it, and the state file's path as a marker. Its OOM score is ours
     where it sets none, else set as far as the kernel lets us. Raises OSError when it cannot be executed.
     """
-    output = logs.open_log(log)
+    output = logs.open_log(Path(record.log_file))
     try:
         child = subprocess.Popen(
             unit.argv,
@@ -208,7 +197,7 @@ def spawn(unit: ServerUnit | ServiceUnit, env: Mapping[str, str], log: Path, sta
         raise
     if unit.oom_score_adjust:
         _adjust_oom_score(child.pid, unit.oom_score_adjust)
-    return RunningProcess(child.pid, pidfd, child, argv=unit.argv, host=unit.host, log=log)
+    return RunningProcess(record, child.pid, pidfd, child)
 
 
 def _adjust_oom_score(pid: int, adjust: int) -> None:
@@ -241,7 +230,7 @@ def adopt(record: ServerRecord) -> RunningProcess | None:
     if mismatch(record) is not None:
         os.close(pidfd)
         return None
-    return RunningProcess(record.pid, pidfd, None, argv=record.argv, host=record.host, log=Path(record.log_file))
+    return RunningProcess(record, record.pid, pidfd)
 
 
 def signal_exactly(pid: int, start_ticks: int, number: signal.Signals) -> bool:

@@ -226,7 +226,7 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
     if reply.status != 200 or not isinstance(props, dict):
         raise UnfitError(f"/props answers {reply.status}: {_short(reply)}")
     path = str(props.get("model_path", ""))
-    if os.path.realpath(path) != os.path.realpath(spec.unit.model_path):
+    if "\0" in path or os.path.realpath(path) != os.path.realpath(spec.unit.model_path):
         raise UnfitError(f"/props shows the model {path or 'none'}, planned is {spec.unit.model_path}")
     if props.get("total_slots") != spec.unit.slots:
         raise UnfitError(f"/props shows {props.get('total_slots')} slots, planned are {spec.unit.slots}")

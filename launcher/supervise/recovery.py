@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from launcher.ir.live import UnavailableError
 from launcher.supervise import events
 from launcher.supervise.fallbacks import OUT_OF_MEMORY
+from launcher.supervise.readiness import healthy
 from launcher.supervise.runner import Runner
 
 _NOTICE_S = 5.0
-"""How long a process may take to end after its connection broke: it may write a core, or a trace."""
+"""How long a process may take to end after its connection broke: it may write a core, or a trace, and is mute then."""
 
 
 async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_timeout_s: float) -> bool:
@@ -32,11 +33,14 @@ async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_t
     if error_text and not fallbacks.left and not fallbacks.degraded_since(since):
         return False
     pid = runner.pid
+
+    def may_end() -> bool:
+        return pid is not None and runner.pid == pid and not fallbacks.degraded_since(since)
+
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_NOTICE_S):  # until it is known how the process ended, if it did
-            await runner.wait_while(
-                lambda: pid is not None and runner.pid == pid and not fallbacks.degraded_since(since)
-            )
+        async with asyncio.timeout(_NOTICE_S):  # until it is known how the process ended, or that it lives on
+            lives = may_end() and runner.life.usable and await healthy(runner.spec, _NOTICE_S)
+            await runner.wait_while(lambda: may_end() and not lives)
     return fallbacks.degraded_since(since)
 
 

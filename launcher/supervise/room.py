@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from launcher.base.procfs import meminfo
+from launcher.ir.host import HostGpu
 from launcher.ir.live import UnavailableError
+from launcher.sizes import gib
 from launcher.supervise.events import RoomMade
 from launcher.supervise.runner import Runner
-from launcher.supervise.scheduler import Tenant, evict_for, needs_bytes
+from launcher.supervise.scheduler import GIVE_BACK_S, Tenant, devices_left, evict_for, needs_bytes, not_given_back
 
+_LOG = logging.getLogger("launch.supervise")
 _LOOK_AGAIN_S = 0.05
 _REALLY_FREE_S = 5.0
 """How long memory may take to come back after its process ended, before the scheduler decides anew."""
@@ -31,7 +35,8 @@ class Placing:
 class Room:
     """The memory of `runners` (a live view) over `budgets`, bytes by device.
 
-    `available` gives what the system reports as free, bytes by device, for the devices it knows.
+    `available` gives what the system reports as free, bytes by device, for the devices it knows; `cards` what drivers
+    say of GPUs, by device.
     """
 
     def __init__(
@@ -39,10 +44,12 @@ class Room:
         runners: Mapping[str, Runner],
         budgets: Mapping[str, int],
         available: Callable[[], Mapping[str, int]] | None = None,
+        cards: Callable[[], Awaitable[Mapping[str, HostGpu]]] | None = None,
     ) -> None:
         self.budgets = budgets
         self._runners = runners
         self._available = available or available_bytes
+        self._cards = cards
         # What one start decides about a device's memory must hold until its server counts as running there.
         self._placing: dict[str, asyncio.Lock] = {}
 
@@ -78,9 +85,11 @@ class Room:
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
         need = needs_bytes(runner.spec.unit.memory)
-        while (victims := self._victims(runner)) is not None:
+        while True:
+            await self.until_given_back(runner)
+            victims = self._victims(runner)
             if not victims:
-                return True
+                return victims is not None
             going = [self._runners[name] for name in victims]
             runner.emit(self._event(runner, going))
             for other in going:
@@ -90,7 +99,6 @@ class Room:
                 if other.life.alive:
                     raise UnavailableError("server_stuck", f"{other.name!r} does not end", retry_after_s=30)
             await self._until_free(need)
-        return False
 
     def _event(self, runner: Runner, going: Iterable[Runner]) -> RoomMade:
         now = asyncio.get_running_loop().time()
@@ -128,6 +136,22 @@ class Room:
             if all(free.get(device, size) >= size for device, size in need.items()):
                 return
             await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def until_given_back(self, runner: Runner) -> None:
+        """Wait until no driver counts any more what processes held that have just ended, where `runner` lacks it.
+
+        What is lacking `GIVE_BACK_S` after their end is somebody else's, and for the start itself to say.
+        """
+        loop, need = asyncio.get_running_loop(), needs_bytes(runner.spec.unit.memory)
+        lacking: Mapping[str, int] = {}
+        while self._cards is not None and (devices := devices_left(self._sharers(runner), loop.time())):
+            lacking = not_given_back(need, devices, await self._cards())
+            if not lacking:
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        for device, size in lacking.items():
+            message = "%s is started although %s has %s less free than it needs, %g s after who had it ended"
+            _LOG.warning(message, runner.name, device, gib(size), GIVE_BACK_S)
 
 
 def available_bytes() -> dict[str, int]:

@@ -19,7 +19,7 @@ from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.fallbacks import OUT_OF_MEMORY_CODES, Fallbacks
 from launcher.supervise.identity import ServerRecord, new_record
 from launcher.supervise.lifecycle import Action, Event, Flag, Life
-from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError
+from launcher.supervise.owner import Ending, OwnedProcess, ProcessOwner, RefusedError, Watcher
 from launcher.supervise.peers import MISSING, AfterPeers
 from launcher.supervise.process import describe_exit
 from launcher.supervise.scheduler import Tenant
@@ -63,6 +63,7 @@ class Runner:
         self.emit = shared.emit
         self._shared = shared
         self._process: OwnedProcess | None = None
+        self._watcher = Watcher(on_exit=self._gone, on_end=lambda: self.mark("over", on=True))
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._until: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
@@ -185,12 +186,11 @@ class Runner:
 
     def adopt(self, record: ServerRecord, *, by_hand: bool = False) -> bool:
         """Take over the process of `record`; False when it is not there any more."""
-        taken = self._shared.owner.adopt(record)
+        taken = self._shared.owner.adopt(record, self._watcher)
         if taken is None:
             return False
         self._process, self.record = taken, record
         self._shared.owner.keep(record)
-        taken.watch(self._gone, lambda: self.mark("over", on=True))
         self.emit(events.ServerAdopted(name=self.name, pid=taken.pid, by_hand=by_hand))
         self.dispatch(lifecycle.Start(adopt=True))
         return True
@@ -255,11 +255,12 @@ class Runner:
 
     def _spawn(self) -> None:
         spec, shared = self.spec, self._shared
-        log = str(shared.owner.log_file(self.name) or "")
+        log = "" if shared.owner.log_dir is None else str(shared.owner.log_dir / f"{self.name}.log")
         record = new_record(spec, shared.deployment, shared.input_digest, log, self.life.restarts)
-        start = functools.partial(shared.owner.start, spec, self.fallbacks.degradation.level, record)
+        level = self.fallbacks.degradation.level
+        start = functools.partial(shared.owner.start, spec, level, record, self._watcher)
         try:
-            self._process = AfterPeers(spec, start) if spec.unit.peers else start()
+            self._process = AfterPeers(spec, start, self._gone) if spec.unit.peers else start()
         except RefusedError as error:
             self.failure, self.ending = error.why, Ending(code=None)
             shared.owner.forget(self.name)
@@ -268,27 +269,9 @@ class Runner:
             return
         self.record, self.failure, self.ending = record, None, Ending(code=None)
         self.unhealthy = 0
-        self._process.watch(self._gone, lambda: self.mark("over", on=True))
-        if self._process.pid:
-            self._started(self._process.pid)
-
-    def _started(self, pid: int) -> None:
-        if self.record is None or self.record.pid:
-            return
-        self.record = msgspec.structs.replace(self.record, **procfs.birth(pid))
-        self._shared.owner.keep(self.record)
-        started = events.ServerStarting(
-            name=self.name,
-            pid=pid,
-            port=self.spec.unit.port,
-            log_file=self.record.log_file,
-            restart=self.life.restarts,
-            socket=socket_of(self.spec.unit.host),
-        )
-        self.emit(started)
 
     async def _prove(self, process: OwnedProcess) -> None:
-        """Wait for readiness and report it, or what makes it impossible."""
+        """Wait for the process and for its readiness, and report them, or what makes it impossible."""
 
         def progressed(loading: bool) -> None:
             self.dispatch(lifecycle.Progress(loading))
@@ -298,7 +281,18 @@ class Runner:
         pid = process.pid or await readiness.begun(process, interval_s, progressed)
         if process.address is not None:
             self.fallbacks.land(process.address)
-        self._started(pid)
+        if self.record is not None and not self.record.pid:
+            self.record = msgspec.structs.replace(self.record, **procfs.birth(pid))
+            self._shared.owner.keep(self.record)
+            started = events.ServerStarting(
+                name=self.name,
+                pid=pid,
+                port=self.spec.unit.port,
+                log_file=self.record.log_file,
+                restart=self.life.restarts,
+                socket=socket_of(self.spec.unit.host),
+            )
+            self.emit(started)
         trim = functools.partial(self._shared.owner.trim_log, self.name)
         watcher = asyncio.create_task(readiness.watch_progress(process, pid, interval_s, progressed, trim))
         try:
@@ -311,13 +305,16 @@ class Runner:
             self.broken(f"the readiness probe failed: {error or type(error).__name__}", "supervise/not-ready")
         else:
             if self.saved_slots:
-                saved, self.saved_slots = self.saved_slots, {}
-                tokens = await slots.restore_slots(self.spec, saved)
-                if tokens:
-                    self.emit(events.SlotsRestored(name=self.name, slots=len(tokens), tokens=sum(tokens)))
+                await self._restore_slots()
             self.dispatch(lifecycle.Ready())
         finally:
             watcher.cancel()
+
+    async def _restore_slots(self) -> None:
+        saved, self.saved_slots = self.saved_slots, {}
+        tokens = await slots.restore_slots(self.spec, saved)
+        if tokens:
+            self.emit(events.SlotsRestored(name=self.name, slots=len(tokens), tokens=sum(tokens)))
 
     def _cancel_probe(self) -> None:
         """End the readiness probe; one that reports right now ends by itself."""

@@ -6,11 +6,12 @@ carry out what is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from launcher.ir.fleet import DeviceNeed
+from launcher.ir.host import HostGpu
 from launcher.supervise.lifecycle import Life
 from launcher.supervise.spec import ProcessSpec
 
@@ -20,6 +21,8 @@ _LEAST_S = 0.05
 _JUST_USED_S = 1e-3
 _MOST_STAY_S = 30.0
 """The longest stay in a turn that nobody configured."""
+GIVE_BACK_S = 5.0
+"""How long after the end of a process a card's driver may still count its memory as used."""
 _UNASKED_S = 1.0
 """Nobody asks for a server that was not asked for so long: its turn is over."""
 
@@ -149,6 +152,25 @@ def evict_for(
             loaded = sum(needs_bytes(t.spec.unit.memory).get(device, 0) for t in holding if not t.is_coming)
             limits[device] = min(limits[device], free + loaded)
     return choose_victims(need, residents, limits)
+
+
+def devices_left(tenants: Iterable[Tenant], now: float) -> frozenset[str]:
+    """Where one of `tenants` had memory that ended less than `GIVE_BACK_S` before `now`."""
+    ended = (t for t in tenants if t.life.ended_at is not None and now - t.life.ended_at < GIVE_BACK_S)
+    return frozenset(need.device for t in ended for need in t.spec.unit.memory)
+
+
+def not_given_back(need: Mapping[str, int], devices: Collection[str], cards: Mapping[str, HostGpu]) -> dict[str, int]:
+    """Bytes that `need` lacks of those of `devices` that are cards; `cards` is what their drivers say.
+
+    A card that is smaller than the need is left out: its driver does not count all that is used as its memory.
+    """
+    asked = {device: need[device] for device in devices if device in need and device in cards}
+    return {
+        device: size - cards[device].free_bytes
+        for device, size in asked.items()
+        if cards[device].free_bytes < size <= cards[device].vram_bytes
+    }
 
 
 def choose_victims(

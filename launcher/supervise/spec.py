@@ -72,15 +72,6 @@ def _spec(unit: ServerUnit | ServiceUnit, supervisor: SupervisorUnit) -> Process
 
 
 def _fallen_back(unit: ServerUnit | ServiceUnit, rung: RungUnit) -> ServerUnit | ServiceUnit:
-    return msgspec.structs.replace(
-        unit,
-        argv=rung.argv,
-        argv_digest=rung.argv_digest,
-        env=rung.env,
-        model=rung.model,
-        model_path=rung.model_path,
-        files=rung.files,
-        slots=rung.slots,
-        memory=rung.memory,
-        rungs=(),
-    )
+    smaller = msgspec.structs.asdict(rung)
+    del smaller["label"]
+    return msgspec.structs.replace(unit, **smaller, rungs=())

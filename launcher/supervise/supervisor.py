@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from launcher.base import claimed_name
 from launcher.errors import SuperviseError
 from launcher.ir.fleet import FleetManifest
-from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
+from launcher.ir.live import FleetStatus, Lease, ProcessStatus, ServerState, Upstreams
 from launcher.manifest import argv_changes
 from launcher.supervise import events
+from launcher.supervise.causes import FROM_OUTSIDE
 from launcher.supervise.findings import failure_finding, front_finding, is_fatal, refuse_none_started, stopping_finding
 from launcher.supervise.hooks import Hooks
 from launcher.supervise.measuring import Measurer, gpu_names
 from launcher.supervise.owner import ProcessOwner
-from launcher.supervise.recovery import change_rung
+from launcher.supervise.ports import look_for_intruder, stranger_behind
+from launcher.supervise.recovery import change_rung, retry_after_oom
 from launcher.supervise.reload import Changes, compare_specs
 from launcher.supervise.rolling import Rolling
 from launcher.supervise.runner import Runner, SharedContext
-from launcher.supervise.serving import Serving
 from launcher.supervise.spec import ProcessSpec, boot_names, process_specs
 from launcher.supervise.status import process_status
 from launcher.supervise.strays import Strays
@@ -27,7 +29,7 @@ from launcher.supervise.upkeep import Upkeep
 from launcher.supervise.waker import Waker
 
 
-class Supervisor(Serving):
+class Supervisor(Upstreams):
     """Every process of one deployment. All methods are called in one event loop.
 
     `owner` has the processes; `emit` gets every event and must not block; `front` is the URL under which the builtin
@@ -56,11 +58,13 @@ class Supervisor(Serving):
         )
         self._specs = process_specs(manifest)
         runners = {s.name: Runner(s, self._shared) for s in self._specs.values() if not s.unit.builtin}
-        waker = Waker(runners, _budgets(manifest), manifest.supervisor.drain_timeout_s, None if owner.local else dict)
-        waker.waits = True
-        super().__init__(runners, waker, owner)
-        self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
         self._measurer = Measurer(gpu_names(manifest), pss=owner.pss_bytes)
+        drain_s = manifest.supervisor.drain_timeout_s
+        available, cards = (None, self._measurer.cards) if owner.local else (dict, None)
+        waker = Waker(runners, _budgets(manifest), drain_s, available, cards)
+        waker.waits = True
+        self._runners, self._waker, self._owner = runners, waker, owner
+        self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
         self._upkeep = Upkeep(
             runners=runners,
             owner=owner,
@@ -73,6 +77,56 @@ class Supervisor(Serving):
         self._settled: dict[str, asyncio.Event] = {}
         self._abandoned = False
         self._ended = False
+
+    # --- what the data plane asks: see `launcher.ir.live.Upstreams` -------------------------------------------------
+
+    def state(self, name: str) -> ServerState:
+        """State of `name` now; an unknown name is stopped, one of which it is not known yet may run already."""
+        runner = self._runners.get(name)
+        state = "stopped" if runner is None else runner.routing_state
+        return "starting" if state == "stopped" and runner is not None and self._waker.waits else state
+
+    def left_s(self, name: str) -> float | None:
+        """By its last start, else by its medium's speed."""
+        runner = self._runners.get(name)
+        if runner is None or runner.life.state not in ("starting", "stopped", "stopping", "backoff"):
+            return None
+        takes_s = runner.spec.unit.load_s if runner.took_s is None else runner.took_s
+        return None if takes_s is None else max(0.0, takes_s - (runner.starting_s or 0.0))
+
+    def ended_from_outside(self, name: str) -> bool:
+        """Also while it is not known how it ended."""
+        runner = self._runners.get(name)
+        return runner is None or runner.life.usable or runner.ending.code in FROM_OUTSIDE
+
+    def try_lease(self, name: str) -> Lease | None:
+        """Of one that takes requests now."""
+        runner = self._runners.get(name)
+        return runner.grant(name) if runner is not None and runner.life.usable else None
+
+    async def acquire(self, name: str, timeout_s: float) -> Lease:
+        """See `launcher.supervise.waker`."""
+        return await self._waker.acquire(name, timeout_s)
+
+    async def unload(self, name: str) -> None:
+        """See `launcher.supervise.waker`."""
+        await self._waker.unload(name)
+
+    async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
+        """Who owns processes here knows whose the port, or the other end, is."""
+        runner = self._runners.get(name)
+        if not self._owner.local:
+            return claimed_name.stranger(name, await ask())
+        if runner is None or runner.pid is None:
+            raise ProcessLookupError
+        if peer is not None:
+            return stranger_behind(runner.pid, peer)
+        return await look_for_intruder(runner.pid, runner.spec.unit.port, runner.spec.unit.host)
+
+    async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
+        """See `launcher.supervise.recovery`."""
+        runner = self._runners.get(name)
+        return runner is not None and await retry_after_oom(runner, since, error_text, self._waker.drain_timeout_s)
 
     # --- start and stop --------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from launcher.supervise import logs
 from launcher.supervise.causes import obstacle
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import RecordStore, Rejected, ServerRecord, argv_agrees, new_record
-from launcher.supervise.owner import Ending, Orphan
+from launcher.supervise.owner import Ending, Orphan, ProcessOwner, Watcher
 from launcher.supervise.spec import ProcessSpec
 from launcher.supervise.systemctl import Systemctl, UnitState, unit_names
 
@@ -40,19 +40,20 @@ class UnitProcess:
     address = None
     waits = False
 
-    def __init__(self, systemd: Systemctl, unit: str, pid: int = 0, since: float | None = None) -> None:
+    def __init__(
+        self, systemd: Systemctl, unit: str, watcher: Watcher, pid: int = 0, since: float | None = None
+    ) -> None:
         """`pid` of one that runs already, `since` a Unix time; else `begin` starts it."""
         self.unit = unit
         self.pid = pid
         self._since = time.time() if since is None else since
         self._systemd = systemd
         self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._on_exit: Callable[[Ending], None] | None = None
-        self._on_end: Callable[[], None] | None = None
+        self._watcher = watcher
         self._pidfd = -1
         self._tasks: set[asyncio.Task[Any]] = set()
         if pid:
-            self._ready.set_result(pid)
+            self._runs()
 
     def begin(self, spec: ProcessSpec) -> None:
         """Have it started as `spec`."""
@@ -61,12 +62,6 @@ class UnitProcess:
     async def started(self) -> int:
         """See `launcher.supervise.owner`."""
         return await asyncio.shield(self._ready)
-
-    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """See `launcher.supervise.owner`."""
-        self._on_exit, self._on_end = on_exit, on_end
-        if self.pid:
-            self._watch_pid()
 
     def terminate(self) -> None:
         """Have it stopped; the manager sends SIGTERM, and SIGKILL after the unit's own limit."""
@@ -99,8 +94,7 @@ class UnitProcess:
             state, errors = await self._start_unit(state)
         if state.runs:
             self.pid = state.pid
-            self._ready.set_result(state.pid)
-            self._watch_pid()
+            self._runs()
             return
         self._ready.cancel()
         if problem is None and state.started_s <= before.started_s:
@@ -132,9 +126,9 @@ class UnitProcess:
     async def _look(self) -> UnitState:
         return (await self._systemd.show((self.unit,)))[self.unit]
 
-    def _watch_pid(self) -> None:
-        if self._on_exit is None or self._pidfd >= 0:
-            return
+    def _runs(self) -> None:
+        """Its process is known: watch it."""
+        self._ready.set_result(self.pid)
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except OSError:  # it has ended already
@@ -150,8 +144,7 @@ class UnitProcess:
 
     def _ended(self) -> None:
         self._unwatch()
-        if self._on_end is not None:
-            self._on_end()
+        self._watcher.on_end()
         self._later(self._settle())
 
     async def _settle(self) -> None:
@@ -172,9 +165,8 @@ class UnitProcess:
         tail: tuple[str, ...] = ()
         if refused is None:  # pid 0: it ended before anybody saw it
             tail = await self._systemd.tail(self.unit, self.pid, self._since, logs.TAIL_LINES)
-        if self._on_exit is not None:
-            killed = state.result == "oom-kill"
-            self._on_exit(Ending(code=state.code, tail=tail, oom_killed=killed, refused=refused))
+        killed = state.result == "oom-kill"
+        self._watcher.on_exit(Ending(code=state.code, tail=tail, oom_killed=killed, refused=refused))
 
     async def _act(self, verb: str) -> None:
         """Carry out `verb` once there is a process."""
@@ -189,7 +181,7 @@ class UnitProcess:
         task.add_done_callback(self._tasks.discard)
 
 
-class SystemdUnits(RecordStore):
+class SystemdUnits(RecordStore, ProcessOwner):
     """See `launcher.supervise.owner.ProcessOwner`: the units `PREFIX-NAME.service`, which `launch install` wrote.
 
     `write(path, data)` replaces a file atomically: what was proven is remembered for the next runtime.
@@ -197,6 +189,7 @@ class SystemdUnits(RecordStore):
 
     outlives = True
     local = True
+    log_dir = None
 
     def __init__(
         self, deployment: str, state_dir: Path, write: Callable[[Path, bytes], None], *, prefix: str, user: bool
@@ -210,19 +203,19 @@ class SystemdUnits(RecordStore):
         self._units: dict[int, str] = {}
         """By pid, of what `living` found last."""
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> UnitProcess:
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> UnitProcess:
         """Never refuses at once: what stands in the way, or the manager says against it, is an end."""
         del record
-        process = UnitProcess(self._systemd, unit_names(self._prefix, spec.name, level)[level])
+        process = UnitProcess(self._systemd, unit_names(self._prefix, spec.name, level)[level], watcher)
         process.begin(spec)
         return process
 
-    def adopt(self, record: ServerRecord) -> UnitProcess | None:
+    def adopt(self, record: ServerRecord, watcher: Watcher) -> UnitProcess | None:
         """See `launcher.supervise.owner`."""
         unit, stat = self._units.get(record.pid), procfs.proc_stat(record.pid)
         if unit is None or stat is None or stat.start_ticks != record.start_ticks:
             return None
-        return UnitProcess(self._systemd, unit, record.pid, record.started_at)
+        return UnitProcess(self._systemd, unit, watcher, record.pid, record.started_at)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What the manager runs of the units of `specs`, less what is forked and not its program yet (`Type=exec`)."""
@@ -262,16 +255,6 @@ class SystemdUnits(RecordStore):
         if errors:
             _LOG.error("%s", errors)
         return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if errors else "stopped") for r in records)
-
-    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Nothing: what a unit leaves behind is the manager's to remove."""
-
-    def log_file(self, name: str) -> Path | None:  # noqa: ARG002 - the interface's
-        """In the journal."""
-        return None
-
-    async def trim_log(self, name: str) -> None:
-        """The journal has limits of its own."""
 
     def pss_bytes(self, pid: int) -> int | None:
         """What is charged to the unit's control group, which has each page once; with its leader, for all of it."""

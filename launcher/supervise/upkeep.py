@@ -22,6 +22,8 @@ _ASK_MIN_S = 0.5
 _PULSE_S = 0.25
 _SUSPENDED_S = 3.0
 """How long a process may be stopped by a signal (a debugger looks at it) before it is ended and started anew."""
+_AGAIN = contextlib.suppress(OSError)
+"""No descriptor is left to look with: the next look is tried all the same."""
 _SERVING = ("ready", "sleeping")
 _SLEEP_FLAG = "--sleep-idle-seconds"
 _MEASURE_S = 5.0
@@ -71,7 +73,9 @@ class Upkeep:
             known, since = since, {}
             for runner in tuple(self.runners.values()):
                 pid = runner.pid if runner.life.state in _SERVING else None
-                suspended = pid is not None and procfs.is_suspended(pid)
+                suspended = pid is not None and runner.life.suspended
+                with _AGAIN:
+                    suspended = pid is not None and procfs.is_suspended(pid)
                 if runner.life.suspended != suspended:
                     runner.mark("suspended", on=suspended)
                 if pid is not None and suspended:
@@ -85,15 +89,17 @@ class Upkeep:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
             everyone = tuple(self.runners.values())
-            await asyncio.gather(
-                *(self._check(r) for r in everyone if r.life.usable),
-                *(_start_with_peers(r) for r in everyone if r.life.state == "failed"),
-            )
+            with _AGAIN:
+                await asyncio.gather(
+                    *(self._check(r) for r in everyone if r.life.usable),
+                    *(_start_with_peers(r) for r in everyone if r.life.state == "failed"),
+                )
 
     async def _watch_behind(self) -> None:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
-            await self.look_behind()
+            with _AGAIN:
+                await self.look_behind()
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
@@ -127,16 +133,18 @@ class Upkeep:
                 if runner.tenant(now).idle_too_long:
                     runner.stop("idle")
                 if runner.fallbacks.degradation.level and not runner.life.closed:
-                    with contextlib.suppress(OSError):  # no descriptor left: it is looked at again
+                    with _AGAIN:
                         restore_if_free(runner, available_bytes())
                 await self.owner.trim_log(runner.name)
-            await self.fill_groups()
+            with _AGAIN:
+                await self.fill_groups()
 
     async def _measure(self) -> None:
         while True:
             begun = time.monotonic()
             running = {r.pid: r.spec.unit.argv for r in self.runners.values() if r.pid}
-            self.measurer.figures = await asyncio.to_thread(self.measurer.measure, running)
+            with _AGAIN:
+                self.measurer.figures = await asyncio.to_thread(self.measurer.measure, running)
             await asyncio.sleep(max(_MEASURE_S, _SHARE * (time.monotonic() - begun)))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
+from launcher.ir.host import HostGpu
 from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
 from launcher.supervise.lifecycle import FAILED_PAUSE_S
@@ -31,7 +32,7 @@ class StartAttempt(Placing):
 class Waker:
     """Implements `Upstreams.acquire` over `runners` (a live view: entries come and go on reload).
 
-    `budgets`: bytes by device. `available`: see `Room`.
+    `budgets`: bytes by device. `available`, `cards`: see `Room`.
     """
 
     def __init__(
@@ -40,14 +41,17 @@ class Waker:
         budgets: Mapping[str, int],
         drain_timeout_s: float,
         available: Callable[[], Mapping[str, int]] | None = None,
+        cards: Callable[[], Awaitable[Mapping[str, HostGpu]]] | None = None,
     ) -> None:
-        self.room = Room(runners, budgets, available)
+        self.room = Room(runners, budgets, available, cards)
         self.closed = False
         self.waits = False
         """Nothing is started: what an earlier runtime left is not known yet."""
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
         self._attempts: dict[str, StartAttempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Of every attempt, also of those that nobody waits for any more."""
         self._groups: dict[str, asyncio.Lock] = {}
         self._next: dict[str, asyncio.Lock] = {}
 
@@ -86,7 +90,7 @@ class Waker:
     async def close(self) -> None:
         """Refuse from now on, and end every start that is under way (the servers are stopped by the caller)."""
         self.closed = True
-        tasks = [attempt.task for attempt in self._attempts.values() if attempt.task is not None]
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -94,6 +98,7 @@ class Waker:
     def _begin(self, name: str, runner: Runner) -> StartAttempt:
         attempt = self._attempts[name] = StartAttempt()
         attempt.task = asyncio.get_running_loop().create_task(self._run(runner, attempt))
+        self._tasks.add(attempt.task)
         attempt.task.add_done_callback(lambda task: self._done(name, attempt, task))
         return attempt
 
@@ -114,6 +119,7 @@ class Waker:
     def _done(self, name: str, attempt: StartAttempt, task: asyncio.Task[None]) -> None:
         """Tell those who still wait why there is no lease for them."""
         self._forget(name, attempt)
+        self._tasks.discard(task)
         error: BaseException | None
         if task.cancelled():
             error = UnavailableError("shutting_down", "the fleet is stopping", retry_after_s=5)
@@ -194,6 +200,7 @@ class Waker:
         except BaseException:
             if not self.closed and not runner.life.alive:
                 for other in displaced:
+                    await self.room.until_given_back(other)
                     # else it comes with its next request, a default once there is room
                     if {*self.rivals(other)} <= {runner} and self.room.is_there(other):
                         other.start()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.supervise import diagnose
+from launcher.supervise.diagnosis import diagnose
 from tests.cases.case import ROOT
 
 LOGS = sorted((ROOT / "logs").glob("*.log"))

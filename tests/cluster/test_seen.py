@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.supervise.kubernetes.seen import HOPELESS, names_by_label, replicas, seen, uid, version
+from launcher.supervise.kubernetes.seen import HOPELESS, names_by_label, replicas, seen, uid
+from launcher.supervise.scheduled.lease import version
 
 _STATES: tuple[dict[str, Any], ...] = (
     {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jsonschema
@@ -39,6 +40,29 @@ def test_events_survive_a_restart_and_their_numbers_grow(tmp_path: Path) -> None
     assert after.id > before[-1].id > before[0].id >= 2000_000
     assert second.after(before[1].id) == (before[2], after)
     assert second.after(since=1500) == tuple(before)
+
+
+@pytest.mark.parametrize("place", ["newest", "older", "both"])
+def test_a_pipe_in_the_place_of_a_store_holds_nobody_up(tmp_path: Path, place: str) -> None:
+    """What it would hold is lost, and all else goes on."""
+    path = tmp_path / "events.jsonl"
+    for pipe in {"newest": [path], "older": [older(path)], "both": [path, older(path)]}[place]:
+        os.mkfifo(pipe)
+    log = EventLog(path)
+    kept = log.add(some(1))
+    log.close()
+    assert log.after() == (kept,)
+    assert read_records(path) == ([kept] if place == "older" else [])
+
+
+def test_a_number_that_is_nearly_too_high_spoils_no_later_one(tmp_path: Path) -> None:
+    """A flipped bit in one line costs that line: events that come after it are found again."""
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"id":9007199254740991,"at":1.0,"kind":"ready","message":"m"}\n')
+    log = EventLog(path)
+    kept = log.add(some(1))
+    log.close()
+    assert kept in read_records(path)
 
 
 NEVER = b'{"id":5,"at":1e300,"kind":"ready","message":"m"}\n'

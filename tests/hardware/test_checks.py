@@ -49,6 +49,17 @@ def server(**changes: object) -> ServerUnit:
     return msgspec.structs.replace(base, **changes)
 
 
+def test_a_pipe_in_the_place_of_a_model_is_said_and_not_waited_for(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    """Nobody writes to it: whoever reads it waits for ever."""
+    pipe = tmp_path / "m.gguf"
+    os.mkfifo(pipe)
+    manifest = fleet(server(files=(str(pipe),)))
+    facts = gather_facts(manifest, routes(free_port()), HOST, running={}, state_dir=tmp_path)
+    assert facts.missing_files == {str(pipe): "it is a pipe"}
+
+
 def fleet(*servers: ServerUnit) -> FleetManifest:
     """A manifest with these servers on one RAM and one GPU."""
     return FleetManifest(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from launcher.hardware import upstreams
 from launcher.hardware.upstreams import unwell_upstreams
 from launcher.ir.fleet import FaceUnit, OutsideUnit, RouteTarget
 from tests.ports import free_port
@@ -28,6 +31,14 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers by path; `/keyed` to who has the key."""
 
     def do_GET(self) -> None:
+        """One that drips sends a byte whenever its client is about to lose patience, for ever."""
+        if self.path.startswith("/drips"):
+            self.send_response(200)
+            self.end_headers() if self.path.endswith("body") else self.flush_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.1)
         status, body = ANSWERS.get(self.path, (404, ""))
         if self.path == "/keyed":
             status = 200 if self.headers["X-Api-Key"] == "fleet-key" else 401
@@ -49,6 +60,19 @@ def port() -> Iterator[int]:
         yield server.server_port
         server.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("path", ["/drips/head", "/drips/body"])
+def test_an_upstream_that_drips_is_given_its_time_and_no_more(
+    port: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte is in time, and the whole never is."""
+    monkeypatch.setattr(upstreams, "_PATIENCE_S", 0.3)
+    begun = time.monotonic()
+    drips = target("drips", port, outside=OutsideUnit(url=f"http://127.0.0.1:{port}/v1", health_path=path))
+    found = unwell_upstreams(table(drips))
+    assert found["drips"].startswith("does not answer: ")
+    assert time.monotonic() - begun < 5
 
 
 def test_who_is_unwell(port: int, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ FAULTS = (
     "oom-at-start",  # ends as one that cannot allocate its K/V cache
     "segv-loading",  # dies without a word, as a llama-server that was refused its K/V cache and lost its last lines
     "oom-dying",  # dies in a request as after cudaMalloc failed; the readiness probe is spared
-    "oom-lingering",  # the same, and its connection breaks 2.5 s before it is gone: it writes a core
+    "oom-lingering",  # the same, and its connection breaks 2.5 s before it is gone: it writes a core, and is mute
+    "breaks-one",  # breaks the connection of its first request after the probe, and lives on
     "oom-living",  # answers a request with 500 and std::bad_alloc, and lives on
     "die-after-ready",  # exits with 3 when it is asked for its health after the first completion: it was found ready
     "mute-once",  # ends without a word the first time (the file --note is there then), with its reason the second
@@ -48,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
     options: argparse.Namespace
     began = 0.0
     tokens = 0
+    is_mute = False
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
         """No access log."""
@@ -61,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             loading = "hang-loading" in faults or slow
             if slow:
                 say("loading")
-            if "deaf" in faults and Handler.tokens:
+            if Handler.is_mute or ("deaf" in faults and Handler.tokens):
                 time.sleep(3600)
             if "die-after-ready" in faults and Handler.tokens:
                 os._exit(3)
@@ -83,9 +85,14 @@ class Handler(BaseHTTPRequestHandler):
             os.abort()
         if Handler.tokens and "oom-lingering" in self.options.fault:
             say("ggml_backend_cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory")
+            Handler.is_mute = True
             self.connection.shutdown(socket.SHUT_RDWR)
             time.sleep(2.5)
             os.abort()
+        if Handler.tokens == 1 and "breaks-one" in self.options.fault:
+            Handler.tokens += 1
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
         if Handler.tokens and "oom-living" in self.options.fault:
             self.answer(500, {"error": {"code": 500, "message": "decode() failed: std::bad_alloc"}})
             return

@@ -10,10 +10,13 @@ import selectors
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from launcher.ir.host import HostGpu
 from launcher.supervise.lifecycle import Action, Exited, Ready
 from launcher.supervise.runner import Runner, SharedContext
-from launcher.supervise.scheduler import needs_bytes
+from launcher.supervise.scheduler import GIVE_BACK_S, needs_bytes
 from launcher.supervise.spec import ProcessSpec
+
+CARD = "cuda0"
 
 
 class _Clock(selectors.SelectSelector):
@@ -55,19 +58,41 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 class World:
     """What must hold whenever a process comes to be or is chosen to go; `fates` says how each start ends."""
 
-    def __init__(self, budget: int, fates: Iterator[tuple[bool, float, float]]) -> None:
-        """A fate: whether it becomes ready, after how long, and how long its end takes."""
+    def __init__(
+        self, budget: int, fates: Iterator[tuple[bool, float, float]], vram: int = 0, lag_s: float = 0.0
+    ) -> None:
+        """A fate: whether it becomes ready, after how long, and how long its end takes.
+
+        The driver of `CARD`, which has `vram`, counts what a process held for `lag_s` after its end.
+        """
         self.budget = budget
         self.fates = fates
+        self.vram = vram
+        self.lag_s = lag_s
+        self.left: list[tuple[float, int]] = []
+        """When a process on the card ended, and what it held."""
         self.runners: list[Simulated] = []
         self.spawned = 0
         self.broken: list[str] = []
         """What did not hold, also where nobody heard of it: a start that nobody waits for any more tells nobody."""
 
+    async def cards(self) -> dict[str, HostGpu]:
+        """What the card's driver says; it takes a moment."""
+        await asyncio.sleep(0.003)
+        return {CARD: HostGpu(name=CARD, backend="cuda", model="", vram_bytes=self.vram, free_bytes=self.free_bytes())}
+
+    def free_bytes(self) -> int:
+        """Of the card, as its driver counts; a process holds its own as soon as it is started."""
+        now = asyncio.get_running_loop().time()
+        held = sum(size for at, size in self.left if now - at < self.lag_s)
+        return self.vram - held - sum(on_card(r) for r in self.runners if r.exists)
+
     def spawn(self, runner: Simulated) -> tuple[bool, float, float]:
-        """A process of `runner` begins; its fate."""
-        del runner  # each takes the next
+        """A process of `runner` begins; its fate. One that was placed meets no memory that may yet be given back."""
         self.spawned += 1
+        since_s = asyncio.get_running_loop().time() - max((at for at, _ in self.left), default=-GIVE_BACK_S)
+        if runner.placed and on_card(runner) and self.free_bytes() < 0 and since_s < GIVE_BACK_S:
+            self.broken.append(f"{runner.name} began {since_s} s after who had the card, which was not given back")
         self.check()
         return next(self.fates)
 
@@ -82,16 +107,29 @@ class World:
         assert wrong == []
 
 
+def on_card(runner: Runner) -> int:
+    """Bytes that a process of `runner` holds of the card."""
+    return needs_bytes(runner.spec.unit.memory).get(CARD, 0)
+
+
 class Simulated(Runner):
     """A runner whose process is a thought."""
 
     def __init__(self, spec: ProcessSpec, home: SharedContext, world: World) -> None:
         super().__init__(spec, home)
         self.exists = False
+        self.placed = False
+        """It is being started by somebody, and not by itself after a failure."""
         self._world = world
         self._end_s = 0.0
         self._process_number = 0
         world.runners.append(self)
+
+    def start(self) -> None:
+        """As a real one."""
+        self.placed = True
+        super().start()
+        self.placed = False
 
     def stop(self, why: str, *, force: bool = False) -> None:
         """As a real one; a victim is neither busy nor always on."""
@@ -128,4 +166,6 @@ class Simulated(Runner):
         """The process is gone."""
         if self.exists and number == self._process_number:
             self.exists = False
+            if on_card(self):
+                self._world.left.append((asyncio.get_running_loop().time(), on_card(self)))
             self.dispatch(Exited("it ended", 0.5))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.supervise import Diagnosis, diagnose
+from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.fallbacks import OUT_OF_MEMORY_CODES
 from tests.tinymodels import faulty
 

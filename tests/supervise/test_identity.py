@@ -26,13 +26,12 @@ from launcher.supervise import (
     LOCK_NAME,
     RecordStore,
     RuntimeAliveError,
-    ServerRecord,
     logs,
     offline_status,
     process,
     stop_orphans,
 )
-from launcher.supervise.identity import MARKER, argv_agrees, mismatch, shows
+from launcher.supervise.identity import MARKER, ServerRecord, argv_agrees, mismatch, shows
 from launcher.supervise.offline import stop_records
 from tests.supervise.test_runtime import wait_until
 

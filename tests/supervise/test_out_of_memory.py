@@ -19,11 +19,12 @@ from launcher import route
 from launcher.base.cgroups import oom_kills
 from launcher.ir.fleet import ServerUnit
 from launcher.ir.live import UnavailableError
-from launcher.supervise import Supervisor, diagnose, events
+from launcher.supervise import Supervisor, events
+from launcher.supervise.diagnosis import diagnose
 from launcher.supervise.fallbacks import Fallbacks
 from launcher.supervise.recovery import restore_if_free
 from launcher.supervise.spec import process_specs
-from tests.supervise.conftest import fake, real, routes, rung
+from tests.supervise.conftest import SUPERVISOR, fake, real, routes, rung
 
 FreePort = Callable[[], int]
 
@@ -98,7 +99,8 @@ async def test_the_request_succeeds_without_resending(fleet: Any, free_port: Fre
     unit = laddered("worker", free_port(), (fault,), (fault,), (), slots=2)
     unit = msgspec.structs.replace(unit, argv=(*unit.argv, "--slots", "2"), argv_digest="")
     rungs = tuple(msgspec.structs.replace(r, argv=(*r.argv, "--slots", "2"), slots=2) for r in unit.rungs)
-    supervisor, watcher = fleet(msgspec.structs.replace(unit, rungs=rungs))
+    patient = msgspec.structs.replace(SUPERVISOR, health_interval_s=10)  # as long as it takes to write a core
+    supervisor, watcher = fleet(msgspec.structs.replace(unit, rungs=rungs), supervisor=patient)
     await supervisor.start()
     async with front_of(supervisor, free_port()) as client:
         answers = await asyncio.gather(*(ask(client, "worker") for _ in range(6)))
@@ -124,6 +126,19 @@ async def test_a_server_may_end_before_what_was_granted_is_sent(
     assert not await supervisor.retry_after_oom("worker", later.granted_at)
     later.release(ok=True)
     assert taken(watcher) == ["1/1: rung 1"]
+
+
+async def test_a_server_that_breaks_a_connection_and_lives_on(fleet: Any, free_port: FreePort) -> None:
+    """It answers for its health meanwhile: the client is told at once that its request failed, not after seconds."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("breaks-one",), ()))
+    await supervisor.start()
+    loop = asyncio.get_running_loop()
+    async with front_of(supervisor, free_port()) as client:
+        begun = loop.time()
+        assert (await ask(client, "worker")).status_code == 502
+        assert loop.time() - begun < 2.5  # half of what a dying one is given
+        assert (await ask(client, "worker")).status_code == 200
+    assert taken(watcher) == []
 
 
 async def test_a_request_that_no_rung_can_serve_is_told_so(fleet: Any, free_port: FreePort) -> None:

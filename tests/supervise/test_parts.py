@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.supervise import http, logs, port_owner, process
+from launcher.supervise.causes import cause_of_end, obstacle
 from launcher.supervise.events import FleetReady, ServerFailed, decode_event, encode_event
+from launcher.supervise.owner import Ending
 from launcher.supervise.ports import intruder
 from launcher.supervise.process import describe_exit
 from launcher.supervise.readiness import UnfitError, auth_headers, prove
@@ -60,6 +62,16 @@ def test_a_log_that_is_written_is_cut_in_place(tmp_path: Path) -> None:
     os.close(descriptor)
     assert (log.read_bytes(), (tmp_path / "x.log.1").read_bytes()) == (b"c", b"b" * 100)
     assert not logs.cut(log, 3, 100)
+
+
+def test_a_pipe_in_the_place_of_a_log_holds_nobody_up(tmp_path: Path) -> None:
+    """Its server writes nowhere, and serves."""
+    path = tmp_path / "a.log"
+    os.mkfifo(path)
+    logs.shift(path, 3)
+    os.close(logs.open_log(path))
+    assert logs.tail(path) == ()
+    assert not logs.cut(path, 3, 0)
 
 
 def test_a_reload_touches_what_it_must() -> None:
@@ -202,6 +214,32 @@ async def test_a_port_that_speaks_another_protocol_is_said(said: bytes) -> None:
             await asyncio.wait_for(prove(spec, os.getppid()), 20)
 
 
+@pytest.mark.parametrize(
+    ("props", "match"),
+    [
+        (b'{"model_path":"/models/\\u0000.gguf","total_slots":1}', "shows the model"),
+        (b'{"model_path":["/models/a.gguf"],"total_slots":1}', "shows the model"),
+        (b'{"model_path":"/models/a.gguf","total_slots":"1"}', "shows 1 slots"),
+        (b'{"model_path":"/models/a.gguf","total_slots":1e999}', "/props answers 200"),
+        (b"[" * 100_000, "/props answers 200"),
+        (b"\xff", "/props answers 200"),
+    ],
+)
+async def test_what_no_llama_server_says_of_itself_makes_it_unfit(props: bytes, match: str) -> None:
+    """Whatever its `/props` are: it is said, not waited for until the start is overdue."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        body = props if asked.startswith(b"GET /props") else b"{}"
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        spec = process_specs(manifest(fake("a", server.sockets[0].getsockname()[1])))["a"]
+        with pytest.raises(UnfitError, match=match):
+            await asyncio.wait_for(prove(spec, os.getpid()), 20)
+
+
 async def test_a_few_words_of_another_protocol_end_no_start() -> None:
     """A program may have the port for a moment before the server does."""
     asked = 0
@@ -218,6 +256,18 @@ async def test_a_few_words_of_another_protocol_end_no_start() -> None:
         spec = process_specs(manifest(fake("a", port, probe="health")))["a"]
         await asyncio.wait_for(prove(spec, os.getpid()), 20)
     assert asked >= 10
+
+
+def test_who_has_a_port_may_be_hard_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor left to look with: that is in nobody's way, and an end is explained as far as its log does."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    spec = process_specs(manifest(fake("a", 1)))["a"]
+    monkeypatch.setattr("launcher.supervise.ports.port_owner", refuse)
+    assert obstacle(spec) is None
+    assert cause_of_end(spec, Ending(code=1), starting=True).code == "supervise/exited"
 
 
 def test_events_survive_the_pipe() -> None:

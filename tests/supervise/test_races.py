@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 from launcher.errors import SuperviseError
 from launcher.runtime import ControlClient, NoRuntimeError, spawn_detached
 from launcher.supervise import LOCK_NAME, end_runtime, events, offline_status, reach_runtime, runtime_holder
+from launcher.supervise.control import SOCKET_NAME, control_socket
 from tests.children import killed_on_failure
 from tests.locks import lock_owner
 from tests.supervise.conftest import fake, manifest
@@ -103,6 +107,27 @@ OwnedLock(Path(sys.argv[1])).acquire(LockOwner(**birth(os.getpid())))
 print(flush=True)
 time.sleep(600)
 """
+
+
+def test_a_runtime_that_takes_no_connection_holds_no_command_up(state_dir: Path) -> None:
+    """It is stuck, and as many have asked it as may wait: who comes now is told so at once."""
+    waiting: list[socket.socket] = []
+    with control_socket(state_dir) as stuck, contextlib.ExitStack() as stack:
+        stuck.listen(0)
+        while not waiting or waiting[-1].fileno() >= 0:
+            waiting.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
+            waiting[-1].setblocking(False)
+            try:
+                waiting[-1].connect(str(state_dir / SOCKET_NAME))
+            except BlockingIOError:
+                waiting[-1].close()
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ControlClient, state_dir)
+            try:
+                with pytest.raises(NoRuntimeError):
+                    asked.result(timeout=20)
+            finally:
+                stuck.close()  # whoever hangs there still is refused
 
 
 def test_a_holder_that_never_listens_gets_sigterm(state_dir: Path, no_orphans: None) -> None:

@@ -11,7 +11,7 @@ from launcher.base.procfs import birth
 from launcher.runtime.telling import happened
 from launcher.supervise import Supervisor, events
 from launcher.supervise.identity import new_record
-from launcher.supervise.owner import Ending
+from launcher.supervise.owner import Ending, Watcher
 from tests.supervise.conftest import fake
 
 FreePort = Callable[[], int]
@@ -20,14 +20,14 @@ FreePort = Callable[[], int]
 def behind(supervisor: Supervisor, name: str, port: int | None = None) -> tuple[int, list[Ending]]:
     """A process of `name` that no runner has (on another `port`, or its own); its pid, and how it ended."""
     owner, spec = supervisor._owner, supervisor._runners[name].spec
+    assert owner.log_dir is not None
     if port is not None:
         argv = tuple(str(port) if word == str(spec.unit.port) else word for word in spec.unit.argv)
         spec = msgspec.structs.replace(spec, unit=msgspec.structs.replace(spec.unit, argv=argv, port=port))
-    record = new_record(supervisor._runners[name].spec, "test", "", "", 0)
-    process = owner.start(spec, 0, record)
-    owner.keep(msgspec.structs.replace(record, **birth(process.pid)))
+    record = new_record(supervisor._runners[name].spec, "test", "", str(owner.log_dir / f"{name}.log"), 0)
     endings: list[Ending] = []
-    process.watch(endings.append, lambda: None)
+    process = owner.start(spec, 0, record, Watcher(endings.append, lambda: None))
+    owner.keep(msgspec.structs.replace(record, **birth(process.pid)))
     return process.pid, endings
 
 

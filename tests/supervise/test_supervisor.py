@@ -16,9 +16,10 @@ import msgspec
 import psutil
 import pytest
 
+from launcher.base import procfs
 from launcher.errors import SuperviseError
 from launcher.supervise import events
-from tests.supervise.conftest import FAKE, SUPERVISOR, fake, real
+from tests.supervise.conftest import FAKE, SUPERVISOR, becomes, fake, real, wake
 
 FreePort = Callable[[], int]
 
@@ -391,3 +392,45 @@ async def test_stop_during_start_ends_everything(fleet: Any, free_port: FreePort
     await supervisor.stop_all("SIGTERM")
     await asyncio.gather(starting, return_exceptions=True)
     assert {p.state for p in supervisor.status().processes} == {"stopped"}
+
+
+async def test_upkeep_goes_on_after_a_look_that_could_not_be_taken(
+    fleet: Any, free_port: FreePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No descriptor is left for a while: whatever looks at the fleet looks again when there is one."""
+    supervisor, _ = fleet(
+        fake("alpha", free_port()),
+        fake("idle", free_port(), start="demand", idle_timeout_s=0.3),
+        fake("turn", free_port(), start="demand", exclusive="device"),
+    )
+    failing = {"is_suspended", "pids", "rivals"}
+    tried: set[str] = set()
+
+    def failing_first(name: str, works: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*words: Any) -> Any:
+            if name in failing:
+                tried.add(name)
+                raise OSError(24, "Too many open files")
+            return works(*words)
+
+        return ask
+
+    monkeypatch.setattr("launcher.supervise.upkeep._MEASURE_S", 0.05)
+    await supervisor.start()
+    monkeypatch.setattr(procfs, "is_suspended", failing_first("is_suspended", procfs.is_suspended))
+    monkeypatch.setattr(procfs, "pids", failing_first("pids", procfs.pids))
+    monkeypatch.setattr(supervisor._upkeep, "fill_groups", failing_first("rivals", supervisor._upkeep.fill_groups))
+    async with asyncio.timeout(20):
+        while tried != failing:  # noqa: ASYNC110 - of loops, which tell nobody
+            await asyncio.sleep(0.02)
+    failing.clear()
+    await wake(supervisor, "idle")
+    pid = supervisor._runners["alpha"].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await becomes(supervisor, "alpha", "backoff")
+        await becomes(supervisor, "idle", "stopped")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await becomes(supervisor, "alpha", "ready")
+    assert all(not task.done() for task in supervisor._upkeep.tasks)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from launcher.ir.fleet import DeviceNeed
 from launcher.ir.live import UnavailableError
-from launcher.supervise import Resident, choose_victims, events
+from launcher.supervise import events
+from launcher.supervise.scheduler import Resident, choose_victims
 from tests.supervise.conftest import becomes, fake, real, wake
 
 FreePort = Callable[[], int]

@@ -17,8 +17,8 @@ from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
-from launcher.supervise.kubernetes.seen import Object, names_by_label, replicas, seen, uid, version
-from launcher.supervise.owner import Ending
+from launcher.supervise.kubernetes.seen import names_by_label, replicas, seen, uid
+from launcher.supervise.owner import Ending, Watcher
 from launcher.supervise.scheduled import (
     CALL,
     Election,
@@ -28,6 +28,7 @@ from launcher.supervise.scheduled import (
     Seen,
     identity,
 )
+from launcher.supervise.scheduled.lease import Object, version
 from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
@@ -71,9 +72,9 @@ class Pods(ScheduledOwner):
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
-    def adopt(self, record: ServerRecord) -> ScheduledProcess | None:
+    def adopt(self, record: ServerRecord, watcher: Watcher) -> ScheduledProcess | None:
         """What `living` found; it may be on its way yet."""
-        return self.attached(record.name)
+        return self.attached(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What has pods; the first time, also what is asked for and has none yet. Nothing where another leads."""

@@ -7,11 +7,9 @@ were not there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from launcher.supervise.scheduled import Seen
-
-Object = Mapping[str, Any]
+from launcher.supervise.scheduled.lease import Object
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
 """Why a container does not start that waiting does not change: somebody must change the cluster."""
@@ -55,11 +53,6 @@ def names_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]
 def uid(pod: Object) -> str:
     """Of one object that was ever made in the cluster."""
     return str(_map(pod, "metadata").get("uid", ""))
-
-
-def version(thing: Object) -> str:
-    """The `resourceVersion` of an object or a list; "" where it has none."""
-    return str(_map(thing, "metadata").get("resourceVersion") or "")
 
 
 def replicas(scale: Object) -> int:

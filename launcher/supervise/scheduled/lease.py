@@ -39,7 +39,7 @@ def claim_of(lease: Object) -> Claim:
         holder=holder if isinstance(holder, str) else "",
         lasts_s=float(lasts) if isinstance(lasts, int) else 0.0,
         transitions=count if isinstance(count, int) else 0,
-        version=_version(lease),
+        version=version(lease),
     )
 
 
@@ -79,6 +79,7 @@ def address_of(holder: str) -> tuple[str, int] | None:
     return (host, int(port)) if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536 else None
 
 
-def _version(lease: Object) -> str:
-    known = lease.get("metadata")
+def version(thing: Object) -> str:
+    """The `resourceVersion` of an object or a list; "" where it has none."""
+    known = thing.get("metadata")
     return str(known.get("resourceVersion") or "") if isinstance(known, Mapping) else ""

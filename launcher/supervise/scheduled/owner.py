@@ -6,12 +6,12 @@ import abc
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.supervise.identity import ServerRecord
-from launcher.supervise.owner import Ending, Orphan
+from launcher.supervise.owner import Ending, Orphan, ProcessOwner, Watcher
 from launcher.supervise.scheduled.election import Election
 from launcher.supervise.scheduled.seen import SchedulerError, Seen
 from launcher.supervise.spec import ProcessSpec
@@ -22,7 +22,7 @@ _SETTLE_S = 1.0
 """How long what was asked for may take to show, where it was asked for no longer just after."""
 
 
-class ScheduledOwner(abc.ABC):
+class ScheduledOwner(ProcessOwner):
     """The half of `launcher.supervise.owner.ProcessOwner` that asks no scheduler anything.
 
     Nothing is changed but by who leads (`election`).
@@ -30,6 +30,8 @@ class ScheduledOwner(abc.ABC):
 
     outlives = True
     local = False
+    log_dir: Path | None = None
+    """With the scheduler."""
     pause_s: float
     """Before a call that failed is made again; twice as long each time, up to `pause_max_s`."""
     pause_max_s: float
@@ -46,10 +48,10 @@ class ScheduledOwner(abc.ABC):
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, level: int, record: ServerRecord) -> ScheduledProcess:
+    def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> ScheduledProcess:
         """Never refuses at once: what the scheduler says against it is an end."""
         del level, record  # there is no smaller way to run
-        process = self.attached(spec.name)
+        process = self.attached(spec.name, watcher)
         process.begin()
         return process
 
@@ -66,34 +68,6 @@ class ScheduledOwner(abc.ABC):
             return Orphan(name=name, pid=0, outcome="stopped")
 
         return tuple(await asyncio.gather(*(ended(record.name) for record in records)))
-
-    def keep(self, record: ServerRecord) -> None:
-        """Nothing: the scheduler remembers."""
-        del record
-
-    def forget(self, name: str) -> None:
-        """Nothing: the scheduler forgets."""
-        del name
-
-    def heal(self) -> tuple[str, ...]:
-        """Nothing of it is on our own disk."""
-        return ()
-
-    async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Nothing: what a run leaves behind is the scheduler's to remove."""
-        del specs
-
-    def log_file(self, name: str) -> Path | None:  # noqa: ARG002 - the interface's
-        """With the scheduler."""
-        return None
-
-    async def trim_log(self, name: str) -> None:
-        """Nothing: the scheduler has limits of its own."""
-        del name
-
-    def pss_bytes(self, pid: int) -> int | None:  # noqa: ARG002 - the interface's
-        """Nothing: it runs on another machine."""
-        return None
 
     # --- a process's ----------------------------------------------------------------------------------------
 
@@ -188,10 +162,11 @@ class ScheduledOwner(abc.ABC):
         while holds():
             await self._changed.wait()
 
-    def attached(self, name: str) -> ScheduledProcess:
+    def attached(self, name: str, watcher: Watcher) -> ScheduledProcess:
         """The process `name` as it is seen from now on."""
-        process = self._processes[name] = ScheduledProcess(self, name)
+        process = self._processes[name] = ScheduledProcess(self, name, watcher)
         self.follow()
+        asyncio.get_running_loop().call_soon(process.look)
         return process
 
     @abc.abstractmethod
@@ -204,7 +179,7 @@ class ScheduledProcess:
 
     pid = 0
 
-    def __init__(self, owner: ScheduledOwner, name: str) -> None:
+    def __init__(self, owner: ScheduledOwner, name: str, watcher: Watcher) -> None:
         """Of a server that runs, or is about to; else `begin` starts it."""
         self.name = name
         self._owner = owner
@@ -216,8 +191,7 @@ class ScheduledProcess:
         self._showed = False
         """Something of it was seen."""
         self._ending = False
-        self._on_exit: Callable[[Ending], None] | None = None
-        self._on_end: Callable[[], None] | None = None
+        self._watcher = watcher
         self._looks = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -235,11 +209,6 @@ class ScheduledProcess:
         """See `launcher.supervise.owner`."""
         coming = not self._run and not self._ending
         return coming and (not self._begun or self._owner.now(self.name).waits)
-
-    def watch(self, on_exit: Callable[[Ending], None], on_end: Callable[[], None]) -> None:
-        """See `launcher.supervise.owner`."""
-        self._on_exit, self._on_end = on_exit, on_end
-        asyncio.get_running_loop().call_soon(self.look)
 
     def terminate(self) -> None:
         """Have it ended: by SIGTERM, and after a grace by SIGKILL, both the scheduler's."""
@@ -264,7 +233,7 @@ class ScheduledProcess:
 
     def look(self) -> None:
         """What is known of it may have changed."""
-        if self._ending or not self._begun or self._on_exit is None:
+        if self._ending or not self._begun:
             return
         now = self._owner.now(self.name)
         self._showed = self._showed or now.stage != "none"
@@ -277,8 +246,8 @@ class ScheduledProcess:
     def _ended(self, how: Seen) -> None:
         """It ended by itself, or cannot start."""
         self._ending = True
-        if self._on_end is not None and self._run:
-            self._on_end()
+        if self._run:
+            self._watcher.on_end()
         self._later(self._end(how))
 
     async def _start(self) -> None:
@@ -309,8 +278,7 @@ class ScheduledProcess:
         self._ready.cancel()
         ending = await self._owner.ending(self.name, how)
         self._owner.leave(self)
-        if self._on_exit is not None:
-            self._on_exit(ending)
+        self._watcher.on_exit(ending)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

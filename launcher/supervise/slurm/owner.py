@@ -15,7 +15,7 @@ from launcher.ir.live import Manager
 from launcher.supervise import logs
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.identity import Rejected, ServerRecord, new_record
-from launcher.supervise.owner import Ending
+from launcher.supervise.owner import Ending, Watcher
 from launcher.supervise.scheduled import (
     CALL,
     Election,
@@ -49,11 +49,14 @@ class Jobs(ScheduledOwner):
     manager: Manager = "slurm"
     pause_s = 0.25
     pause_max_s = 5.0
+    log_dir: Path
+    """On the file system that nodes and fronts share."""
 
     def __init__(self, slurm: SlurmUnit, manifest: FleetManifest, *, address: str) -> None:
         """`address`: host and port of our front, for the fronts that wait."""
         limit_s = slurm.lease_s * CALL
         self._files = SharedFiles(Path(slurm.shared_dir), limit_s=limit_s)
+        self.log_dir = self._files.directory / LOGS
         whose = identity(address, str(os.getpid()), secrets.token_hex(4))
         super().__init__(Election(LeaseFile(self._files, limit_s=limit_s), "", whose, slurm.lease_s), {})
         self._jobs: dict[str, list[Job]] = {}
@@ -78,13 +81,13 @@ class Jobs(ScheduledOwner):
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
-    def adopt(self, record: ServerRecord) -> ScheduledProcess | None:
+    def adopt(self, record: ServerRecord, watcher: Watcher) -> ScheduledProcess | None:
         """What `living` found; it may wait for its node yet."""
         job = self._living(record.name)
         if job is None:
             return None
         self._submitted[record.name] = job.id, self._looked_at
-        return self.attached(record.name)
+        return self.attached(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """What has a job that is not over. Nothing where another leads."""
@@ -96,13 +99,9 @@ class Jobs(ScheduledOwner):
         there = [n for n in specs if seen(self._jobs.get(n, ()), self._places).stage in ("coming", "running", "over")]
         return [new_record(specs[n], "slurm", "job", "", 0) for n in there], []
 
-    def log_file(self, name: str) -> Path | None:
-        """On the file system that nodes and fronts share."""
-        return self._files.directory / LOGS / f"{name}.log"
-
     async def trim_log(self, name: str) -> None:
         """Rotate it if it is too long."""
-        path, settings = self._files.directory / LOGS / f"{name}.log", self._settings
+        path, settings = self.log_dir / f"{name}.log", self._settings
         with contextlib.suppress(SchedulerError):  # it is looked at again
             await self._files.do(lambda: logs.cut(path, settings.log_files, settings.log_max_bytes))
 
@@ -130,7 +129,7 @@ class Jobs(ScheduledOwner):
 
     async def ending(self, name: str, how: Seen | None) -> Ending:
         """See `ScheduledOwner`. The end of its log says more than Slurm does."""
-        path = self._files.directory / LOGS / f"{name}.log"
+        path = self.log_dir / f"{name}.log"
         try:
             tail = _of_last_run(await self._files.do(lambda: logs.tail(path)))
         except SchedulerError:
