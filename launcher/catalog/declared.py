@@ -15,7 +15,16 @@ from launcher.catalog.layouts import LAYOUTS, Layer, Part, layer_kind, layer_par
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import V_LIKE, Mix, Model, Place, category_of, find_mix, moves, tensor_type
 from launcher.errors import Finding, Fix, fault, has_errors
-from launcher.ir.architectures import MAX_LAYERS, complete, first_positive, is_recurrent, traits
+from launcher.ir.architectures import (
+    MAX_LAYERS,
+    at_layer,
+    complete,
+    first_positive,
+    is_recurrent,
+    slides,
+    traits,
+    trunk,
+)
 from launcher.ir.catalog import FilePart, ModelFile, Tensor
 from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib
@@ -68,9 +77,8 @@ def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
         value = getattr(a, name)
         if isinstance(value, tuple) and len(value) != a.n_layer:
             problems.append((name, f"{name} has {len(value)} elements for {a.n_layer} layers"))
-    own = a.n_layer - a.n_layer_nextn
-    if a.indexer_types and len(a.indexer_types) != own:
-        message = f"indexer_types has {len(a.indexer_types)} elements for {own} layers"
+    if a.indexer_types and len(a.indexer_types) != trunk(a):
+        message = f"indexer_types has {len(a.indexer_types)} elements for {trunk(a)} layers"
         problems.append(("indexer_types", message))
     return problems + [
         (name, f"{a.arch} needs {name} as a list with one number a layer; 0 marks layers of another kind")
@@ -194,11 +202,10 @@ def declared_file(
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
     """A model file that is not at hand, with its findings; None when the architecture cannot be sized."""
     key = f"models.{model}"
-    architecture = complete(config.architecture)
     tensors, findings = synthesise(config.architecture, mix, key=f"{key}.architecture")
     if has_errors(findings):
         return None, findings
-    a, entry = architecture, config.files[quantization]
+    a, entry = complete(config.architecture), config.files[quantization]
     total = sum(t.size_bytes for t in tensors)
     header = a.n_vocab * _TOKEN_BYTES + a.n_merges * _MERGE_BYTES + len(tensors) * _INFO_BYTES + _KEYS_BYTES
     estimate = total + (header if a.tokenizer != "none" else 0)
@@ -216,10 +223,10 @@ def declared_file(
         model=model,
         quantization=quantization,
         source="declared",
-        architecture=architecture,
+        architecture=a,
         tensors=tensors,
         parts=parts,
-        header_digest=hashlib.sha256(msgspec.json.encode((mix.name, architecture))).hexdigest(),
+        header_digest=hashlib.sha256(msgspec.json.encode((mix.name, a))).hexdigest(),
     )
     return file, findings
 
@@ -279,28 +286,15 @@ def _differs(name: str, declared: ArchitectureConfig, actual: ArchitectureConfig
         return False
     if name in _BY_LAYER and declared.n_layer != actual.n_layer:
         return False
-    if name == "swa_pattern":
-        return _sliding(declared) != _sliding(actual)
-    if name in _BY_LAYER:
-        return _by_layer(declared, name) != _by_layer(actual, name)
-    return True
+    return name not in _BY_LAYER or _by_layer(declared, name) != _by_layer(actual, name)
 
 
-def _by_layer(a: ArchitectureConfig, name: str) -> tuple[int, ...]:
+def _by_layer(a: ArchitectureConfig, name: str) -> list[int]:
     """A per-layer value written out; heads of recurrent layers do not count."""
-    value = getattr(a, name)
-    written = value if isinstance(value, tuple) else (value,) * a.n_layer
-    if name == "n_ff":
-        return written
-    return tuple(0 if is_recurrent(a, il) else n for il, n in enumerate(written))
-
-
-def _sliding(a: ArchitectureConfig) -> tuple[bool, ...]:
-    if not a.n_swa:
-        return (False,) * a.n_layer
-    if isinstance(a.swa_pattern, tuple):
-        return a.swa_pattern
-    return tuple(il % a.swa_pattern < a.swa_pattern - 1 if a.swa_pattern else True for il in range(a.n_layer))
+    if name == "swa_pattern":
+        return [slides(a, il) for il in range(a.n_layer)]
+    value, heads = getattr(a, name), name != "n_ff"
+    return [0 if heads and is_recurrent(a, il) else at_layer(value, il) for il in range(a.n_layer)]
 
 
 def with_human_knowledge(file: ModelFile, declared: ArchitectureConfig) -> ModelFile:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
-from launcher.catalog.ggml_types import TYPES, GgmlType
+from launcher.catalog.ggml_types import BY_NAME, GgmlType
 from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import LOCK_SCHEMA, HeaderFacts, HeaderLock, ModelFile
-
-_BY_NAME = {kind.name: kind for kind in TYPES.values()}
 
 
 def header_facts(path: str, *, key: str = "") -> HeaderFacts:
@@ -23,15 +22,11 @@ def header_facts(path: str, *, key: str = "") -> HeaderFacts:
     from launcher.catalog.files import describe, read_header  # noqa: PLC0415 - only a file at hand is read
     from launcher.catalog.projector import image_encoder, modalities, projected_widths  # noqa: PLC0415 - as above
 
-    try:
-        file = describe(path)
-    except CatalogError as error:
-        raise CatalogError(msgspec.structs.replace(f, key=key) for f in error.findings) from None
+    file = describe(path, key=key)
     base = _base_type(file)
-    quantization = file.quantization or base.name.lower()
     header = read_header(path, key=key) if file.architecture.arch == "clip" else None
     return HeaderFacts(
-        file=msgspec.structs.replace(file, quantization=quantization),
+        file=msgspec.structs.replace(file, quantization=file.quantization or base.name.lower()),
         base_type=base.name,
         block=base.block,
         block_bytes=base.block_bytes,
@@ -43,11 +38,11 @@ def header_facts(path: str, *, key: str = "") -> HeaderFacts:
 
 def _base_type(file: ModelFile) -> GgmlType:
     """The type that most bytes of the file have."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for tensor in file.tensors:
-        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.size_bytes
+        sizes[tensor.type] += tensor.size_bytes
     name = max(sizes, key=lambda kind: sizes[kind], default="f16")
-    return _BY_NAME.get(name, _BY_NAME["f16"])
+    return BY_NAME.get(name, BY_NAME["f16"])
 
 
 class _Lock(msgspec.Struct):

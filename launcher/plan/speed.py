@@ -14,11 +14,12 @@ from math import prod
 
 import msgspec
 
+from launcher.ir.architectures import trunk
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.measured import Measurement, ServerSpeed, Touched
 from launcher.ir.plan import RAM, DeviceMemory, FleetPlan, ServerPlan, Settings
-from launcher.plan.memory.layout import split_name, trunk
+from launcher.plan.memory.layout import split_name
 from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25

@@ -13,10 +13,10 @@ from math import prod
 
 import msgspec
 
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import traits, trunk
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import RAM, Part, Settings
-from launcher.plan.memory.layout import divided, layer_devices, split_name, trunk
+from launcher.plan.memory.layout import divided, layer_devices, split_name
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""

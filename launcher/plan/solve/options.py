@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from launcher.ir.architectures import trunk
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.plan.memory.layout import AUTO_SLOTS, trunk
+from launcher.plan.memory.layout import AUTO_SLOTS
 
 STEP = 1024
 """Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
