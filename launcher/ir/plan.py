@@ -224,9 +224,14 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
         """The model's entry and quantization, for people."""
         return f"{self.config.model} {self.config.quantization}"
 
-    def takes(self, device: str) -> DeviceMemory | None:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call it: its name, its roles, its aliases."""
+        return (self.name, *self.config.roles, *self.config.aliases)
+
+    def takes(self, device: str) -> DeviceMemory:
         """What it takes on `device`, sharing considered."""
-        return next((m for m in self.memory if m.device == device), None)
+        return next((m for m in self.memory if m.device == device), DeviceMemory(device=device))
 
     @property
     def pooling(self) -> str | None:

@@ -15,7 +15,7 @@ from launcher.ir.measured import Proved
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
 from launcher.plan.checks import CHECKS, WHOLE, Planning
 from launcher.plan.devices import device_plans, elect, others_on, share, steady, totals
-from launcher.plan.hosts import Host, check_hosts, split, told_by, without_foreign
+from launcher.plan.hosts import Host, check_hosts, split, starts, told_by, without_foreign
 from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import ladders, plan_server, with_proof
 from launcher.plan.speed import speeds
@@ -172,9 +172,8 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
         if port is None:
             message = f"no port: write one here, or an entry {name} in ports"
             findings.append(fault("plan/dangling-reference", f"services.{name}.port", message))
-        tier = fleet.tiers.get(service.tier)
-        starts = tier.start if tier else "boot"
-        yield ServicePlan(name=name, port=port or 0, config=service, starts=starts, on=host.name)
+        start = starts(fleet, service.tier)
+        yield ServicePlan(name=name, port=port or 0, config=service, starts=start, on=host.name)
 
 
 def start_order(

@@ -13,7 +13,7 @@ import msgspec
 
 from launcher.base.addresses import is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
-from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
+from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig, Start
 from launcher.ir.plan import FleetPlan, ServerPlan
 
 LOOPBACK = "127.0.0.1"
@@ -30,6 +30,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     fleet: FleetConfig
     front: bool
+
+
+def starts(fleet: FleetConfig, tier: str) -> Start:
+    """When a tier runs what is in it; one that is unknown counts as always on."""
+    return fleet.tiers[tier].start if tier in fleet.tiers else "boot"
+
+
+def tier_of(fleet: FleetConfig, start: Start) -> str | None:
+    """The first tier that runs what is in it then."""
+    return next((name for name, tier in fleet.tiers.items() if tier.start == start), None)
 
 
 def front_host(fleet: FleetConfig) -> str:
@@ -65,8 +75,8 @@ def split(fleet: FleetConfig) -> tuple[Host, ...]:
             ports[host][name] = port
     homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
     hooks: defaultdict[str, dict[str, HookConfig]] = defaultdict(dict)
-    for name, hook in fleet.hooks.items():
-        hooks[_home_of(hook, homes, first)][name] = hook
+    for name, hook in fleet.hooks.items():  # with the server that it asks, else beside the front
+        hooks[homes.get((hook.http or "").partition("/")[0], first)][name] = hook
     return tuple(
         Host(
             name=name,
@@ -109,11 +119,6 @@ def _part(
         orchestration=fleet.orchestration if name == first else None,
         runtime=msgspec.structs.replace(fleet.runtime, front=front),
     )
-
-
-def _home_of(hook: HookConfig, homes: Mapping[str, str], first: str) -> str:
-    """Where a hook runs: with the server that it asks, else beside the front."""
-    return homes.get(hook.http.partition("/")[0], first) if hook.http else first
 
 
 def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str) -> ServerConfig:
@@ -203,8 +208,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
             yield fault("plan/host-without-key", f"servers.{name}.host", message, fixes=(own_key,), severity="warning")
         if server.host not in hosts or server.host == first:
             continue
-        tier = fleet.tiers.get(server.tier)
-        start = tier.start if tier and name not in fleet.include_warm else "boot"
+        start = starts(fleet, server.tier) if name not in fleet.include_warm else "boot"
         if start == "demand" or server.exclusive:
             demand[server.host].append(name)
         if start != "never" and not hosts[server.host].api_key_file and not keyed:

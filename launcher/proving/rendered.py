@@ -11,7 +11,7 @@ from launcher.hardware import take_inventory
 from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
-from launcher.plan.proof import beyond_rounding
+from launcher.plan.proof import beyond_rounding, proven_memory
 from launcher.proving.faults import failures
 from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, engine_here, in_order, names_of, prover, run_each, without
 from launcher.sizes import gib
@@ -72,11 +72,8 @@ def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
 def _outgrown(unit: ServerUnit, own: Breakdown, draft: Breakdown | None, build: str) -> Finding | None:
     """The finding for a server that takes more on a device than it was rendered with, beyond the log's rounding."""
     planned = {need.device: need.committed_bytes + need.file_bytes for need in unit.memory}
-    proven: dict[str, int] = {}
-    for memory in (*own.memory, *(draft.memory if draft else ())):
-        whole = memory.model_bytes + memory.context_bytes + memory.compute_bytes
-        proven[memory.device] = proven.get(memory.device, 0) + whole
-    over = {device: size for device, size in proven.items() if beyond_rounding(planned.get(device, 0), size)}
+    proven = proven_memory(own, draft).items()
+    over = {device: size for device, size in proven if beyond_rounding(planned.get(device, 0), size)}
     if not over:
         return None
     figures = ", ".join(f"{gib(size)} on {at}, {gib(planned.get(at, 0))} planned" for at, size in over.items())

@@ -11,6 +11,7 @@ from launcher.ir.config import ServerConfig
 from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect, share
+from launcher.plan.hosts import tier_of
 from launcher.plan.memory.layout import pad
 from launcher.plan.memory.process import add_up
 from launcher.plan.server import plan_server
@@ -146,7 +147,7 @@ def _peak(memory: tuple[DeviceMemory, ...], devices: set[str]) -> int:
 
 def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]:
     """Every remedy of one server. A file that the catalogue has not read is weighed by its published size."""
-    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    cold = tier_of(planning.fleet, "never")
     alternatives: list[tuple[int, dict[str, object]]] = [*_changes(server), *_quantizations(planning, server)]
     if cold and len(planning.running) > 1:
         alternatives.append((TIER, {"tier": cold}))
@@ -163,7 +164,7 @@ def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]
 
 def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
     """Doing without a service that runs. Names of services are no server's."""
-    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    cold = tier_of(planning.fleet, "never")
     for service in planning.services if cold else ():
         if service.config.builtin is None and service.config.ram_bytes and service.starts != "never":
             changes: dict[str, object] = {"tier": cold}
