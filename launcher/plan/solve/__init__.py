@@ -204,10 +204,8 @@ class Sharers:
 
     def _budget(self, device: str) -> int:
         """What may be planned on `device`: what they leave of it that are no llama-servers, and take no turns."""
-        fleet = self._fleet
-        hardware = fleet.hardware
-        services = [service for service in fleet.services.values() if service.exclusive is None]
-        taken = sum(taken_on(device, service) for service in services)
+        fleet, hardware = self._fleet, self._fleet.hardware
+        taken = sum(taken_on(device, service) for service in fleet.services.values() if service.exclusive is None)
         taken += sum(taken_on(device, upstream) for upstream in fleet.upstreams.values())
         if device != RAM:
             return max(0, int(hardware.gpus[device].vram_bytes * hardware.gpus[device].target_max) - taken)
@@ -225,26 +223,28 @@ class Sharers:
         group = self._running[name].exclusive
         return f"group {group}" if group else f"server {name}"
 
+    def _at_worst(self, sizes: Mapping[str, int]) -> int:
+        """Bytes by server, added up: of those that take turns the largest."""
+        turns: dict[str, int] = {}
+        for name, size in sizes.items():
+            turn = self._turn(name)
+            turns[turn] = max(turns.get(turn, 0), size)
+        return sum(turns.values())
+
     def _left_of_ram(self) -> int:
         """RAM beside the other servers at worst; where RAM is what is filled, there is no more to hold back."""
         if RAM in self._devices:
             return 0
-        groups: dict[str, int] = {}
-        for name, server in self._running.items():
-            turn = self._turn(name)
-            if name not in self._names and turn not in map(self._turn, self._names):
-                groups[turn] = max(groups.get(turn, 0), self._pricer.ram(server))
-        return self._budget(RAM) - sum(groups.values())
+        ours = {self._turn(name) for name in self._names}
+        others = {name: s for name, s in self._running.items() if self._turn(name) not in ours}
+        return self._budget(RAM) - self._at_worst({name: self._pricer.ram(s) for name, s in others.items()})
 
     def _fits_host(self, offers: Offers, picks: Mapping[str, int] | None) -> bool:
         if picks is None or RAM in self._devices:
             return True
-        groups: dict[str, int] = {}
-        for name, offered in offers.items():
-            changes = offered[picks[name]].changes if offered else {}
-            size = self._pricer.ram(msgspec.structs.replace(self.chosen[name], **changes))
-            groups[self._turn(name)] = max(groups.get(self._turn(name), 0), size)
-        return sum(groups.values()) <= self._host
+        changes = {name: offered[picks[name]].changes if offered else {} for name, offered in offers.items()}
+        changed = {name: msgspec.structs.replace(self.chosen[name], **fields) for name, fields in changes.items()}
+        return self._at_worst({name: self._pricer.ram(server) for name, server in changed.items()}) <= self._host
 
     def _pick(self, offers: Offers, *, in_ram: bool) -> dict[str, int] | None:
         """Which option of each server is best; None where nothing fits. `in_ram`: RAM is one of the devices."""
@@ -265,10 +265,8 @@ class Sharers:
 
     def _first(self, name: str, offers: Offers, room: Vector, *, in_ram: bool) -> dict[str, int] | None:
         """The first option of a server that is alone, which is the best, that fits into `room`."""
-        for at, candidate in enumerate(self._candidates(name, offers[name], in_ram=in_ram)):
-            if all(size <= free for size, free in zip(candidate.size, room, strict=True)):
-                return {name: at}
-        return None
+        candidates = enumerate(self._candidates(name, offers[name], in_ram=in_ram))
+        return next(({name: at} for at, candidate in candidates if within(candidate.size, room)), None)
 
     def _candidates(self, name: str, offered: tuple[Option, ...], *, in_ram: bool) -> Iterator[Candidate]:
         """Every option of a server with its size, best first; where it has none, what it is now."""
