@@ -148,18 +148,14 @@ def _add_layers(
     templates = {kind: [_template(mix, model, p) for p in found] for kind, found in parts.items()}
     i_v = i_down = 0
     for il, kind in enumerate(kinds):
-        prefix = f"blk.{il}."
-        for name, shape, chosen, size, category in templates[kind]:
-            if not category:
-                tensors.append(Tensor(name=prefix + name, type=chosen, shape=shape, size_bytes=size))
-                continue
-            placed = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
-            size_here = size if placed == chosen else tensor_bytes(placed, shape)
-            tensors.append(Tensor(name=prefix + name, type=placed, shape=shape, size_bytes=size_here))
-            if category == "ffn_down":
-                i_down += 1
-            elif category.startswith("attention"):
-                i_v += 1
+        for name, shape, usual, usual_size, category in templates[kind]:
+            chosen, size = usual, usual_size
+            if category:
+                chosen = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
+                size = tensor_bytes(chosen, shape)
+                i_v += category in V_LIKE
+                i_down += category == "ffn_down"
+            tensors.append(Tensor(name=f"blk.{il}.{name}", type=chosen, shape=shape, size_bytes=size))
 
 
 def _template(mix: Mix, model: Model, part: Part) -> tuple[str, tuple[int, ...], str, int, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from itertools import repeat
 from typing import BinaryIO
 
 import msgspec
@@ -155,28 +154,15 @@ class _Window:
     def skip_strings(self, count: int) -> None:
         """Step over `count` strings: the hot loop of a header.
 
-        At once to the next key, or a chunk at a time, as if every length fitted its lowest byte (40 ns a string).
-        Either is taken to hold when there are seven zero bytes a string, the upper bytes of its length. Text with
-        zero bytes can deceive this; then what follows does not parse, and `parse_header` reads again with `exact`.
+        At once to the next key, where there are seven zero bytes a string before it, the upper bytes of its length (all
+        strings being shorter than 256 bytes); else a chunk at a time. Text with zero bytes can deceive this; then what
+        follows does not parse, and `parse_header` reads again with `exact`.
         """
-        if self.exact:
-            self._skip_exactly(count)
-            return
         while count:
-            if self.leapt != len(self.data) and self._leap(count):
+            if not self.exact and self.leapt != len(self.data) and self._leap(count):
                 return
             chunk = min(count, _CHUNK)
-            data, start, pos = self.data, self.pos, self.pos
-            try:
-                for _ in repeat(None, chunk):
-                    pos += 8 + data[pos]
-            except IndexError:
-                pos = -1
-            if pos == -1 or data.count(0, start, pos) != 7 * chunk:
-                self._skip_exactly(chunk)
-            else:
-                self.pos = pos
-                self.reserve(0)
+            self._skip_exactly(chunk)
             count -= chunk
 
     def _leap(self, count: int) -> bool:
