@@ -15,7 +15,7 @@ from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import FILE_TYPES
-from launcher.errors import CatalogError, Finding, fault
+from launcher.errors import CatalogError
 from launcher.ir.catalog import FilePart, ModelFile
 
 _KINDS = (
@@ -65,7 +65,7 @@ def load_model(path: str, *, model: str, quantization: str, key: str = "") -> tu
         _check_parts(headers, parts)
         architecture = architecture_from_headers(tuple(headers))
     except BadHeader as bad:
-        raise CatalogError([_finding(bad, path, key)]) from None
+        raise _unusable(bad, path, key) from None
     joined = hashlib.sha256("".join(h.digest for h in headers).encode()).hexdigest()
     file = ModelFile(
         model=model,
@@ -88,9 +88,9 @@ def _read(path: str, key: str) -> tuple[Header, FilePart]:
             inode, tensors = (found.st_dev, found.st_ino), len(header.tensors)
             return header, FilePart(path=path, size_bytes=found.st_size, inode=inode, tensors=tensors)
     except BadHeader as bad:
-        raise CatalogError([_finding(bad, path, key)]) from None
+        raise _unusable(bad, path, key) from None
     except (OSError, ValueError) as error:
-        raise CatalogError([_finding(_unopened(path, error), path, key)]) from None
+        raise _unusable(_unopened(path, error), path, key) from None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -118,8 +118,8 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
     return BadHeader("catalog/unreadable", f"it cannot be read: {reason}")
 
 
-def _finding(bad: BadHeader, path: str, key: str) -> Finding:
-    return fault(bad.code, key, f"{path!r}: {bad.message}", *(bad.notes))
+def _unusable(bad: BadHeader, path: str, key: str) -> CatalogError:
+    return CatalogError.of(bad.code, f"{path!r}: {bad.message}", *bad.notes, key=key)
 
 
 def _other_parts(path: str, first: Header) -> tuple[str, ...]:

@@ -138,13 +138,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_mode: LoadMode
     repack: bool
     n_expert_used: int
-    devices: tuple[str, ...]
-    n_gpu_layers: int
+    devices: tuple[str, ...] = ()
+    n_gpu_layers: int = 0
     n_cpu_moe: int
-    tensor_split: tuple[float, ...]
+    tensor_split: tuple[float, ...] = ()
     kv_offload: bool
-    host_buffer: bool
-    cpu_features: frozenset[str]
+    host_buffer: bool = False
+    cpu_features: frozenset[str] = frozenset()
     threads: int
     threads_batch: int
     draft_n_max: int

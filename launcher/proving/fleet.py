@@ -105,7 +105,7 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
         if located is not None:
             return located, ()
     if asked:
-        raise EngineError([fault("engine/missing-binary", "", f"there is no llama-server at {asked}")])
+        raise EngineError.of("engine/missing-binary", f"there is no llama-server at {asked}")
     embedded = Path(engine.resolve_binary(EngineConfig(binary=engine.EMBEDDED, dialect=""), key="engines"))
     key = f"engines.{names[0]}.binary" if names else "engines"
     message = f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}"

@@ -17,7 +17,7 @@ from launcher.plan.builds import TENSOR_SPLIT_SEEN
 from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.devices import worst
 from launcher.plan.hosts import starts, tier_of
-from launcher.plan.memory.compute import PLAIN
+from launcher.plan.memory.compute import quantised
 from launcher.plan.memory.layout import fully_offloaded
 from launcher.plan.settling import physical_cores
 from launcher.sizes import gib
@@ -295,7 +295,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
         unable = sorted(name for name in backends if not BACKENDS[name].splits_rows)
         severity: Severity = "error"
         effect = ""
-        if mode == "tensor" and {server.settings.cache_type_k, server.settings.cache_type_v} - PLAIN:
+        if mode == "tensor" and quantised(server.settings):
             message = "llama-server refuses a quantised K/V cache where devices share every tensor"
         elif mode == "row" and unable:
             names = ", ".join(unable)
