@@ -182,7 +182,7 @@ def without_foreign(
 
 def told_by(finding: Finding, host: Host) -> Finding:
     """`finding` of one host's part, in terms of the whole config."""
-    if not finding.key.startswith("hardware."):
+    if not host.name or not finding.key.startswith("hardware."):
         return finding
     key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
     return msgspec.structs.replace(finding, key=key, message=f"{host.name}: {finding.message}")

@@ -8,7 +8,7 @@ from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning, set_fields
-from launcher.plan.devices import worst
+from launcher.plan.devices import totals, worst
 from launcher.plan.server import price, rung_config
 from launcher.sizes import MIB, gib
 
@@ -191,7 +191,8 @@ def check_stated(planning: Planning) -> Iterator[Finding]:
     if stated is None:
         return
     source = f" ({stated.source})" if stated.source else ""
-    hot, kv = planning.totals.hot_ram_bytes, planning.totals.kv_bytes
+    planned = totals(planning.servers, planning.services)
+    hot, kv = planned.hot_ram_bytes, planned.kv_bytes
     if stated.hot_ram_bytes is not None and abs(hot - stated.hot_ram_bytes) > STATED_TOLERANCE * stated.hot_ram_bytes:
         message = f"{gib(stated.hot_ram_bytes)} of HOT RAM is stated{source}, {gib(hot)} is planned"
         yield fault("plan/total-mismatch", "stated.hot_ram_bytes", message, severity="note")
