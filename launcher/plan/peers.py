@@ -89,7 +89,8 @@ def _sized(peer: ServicePlan, share: int) -> ServicePlan:
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
     spread = {name: server for name, server in fleet.servers.items() if server.rpc}
-    endpoints = _endpoints(fleet)
+    # where devices of peers are asked, of which `with_peers` has made those of servers
+    endpoints = {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
     shared = _shared(fleet, endpoints)
     for name, server in spread.items():
         for i, written in enumerate(server.rpc):
@@ -113,11 +114,6 @@ def _taken_names(fleet: FleetConfig) -> set[str]:
 def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
     yield fleet.hardware.gpus
     yield from (host.gpus or {} for host in fleet.hardware.hosts.values())
-
-
-def _endpoints(fleet: FleetConfig) -> dict[str, str | None]:
-    """Where devices of peers are asked, of which `with_peers` has made those of servers."""
-    return {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
 
 
 def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str, str]:

@@ -99,6 +99,11 @@ def price(
     return found[1] if found is not None else None
 
 
+def peaks(fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables) -> dict[str, int]:
+    """Resident peak of a changed server by device; nothing where the catalogue lacks its file."""
+    return {m.device: m.resident_peak_bytes for m in price(fleet, catalog, config, tables) or ()}
+
+
 def settled_price(
     fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables
 ) -> tuple[Settings, tuple[DeviceMemory, ...]] | None:

@@ -9,7 +9,7 @@ from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.devices import totals, worst
-from launcher.plan.server import price, rung_config
+from launcher.plan.server import peaks, rung_config
 from launcher.sizes import MIB, gib
 
 STATED_TOLERANCE = 0.01
@@ -230,7 +230,7 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
         before = _peaks(planning, planning.fleet.servers.get(worker))
         for index, rung in enumerate(orchestration.oom_ladder):
             after = _peaks(planning, rung_config(planning.fleet, worker, rung))
-            if before is None or after is None:
+            if not before or not after:
                 continue
             if all(after.get(device, 0) >= size for device, size in before.items()):
                 device = max(before, key=before.__getitem__)
@@ -242,10 +242,8 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
             before = after
 
 
-def _peaks(planning: Planning, config: ServerConfig | None) -> dict[str, int] | None:
-    """Resident peak by device; None where the catalogue lacks the file."""
-    memory = price(planning.fleet, planning.catalog, config, planning.tables) if config else None
-    return {m.device: m.resident_peak_bytes for m in memory} if memory is not None else None
+def _peaks(planning: Planning, config: ServerConfig | None) -> dict[str, int]:
+    return peaks(planning.fleet, planning.catalog, config, planning.tables) if config else {}
 
 
 CHECKS = (check_budgets, check_nodes, check_cards, check_growth, check_ladder)

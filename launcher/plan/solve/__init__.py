@@ -23,7 +23,7 @@ from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.plan import RAM, Solved
 from launcher.plan.devices import taken_on
 from launcher.plan.memory.weights import WeightTables
-from launcher.plan.server import price, settled_price
+from launcher.plan.server import peaks, settled_price
 from launcher.plan.solve.frontier import Candidate, Vector, best, within
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
 from launcher.plan.speed import token_seconds, touched_by
@@ -51,21 +51,17 @@ class Pricer:
 
     def settled(self, server: ServerConfig) -> ServerConfig:
         """`server` with its split written, where one was looked for and the usual one does not fit."""
-        if self.room is None or not self._splits(server) or server.tensor_split:
+        layered = [d for d in server.devices if d in self._devices] if server.n_gpu_layers != 0 else []
+        if self.room is None or len(layered) < 2 or server.tensor_split:
             return server
         usual = self._sizes(server)
         if within(usual, self.room) or sum(usual) > sum(self.room):
             return server
         return self._packed(server, self.room)
 
-    def _splits(self, server: ServerConfig) -> bool:
-        """Whether there is something to split: several devices, and layers on them."""
-        return sum(d in self._devices for d in server.devices) > 1 and server.n_gpu_layers != 0
-
     def ram(self, server: ServerConfig) -> int:
         """Peak bytes of RAM of `server`, split as `settled` does."""
-        memory = price(self._fleet, self._catalog, self.settled(server), self._tables) or ()
-        return next((m.resident_peak_bytes for m in memory if m.device == RAM), 0)
+        return self._peaks(self.settled(server)).get(RAM, 0)
 
     def token_ns(self, server: ServerConfig) -> int | None:
         """Nanoseconds that one token takes by the rates that the hardware file states; None where one is not."""
@@ -76,10 +72,12 @@ class Pricer:
         return None if seconds is None else round(seconds * 1e9)
 
     def _sizes(self, server: ServerConfig) -> Vector:
-        """Peak bytes by device as the config stands."""
-        memory = price(self._fleet, self._catalog, server, self._tables) or ()
-        by_device = {m.device: m.resident_peak_bytes for m in memory}
-        return tuple(by_device.get(d, 0) for d in self._devices)
+        """Peak bytes of `devices` as the config stands."""
+        taken = self._peaks(server)
+        return tuple(taken.get(d, 0) for d in self._devices)
+
+    def _peaks(self, server: ServerConfig) -> dict[str, int]:
+        return peaks(self._fleet, self._catalog, server, self._tables)
 
     def _packed(self, server: ServerConfig, room: Vector) -> ServerConfig:
         """`server` with each of its devices in turn as full as it can be; the last has the rest."""
