@@ -39,7 +39,7 @@ _EXPERTS = ("n_expert", "n_expert_used", "n_ff_exp")
 def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding, ...]:
     """Errors for what is absent, absurd or of the wrong length; `key` is the architecture's config key."""
     a = complete(architecture)
-    problems = [*_absurd(architecture), *_lists(a)]
+    problems = [*absurd_fields(architecture), *_lists(a)]
     needed = [*_EVERY, *traits(a.arch).needs]
     if traits(a.arch).is_mixture or a.n_expert:
         needed += _EXPERTS
@@ -55,8 +55,8 @@ def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding,
     return tuple(_finding(f"{key}.{name}".lstrip("."), message, a) for name, message in dict.fromkeys(problems))
 
 
-def _absurd(a: ArchitectureConfig) -> list[tuple[str, str]]:
-    """Numbers that no model has: negative ones, and ones that would fill the memory of the planner itself."""
+def absurd_fields(a: ArchitectureConfig) -> list[tuple[str, str]]:
+    """Fields with numbers that no model has, and what is wrong: negative, or enough to fill the planner's memory."""
     problems = []
     for name in a.__struct_fields__:
         value = getattr(a, name)

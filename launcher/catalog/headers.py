@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from launcher.catalog.declared import absurd_fields
 from launcher.catalog.ggml_types import BY_NAME, GgmlType
 from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding
@@ -52,11 +53,25 @@ class _Lock(msgspec.Struct):
     files: dict[str, msgspec.Raw]
 
 
+_UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a lock file that is none is refused with: by the system, or by msgspec, too deep and undecodable text too."""
+
+
 def _readable(entries: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, HeaderFacts]]:
     """Those that are what they should be: one that is not costs none of the others."""
     for name, raw in entries.items():
-        with contextlib.suppress(msgspec.DecodeError):
-            yield name, msgspec.json.decode(raw, type=HeaderFacts)
+        with contextlib.suppress(*_UNREADABLE):
+            facts = msgspec.json.decode(raw, type=HeaderFacts)
+            if _is_possible(facts):
+                yield name, facts
+
+
+def _is_possible(facts: HeaderFacts) -> bool:
+    """Whether a file can say so: a plan walks over its layers, and divides by some of its numbers."""
+    file, encoder = facts.file, facts.encoder
+    sizes = [*(part.size_bytes for part in file.parts), *(tensor.size_bytes for tensor in file.tensors)]
+    divides = encoder is None or encoder.merge > 0
+    return bool(file.parts) and min(sizes) >= 0 and divides and not absurd_fields(file.architecture)
 
 
 class Headers:
@@ -69,7 +84,7 @@ class Headers:
         self._used: dict[str, HeaderFacts] = {}
         self._read: dict[str, HeaderFacts] = {}
         if lock_file is not None:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(*_UNREADABLE):
                 lock = msgspec.json.decode(lock_file.read_bytes(), type=_Lock)
                 self._kept = dict(_readable(lock.files)) if lock.schema == LOCK_SCHEMA else {}
 
