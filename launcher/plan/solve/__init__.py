@@ -26,7 +26,7 @@ from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import peaks, settled_price
 from launcher.plan.solve.frontier import Candidate, Vector, best, within
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
-from launcher.plan.speed import token_seconds, touched_by
+from launcher.plan.speed import states_rates, token_seconds, touched_by
 from launcher.sizes import gib
 
 EVEN = 0.5
@@ -191,6 +191,8 @@ class Sharers:
 
         The order of a server's options stays: where more on the devices is not faster, the costs stay, too.
         """
+        if not states_rates(self._fleet.hardware):
+            return offers
         timed: dict[str, tuple[Option, ...]] = {}
         for name, offered in offers.items():
             taken = [self._pricer.token_ns(msgspec.structs.replace(self.chosen[name], **o.changes)) for o in offered]

@@ -44,7 +44,7 @@ def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers
         return
     whole = trunk(model.architecture)
     for count in range(min(server.n_cpu_moe, whole) + 1):
-        yield Option(cost=count * UNIT // whole, changes={"n_cpu_moe": count})
+        yield Option(cost=count * UNIT // max(1, whole), changes={"n_cpu_moe": count})
 
 
 def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers: int) -> Iterator[Option]:
