@@ -6,12 +6,14 @@ a host runs listens on the host's address; what runs beside the front is asked o
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.base.addresses import is_loopback, is_path
+from launcher.base.addresses import SOCKET_END, is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig, Start
 from launcher.ir.plan import FleetPlan, ServerPlan
@@ -239,14 +241,27 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an IP address or a name. What ends in a number is an address gone wrong, in `.sock` a unix socket."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        last = text.rstrip(".").rpartition(".")[2]
+        return bool(_HOST_NAME.fullmatch(text)) and not last.isdecimal() and not text.endswith(SOCKET_END)
+    return True
+
+
 def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
     """Addresses that are shared, that are no address to ask, or that only their host itself reaches."""
     count = Counter(host.address for host in hosts.values())
     alone = [name for name, host in hosts.items() if is_loopback(host.address)]
     for name, host in hosts.items():
         address = host.address
-        if not address or any(c.isspace() or c in "/@[]" for c in address):
-            why = f"{address!r} is no address"
+        if not _is_address(address):
+            why = f"{address!r} is no address: a name or an IP address is, without a port"
         elif address in ("0.0.0.0", "::"):  # noqa: S104 - refused here, never bound
             why = f"{address} means every address of a host, and names none"
         elif count[address] > 1:
