@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from launcher.base.decoding import decoded
+from launcher.base.regular import read_json
 from launcher.catalog.declared import absurd_fields
 from launcher.catalog.ggml_types import BY_NAME, GgmlType
 from launcher.catalog.locate import resolve_path
@@ -53,19 +54,6 @@ class _Lock(msgspec.Struct):
     files: dict[str, msgspec.Raw]
 
 
-_UNREADABLE = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What a lock file that is none is refused with: by the system, or by msgspec, too deep and undecodable text too."""
-
-
-def _readable(entries: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, HeaderFacts]]:
-    """Those that are what they should be: one that is not costs none of the others."""
-    for name, raw in entries.items():
-        with contextlib.suppress(*_UNREADABLE):
-            facts = msgspec.json.decode(raw, type=HeaderFacts)
-            if _is_possible(facts):
-                yield name, facts
-
-
 def _is_possible(facts: HeaderFacts) -> bool:
     """Whether a file can say so: a plan walks over its layers, and divides by some of its numbers."""
     file, encoder = facts.file, facts.encoder
@@ -83,10 +71,10 @@ class Headers:
         self._kept: Mapping[str, HeaderFacts] = {}
         self._used: dict[str, HeaderFacts] = {}
         self._read: dict[str, HeaderFacts] = {}
-        if lock_file is not None:
-            with contextlib.suppress(*_UNREADABLE):
-                lock = msgspec.json.decode(lock_file.read_bytes(), type=_Lock)
-                self._kept = dict(_readable(lock.files)) if lock.schema == LOCK_SCHEMA else {}
+        lock = read_json(lock_file, _Lock) if lock_file is not None else None
+        if lock is not None and lock.schema == LOCK_SCHEMA:  # an entry that is none costs none of the others
+            entries = {name: decoded(bytes(raw), HeaderFacts) for name, raw in lock.files.items()}
+            self._kept = {name: facts for name, facts in entries.items() if facts is not None and _is_possible(facts)}
 
     def __call__(self, path: str, key: str) -> HeaderFacts:
         """The facts of the file at `path`. Raises CatalogError at `key` when neither it nor the lock has them."""

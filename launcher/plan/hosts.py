@@ -245,7 +245,7 @@ _HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 
 
 def _is_address(text: str) -> bool:
-    """Whether it is an IP address or a name. What ends in a number is an address gone wrong, in `.sock` a unix socket."""
+    """An IP address or a name: one that ends in a number is an address gone wrong, one in `.sock` a unix socket."""
     try:
         ipaddress.ip_address(text)
     except ValueError:

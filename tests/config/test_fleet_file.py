@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -227,6 +228,12 @@ def test_a_lock_that_is_spoiled_holds_nothing(home: Path, spoil: Callable[[bytes
     with pytest.raises(LaunchError) as caught:
         compiled(home, ONE_LINERS)
     assert {f.code for f in caught.value.findings} == {"catalog/missing-file"}
+
+
+def test_a_lock_that_is_a_pipe_holds_nothing_up(home: Path) -> None:
+    """Nobody writes into it; the plan is made of the models."""
+    os.mkfifo(home / "launch.lock")
+    assert errors(compiled(home, ONE_LINERS)) == []
 
 
 def test_a_lock_that_cannot_be_written(home: Path) -> None:
