@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ServerConfig
 from tests.plan import drawn

@@ -113,8 +113,8 @@ def architecture_from_headers(headers: tuple[Header, ...]) -> ArchitectureConfig
         "n_head_kv": keys.per_layer("attention.head_count_kv", n_layer, default=heads),
         "n_ff": keys.per_layer("feed_forward_length", n_layer, default=0),
         "n_vocab": _n_vocab(headers[0], keys, shapes),
-        "n_ff_exp": keys.largest("expert_feed_forward_length"),
-        "n_expert_used": keys.largest("expert_used_count"),
+        "n_ff_exp": keys.optional("expert_feed_forward_length"),
+        "n_expert_used": keys.optional("expert_used_count"),
         "swa_pattern": keys.pattern("attention.sliding_window_pattern", n_layer),
         "indexer_types": keys.flags("attention.indexer.types"),
         "n_layer_kv": _n_layer_kv(keys, n_layer),
@@ -152,17 +152,8 @@ class _Keys:
         """A whole number, or `absent`. A per-layer list counts as its largest."""
         name = f"{self.arch}.{key}"
         value = self._values.get(name, absent)
-        if value == absent:
-            return absent
-        return (
-            max((_whole(v, name) for v in value), default=absent) if isinstance(value, tuple) else _whole(value, name)
-        )
-
-    def largest(self, key: str) -> int:
-        """A whole number or the largest of a per-layer list; 0 when absent."""
-        name = f"{self.arch}.{key}"
-        value = self._values.get(name, 0)
-        return max((_whole(v, name) for v in value), default=0) if isinstance(value, tuple) else _whole(value, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        return absent if value == absent else max((_whole(v, name) for v in numbers), default=absent)
 
     def per_layer(self, key: str, n_layer: int, *, default: int | tuple[int, ...]) -> int | tuple[int, ...]:
         """A whole number for all layers, or one a layer. A list of equal ones is one number."""

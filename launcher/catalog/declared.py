@@ -15,7 +15,16 @@ from launcher.catalog.layouts import LAYOUTS, Layer, Part, layer_kind, layer_par
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import V_LIKE, Mix, Model, Place, category_of, find_mix, moves, tensor_type
 from launcher.errors import Finding, Fix, fault, has_errors
-from launcher.ir.architectures import MAX_LAYERS, complete, first_positive, is_recurrent, traits
+from launcher.ir.architectures import (
+    MAX_LAYERS,
+    at_layer,
+    complete,
+    first_positive,
+    is_recurrent,
+    slides,
+    traits,
+    trunk,
+)
 from launcher.ir.catalog import FilePart, ModelFile, Tensor
 from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib
@@ -30,7 +39,7 @@ _EXPERTS = ("n_expert", "n_expert_used", "n_ff_exp")
 def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding, ...]:
     """Errors for what is absent, absurd or of the wrong length; `key` is the architecture's config key."""
     a = complete(architecture)
-    problems = [*_absurd(architecture), *_lists(a)]
+    problems = [*absurd_fields(architecture), *_lists(a)]
     needed = [*_EVERY, *traits(a.arch).needs]
     if traits(a.arch).is_mixture or a.n_expert:
         needed += _EXPERTS
@@ -46,8 +55,8 @@ def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding,
     return tuple(_finding(f"{key}.{name}".lstrip("."), message, a) for name, message in dict.fromkeys(problems))
 
 
-def _absurd(a: ArchitectureConfig) -> list[tuple[str, str]]:
-    """Numbers that no model has: negative ones, and ones that would fill the memory of the planner itself."""
+def absurd_fields(a: ArchitectureConfig) -> list[tuple[str, str]]:
+    """Fields with numbers that no model has, and what is wrong: negative, or enough to fill the planner's memory."""
     problems = []
     for name in a.__struct_fields__:
         value = getattr(a, name)
@@ -68,9 +77,8 @@ def _lists(a: ArchitectureConfig) -> list[tuple[str, str]]:
         value = getattr(a, name)
         if isinstance(value, tuple) and len(value) != a.n_layer:
             problems.append((name, f"{name} has {len(value)} elements for {a.n_layer} layers"))
-    own = a.n_layer - a.n_layer_nextn
-    if a.indexer_types and len(a.indexer_types) != own:
-        message = f"indexer_types has {len(a.indexer_types)} elements for {own} layers"
+    if a.indexer_types and len(a.indexer_types) != trunk(a):
+        message = f"indexer_types has {len(a.indexer_types)} elements for {trunk(a)} layers"
         problems.append(("indexer_types", message))
     return problems + [
         (name, f"{a.arch} needs {name} as a list with one number a layer; 0 marks layers of another kind")
@@ -140,18 +148,14 @@ def _add_layers(
     templates = {kind: [_template(mix, model, p) for p in found] for kind, found in parts.items()}
     i_v = i_down = 0
     for il, kind in enumerate(kinds):
-        prefix = f"blk.{il}."
-        for name, shape, chosen, size, category in templates[kind]:
-            if not category:
-                tensors.append(Tensor(name=prefix + name, type=chosen, shape=shape, size_bytes=size))
-                continue
-            placed = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
-            size_here = size if placed == chosen else tensor_bytes(placed, shape)
-            tensors.append(Tensor(name=prefix + name, type=placed, shape=shape, size_bytes=size_here))
-            if category == "ffn_down":
-                i_down += 1
-            elif category.startswith("attention"):
-                i_v += 1
+        for name, shape, usual, usual_size, category in templates[kind]:
+            chosen, size = usual, usual_size
+            if category:
+                chosen = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
+                size = tensor_bytes(chosen, shape)
+                i_v += category in V_LIKE
+                i_down += category == "ffn_down"
+            tensors.append(Tensor(name=f"blk.{il}.{name}", type=chosen, shape=shape, size_bytes=size))
 
 
 def _template(mix: Mix, model: Model, part: Part) -> tuple[str, tuple[int, ...], str, int, str]:
@@ -194,11 +198,10 @@ def declared_file(
 ) -> tuple[ModelFile | None, tuple[Finding, ...]]:
     """A model file that is not at hand, with its findings; None when the architecture cannot be sized."""
     key = f"models.{model}"
-    architecture = complete(config.architecture)
     tensors, findings = synthesise(config.architecture, mix, key=f"{key}.architecture")
     if has_errors(findings):
         return None, findings
-    a, entry = architecture, config.files[quantization]
+    a, entry = complete(config.architecture), config.files[quantization]
     total = sum(t.size_bytes for t in tensors)
     header = a.n_vocab * _TOKEN_BYTES + a.n_merges * _MERGE_BYTES + len(tensors) * _INFO_BYTES + _KEYS_BYTES
     estimate = total + (header if a.tokenizer != "none" else 0)
@@ -216,10 +219,10 @@ def declared_file(
         model=model,
         quantization=quantization,
         source="declared",
-        architecture=architecture,
+        architecture=a,
         tensors=tensors,
         parts=parts,
-        header_digest=hashlib.sha256(msgspec.json.encode((mix.name, architecture))).hexdigest(),
+        header_digest=hashlib.sha256(msgspec.json.encode((mix.name, a))).hexdigest(),
     )
     return file, findings
 
@@ -279,28 +282,15 @@ def _differs(name: str, declared: ArchitectureConfig, actual: ArchitectureConfig
         return False
     if name in _BY_LAYER and declared.n_layer != actual.n_layer:
         return False
-    if name == "swa_pattern":
-        return _sliding(declared) != _sliding(actual)
-    if name in _BY_LAYER:
-        return _by_layer(declared, name) != _by_layer(actual, name)
-    return True
+    return name not in _BY_LAYER or _by_layer(declared, name) != _by_layer(actual, name)
 
 
-def _by_layer(a: ArchitectureConfig, name: str) -> tuple[int, ...]:
+def _by_layer(a: ArchitectureConfig, name: str) -> list[int]:
     """A per-layer value written out; heads of recurrent layers do not count."""
-    value = getattr(a, name)
-    written = value if isinstance(value, tuple) else (value,) * a.n_layer
-    if name == "n_ff":
-        return written
-    return tuple(0 if is_recurrent(a, il) else n for il, n in enumerate(written))
-
-
-def _sliding(a: ArchitectureConfig) -> tuple[bool, ...]:
-    if not a.n_swa:
-        return (False,) * a.n_layer
-    if isinstance(a.swa_pattern, tuple):
-        return a.swa_pattern
-    return tuple(il % a.swa_pattern < a.swa_pattern - 1 if a.swa_pattern else True for il in range(a.n_layer))
+    if name == "swa_pattern":
+        return [slides(a, il) for il in range(a.n_layer)]
+    value, heads = getattr(a, name), name != "n_ff"
+    return [0 if heads and is_recurrent(a, il) else at_layer(value, il) for il in range(a.n_layer)]
 
 
 def with_human_knowledge(file: ModelFile, declared: ArchitectureConfig) -> ModelFile:

@@ -15,7 +15,7 @@ from launcher.catalog.architecture import architecture_from_headers
 from launcher.catalog.gguf import BadHeader, Header, parse_header
 from launcher.catalog.locate import split_paths
 from launcher.catalog.mix import FILE_TYPES
-from launcher.errors import CatalogError, Finding, fault
+from launcher.errors import CatalogError
 from launcher.ir.catalog import FilePart, ModelFile
 
 _KINDS = (
@@ -32,12 +32,12 @@ def read_header(path: str, *, key: str = "") -> Header:
     return _read(path, key)[0]
 
 
-def describe(path: str) -> ModelFile:
-    """What a GGUF file says of itself, for `launch inspect`. Raises CatalogError.
+def describe(path: str, *, key: str = "") -> ModelFile:
+    """What a GGUF file says of itself, for `launch inspect`. Raises CatalogError with findings at `key`.
 
     `model` is `general.name` or the file's name, `quantization` the mix that the file names (empty when it names none).
     """
-    file, header = load_model(path, model="", quantization="")
+    file, header = load_model(path, model="", quantization="", key=key)
     name = header.values.get("general.name")
     model = name if isinstance(name, str) and name else PurePath(path).stem
     return msgspec.structs.replace(file, model=model, quantization=file_mix(header).lower())
@@ -57,15 +57,15 @@ def load_model(path: str, *, model: str, quantization: str, key: str = "") -> tu
     """
     first, part = _read(path, key)
     headers, parts = [first], [part]
-    for other in _other_parts(path, first, key):
-        header, part = _read(other, key)
-        headers.append(header)
-        parts.append(part)
     try:
+        for other in _other_parts(path, first):
+            header, part = _read(other, key)
+            headers.append(header)
+            parts.append(part)
         _check_parts(headers, parts)
         architecture = architecture_from_headers(tuple(headers))
     except BadHeader as bad:
-        raise CatalogError([_finding(bad, path, key)]) from None
+        raise _unusable(bad, path, key) from None
     joined = hashlib.sha256("".join(h.digest for h in headers).encode()).hexdigest()
     file = ModelFile(
         model=model,
@@ -88,9 +88,9 @@ def _read(path: str, key: str) -> tuple[Header, FilePart]:
             inode, tensors = (found.st_dev, found.st_ino), len(header.tensors)
             return header, FilePart(path=path, size_bytes=found.st_size, inode=inode, tensors=tensors)
     except BadHeader as bad:
-        raise CatalogError([_finding(bad, path, key)]) from None
+        raise _unusable(bad, path, key) from None
     except (OSError, ValueError) as error:
-        raise CatalogError([_finding(_unopened(path, error), path, key)]) from None
+        raise _unusable(_unopened(path, error), path, key) from None
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -118,12 +118,12 @@ def _unopened(path: str, error: OSError | ValueError) -> BadHeader:
     return BadHeader("catalog/unreadable", f"it cannot be read: {reason}")
 
 
-def _finding(bad: BadHeader, path: str, key: str) -> Finding:
-    return fault(bad.code, key, f"{path!r}: {bad.message}", *(bad.notes))
+def _unusable(bad: BadHeader, path: str, key: str) -> CatalogError:
+    return CatalogError.of(bad.code, f"{path!r}: {bad.message}", *bad.notes, key=key)
 
 
-def _other_parts(path: str, first: Header, key: str) -> tuple[str, ...]:
-    """Paths of parts 2 to N. Raises CatalogError when one is missing, or `path` is not part 1.
+def _other_parts(path: str, first: Header) -> tuple[str, ...]:
+    """Paths of parts 2 to N. Raises BadHeader when one is missing, or `path` is not part 1.
 
     Source: llama-model-loader.cpp, constructor (`split.count`, `split.no`).
     """
@@ -131,29 +131,25 @@ def _other_parts(path: str, first: Header, key: str) -> tuple[str, ...]:
     if count <= 1:
         return ()
     paths = split_paths(path)
-    missing: BadHeader | None = None
     if paths is None or len(paths) != count:
-        missing = BadHeader(
+        raise BadHeader(
             "catalog/split-part-missing",
             f"it is one of {count} parts, but its name does not say so",
             f"name the parts …-00001-of-{count:05}.gguf and so on: llama.cpp finds them by name",
         )
-    elif number != 0 or path != paths[0]:
-        missing = BadHeader(
+    if number != 0 or path != paths[0]:
+        raise BadHeader(
             "catalog/split-part-missing",
             f"it is part {number + 1} of {count}; llama.cpp starts at part 1",
             f"write {os.path.basename(paths[0])!r}",  # noqa: PTH119 - paths are strings here
         )
-    else:
-        absent = [p for p in paths[1:] if not os.path.exists(p)]  # noqa: PTH110 - as above
-        if absent:
-            missing = BadHeader(
-                "catalog/split-part-missing",
-                f"{len(absent)} of its {count} parts are missing: {', '.join(map(os.path.basename, absent[:8]))}",
-                "fetch the missing parts into the same folder",
-            )
-    if missing is not None or paths is None:
-        raise CatalogError([_finding(missing, path, key)] if missing else [])
+    absent = [p for p in paths[1:] if not os.path.exists(p)]  # noqa: PTH110 - as above
+    if absent:
+        raise BadHeader(
+            "catalog/split-part-missing",
+            f"{len(absent)} of its {count} parts are missing: {', '.join(map(os.path.basename, absent[:8]))}",
+            "fetch the missing parts into the same folder",
+        )
     return paths[1:]
 
 

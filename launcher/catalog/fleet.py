@@ -24,8 +24,7 @@ def vault(fleet: FleetConfig, catalog: Catalog) -> tuple[StoredFile, ...]:
     Files inside packages are not among them, nor what cannot be sized. A file at hand has its own size, another what
     is published, else what the declared architecture makes.
     """
-    found = {file.path: file for file in _files(fleet, catalog)}
-    return tuple(found.values())
+    return tuple({file.path: file for file in _files(fleet, catalog)}.values())
 
 
 def _files(fleet: FleetConfig, catalog: Catalog) -> Iterator[StoredFile]:
@@ -35,16 +34,14 @@ def _files(fleet: FleetConfig, catalog: Catalog) -> Iterator[StoredFile]:
         if model is None:
             continue
         for quantization, entry in model.files.items():
+            known = catalog.get(name, quantization)
             path = _place(entry.path, fleet)
-            size = _size(path, fleet, name, quantization, catalog.files) if path else 0
-            if path and size:
-                used = catalog.get(name, quantization) is not None
-                key = f"models.{name}.files.{quantization}"
+            if path and (size := _size(path, fleet, name, quantization, known)):
+                key, used = f"models.{name}.files.{quantization}", known is not None
                 yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=used)
         if model.projector is not None and (path := _place(model.projector.path, fleet)):
-            size = _there((path,)) or model.projector.bytes or 0
+            size, key = _there((path,)) or model.projector.bytes or 0, f"models.{name}.projector"
             if size:
-                key = f"models.{name}.projector"
                 yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=True)
 
 
@@ -58,13 +55,13 @@ def _place(path: str, fleet: FleetConfig) -> str:
         return ""
 
 
-def _size(path: str, fleet: FleetConfig, name: str, quantization: str, known: Mapping[str, ModelFile]) -> int:
+def _size(path: str, fleet: FleetConfig, name: str, quantization: str, known: ModelFile | None) -> int:
     """Bytes of a model's file with all its parts; 0 where nothing says."""
     entry = fleet.models[name].files[quantization]
     if there := _there(split_paths(path) or (path,)):
         return there
-    if (file := known.get(f"{name}@{quantization}")) is not None:
-        return file.file_bytes
+    if known is not None:
+        return known.file_bytes
     mix = find_mix(_mix_name(fleet, quantization))
     if entry.bytes or mix is None:
         return entry.bytes or 0
@@ -103,14 +100,14 @@ def build(
     files: dict[str, ModelFile] = {}
     projectors: dict[str, ProjectorFile] = {}
     findings: list[Finding] = []
-    seen: set[tuple[str, str]] = set()
+    uses: dict[tuple[str, str], str] = {}
     for model, quantization, key in _uses(fleet):
-        if (model, quantization) not in seen:
-            seen.add((model, quantization))
-            file, found = _model_file(fleet, model, quantization, key, kept)
-            findings += found
-            if file is not None:
-                files[f"{model}@{quantization}"] = file
+        uses.setdefault((model, quantization), key)
+    for (model, quantization), key in uses.items():
+        file, found = _model_file(fleet, model, quantization, key, kept)
+        findings += found
+        if file is not None:
+            files[file.entry] = file
     for model in sorted({s.model for s in fleet.servers.values() if s.projector}):
         config = fleet.models.get(model)
         if config is not None:

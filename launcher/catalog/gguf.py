@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from itertools import repeat
 from typing import BinaryIO
 
 import msgspec
@@ -85,21 +84,15 @@ def _corrupt(message: str) -> BadHeader:
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What one GGUF file says of itself. Offsets and sizes in bytes.
+    """What one GGUF file says of itself.
 
-    `values` holds scalars and short numeric arrays, `lengths` the length of every array. `offsets` (one a tensor)
-    count from `data_start`. `digest` is the sha256 of the first `header_bytes` bytes.
+    `values` holds scalars and short numeric arrays, `lengths` the length of every array. `digest` is the sha256 of the
+    file's bytes before the padding and the data.
     """
 
-    version: int
     values: dict[str, Value]
     lengths: dict[str, int]
     tensors: tuple[Tensor, ...]
-    offsets: tuple[int, ...]
-    alignment: int
-    header_bytes: int
-    data_start: int
-    file_bytes: int
     digest: str
 
 
@@ -161,28 +154,15 @@ class _Window:
     def skip_strings(self, count: int) -> None:
         """Step over `count` strings: the hot loop of a header.
 
-        At once to the next key, or a chunk at a time, as if every length fitted its lowest byte (40 ns a string).
-        Either is taken to hold when there are seven zero bytes a string, the upper bytes of its length. Text with
-        zero bytes can deceive this; then what follows does not parse, and `parse_header` reads again with `exact`.
+        At once to the next key, where there are seven zero bytes a string before it, the upper bytes of its length (all
+        strings being shorter than 256 bytes); else a chunk at a time. Text with zero bytes can deceive this; then what
+        follows does not parse, and `parse_header` reads again with `exact`.
         """
-        if self.exact:
-            self._skip_exactly(count)
-            return
         while count:
-            if self.leapt != len(self.data) and self._leap(count):
+            if not self.exact and self.leapt != len(self.data) and self._leap(count):
                 return
             chunk = min(count, _CHUNK)
-            data, start, pos = self.data, self.pos, self.pos
-            try:
-                for _ in repeat(None, chunk):
-                    pos += 8 + data[pos]
-            except IndexError:
-                pos = -1
-            if pos == -1 or data.count(0, start, pos) != 7 * chunk:
-                self._skip_exactly(chunk)
-            else:
-                self.pos = pos
-                self.reserve(0)
+            self._skip_exactly(chunk)
             count -= chunk
 
     def _leap(self, count: int) -> bool:
@@ -229,30 +209,19 @@ def parse_header(stream: BinaryIO, file_bytes: int) -> Header:
 
 
 def _parse(window: _Window) -> Header:
-    version, n_tensors, n_keys = _preamble(window)
+    n_tensors, n_keys = _preamble(window)
     values, lengths = _metadata(window, n_keys)
     alignment = values.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1) or alignment > 2**30:
         raise _corrupt(f"general.alignment is {alignment!r}; it must be a power of two")
-    tensors, offsets = _tensor_table(window, n_tensors, alignment)
-    end = window.pos
-    data_start = -(-end // alignment) * alignment
-    _check_extent(tensors, offsets, data_start, window.file_bytes)
-    return Header(
-        version=version,
-        values=values,
-        lengths=lengths,
-        tensors=tensors,
-        offsets=offsets,
-        alignment=alignment,
-        header_bytes=end,
-        data_start=data_start,
-        file_bytes=window.file_bytes,
-        digest=hashlib.sha256(memoryview(window.data)[:end]).hexdigest(),
-    )
+    tensors = _tensor_table(window, n_tensors, alignment)
+    _check_extent(tensors, window, alignment)
+    digest = hashlib.sha256(memoryview(window.data)[: window.pos]).hexdigest()
+    return Header(values=values, lengths=lengths, tensors=tensors, digest=digest)
 
 
-def _preamble(window: _Window) -> tuple[int, int, int]:
+def _preamble(window: _Window) -> tuple[int, int]:
+    """How many tensors and keys the file says that it has."""
     if window.file_bytes == 0:
         raise BadHeader("catalog/truncated", "the file is empty", _RESUME)
     at = window.reserve(min(4, window.file_bytes))
@@ -278,7 +247,7 @@ def _preamble(window: _Window) -> tuple[int, int, int]:
         )
     if n_keys > MAX_KEYS or n_tensors > MAX_KEYS * 16:
         raise _corrupt(f"the header claims {n_keys:,} keys and {n_tensors:,} tensors")
-    return version, n_tensors, n_keys
+    return n_tensors, n_keys
 
 
 _KNOWN_MAGIC = {
@@ -332,23 +301,23 @@ def _array(window: _Window, key: str) -> tuple[int, tuple[int | float | bool, ..
     return count, struct.unpack_from(f"<{count}{_scalar(kind, key).format[1:]}", window.data, at)
 
 
-def _tensor_table(window: _Window, n_tensors: int, alignment: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Every tensor's info and its offset; each must start where the one before it ends, padded."""
-    tensors: list[Tensor] = []
-    offsets: list[int] = []
-    names: set[str] = set()
+def _padded(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _tensor_table(window: _Window, n_tensors: int, alignment: int) -> tuple[Tensor, ...]:
+    """Every tensor's info; each must start where the one before it ends, padded."""
+    tensors: dict[str, Tensor] = {}
     expected = 0
     for _ in range(n_tensors):
         tensor, offset = _tensor(window)
-        if tensor.name in names:
+        if tensor.name in tensors:
             raise _corrupt(f"the tensor {tensor.name!r} occurs twice")
         if offset != expected:
             raise _corrupt(f"the tensor {tensor.name!r} is at offset {offset:,}; {expected:,} was expected")
-        names.add(tensor.name)
-        tensors.append(tensor)
-        offsets.append(offset)
-        expected += -(-tensor.size_bytes // alignment) * alignment
-    return tuple(tensors), tuple(offsets)
+        tensors[tensor.name] = tensor
+        expected += _padded(tensor.size_bytes, alignment)
+    return tuple(tensors.values())
 
 
 def _tensor(window: _Window) -> tuple[Tensor, int]:
@@ -378,17 +347,16 @@ def _tensor(window: _Window) -> tuple[Tensor, int]:
     return Tensor(name=name, type=kind.name, shape=shape, size_bytes=size), offset
 
 
-def _check_extent(tensors: tuple[Tensor, ...], offsets: tuple[int, ...], data_start: int, file_bytes: int) -> None:
+def _check_extent(tensors: tuple[Tensor, ...], window: _Window, alignment: int) -> None:
     """Every tensor lies inside the file. Source: llama-model-loader.cpp `llama_tensor_weight`."""
-    if not tensors:
-        return
-    needed = data_start + offsets[-1] + tensors[-1].size_bytes
-    if needed <= file_bytes:
-        return
-    cut = next(t.name for t, at in zip(tensors, offsets, strict=True) if data_start + at + t.size_bytes > file_bytes)
-    raise BadHeader(
-        "catalog/truncated",
-        f"the file has {file_bytes:,} bytes but its tensor table needs {needed:,}: {needed - file_bytes:,} are "
-        f"missing, from {cut} on",
-        _RESUME,
-    )
+    needed, have, cut = window.pos, window.file_bytes, ""
+    for tensor in tensors:
+        needed = _padded(needed, alignment) + tensor.size_bytes
+        cut = cut or (tensor.name if needed > have else "")
+    if cut:
+        raise BadHeader(
+            "catalog/truncated",
+            f"the file has {have:,} bytes but its tensor table needs {needed:,}: {needed - have:,} are missing, "
+            f"from {cut} on",
+            _RESUME,
+        )

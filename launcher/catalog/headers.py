@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from launcher.catalog.ggml_types import TYPES, GgmlType
+from launcher.base.decoding import decoded
+from launcher.base.regular import read_json
+from launcher.catalog.declared import absurd_fields
+from launcher.catalog.ggml_types import BY_NAME, GgmlType
 from launcher.catalog.locate import resolve_path
 from launcher.errors import CatalogError, Finding
 from launcher.ir.catalog import LOCK_SCHEMA, HeaderFacts, HeaderLock, ModelFile
-
-_BY_NAME = {kind.name: kind for kind in TYPES.values()}
 
 
 def header_facts(path: str, *, key: str = "") -> HeaderFacts:
@@ -23,15 +24,11 @@ def header_facts(path: str, *, key: str = "") -> HeaderFacts:
     from launcher.catalog.files import describe, read_header  # noqa: PLC0415 - only a file at hand is read
     from launcher.catalog.projector import image_encoder, modalities, projected_widths  # noqa: PLC0415 - as above
 
-    try:
-        file = describe(path)
-    except CatalogError as error:
-        raise CatalogError(msgspec.structs.replace(f, key=key) for f in error.findings) from None
+    file = describe(path, key=key)
     base = _base_type(file)
-    quantization = file.quantization or base.name.lower()
     header = read_header(path, key=key) if file.architecture.arch == "clip" else None
     return HeaderFacts(
-        file=msgspec.structs.replace(file, quantization=quantization),
+        file=msgspec.structs.replace(file, quantization=file.quantization or base.name.lower()),
         base_type=base.name,
         block=base.block,
         block_bytes=base.block_bytes,
@@ -43,11 +40,11 @@ def header_facts(path: str, *, key: str = "") -> HeaderFacts:
 
 def _base_type(file: ModelFile) -> GgmlType:
     """The type that most bytes of the file have."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for tensor in file.tensors:
-        sizes[tensor.type] = sizes.get(tensor.type, 0) + tensor.size_bytes
+        sizes[tensor.type] += tensor.size_bytes
     name = max(sizes, key=lambda kind: sizes[kind], default="f16")
-    return _BY_NAME.get(name, _BY_NAME["f16"])
+    return BY_NAME.get(name, BY_NAME["f16"])
 
 
 class _Lock(msgspec.Struct):
@@ -57,11 +54,12 @@ class _Lock(msgspec.Struct):
     files: dict[str, msgspec.Raw]
 
 
-def _readable(entries: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, HeaderFacts]]:
-    """Those that are what they should be: one that is not costs none of the others."""
-    for name, raw in entries.items():
-        with contextlib.suppress(msgspec.DecodeError):
-            yield name, msgspec.json.decode(raw, type=HeaderFacts)
+def _is_possible(facts: HeaderFacts) -> bool:
+    """Whether a file can say so: a plan walks over its layers, and divides by some of its numbers."""
+    file, encoder = facts.file, facts.encoder
+    sizes = [*(part.size_bytes for part in file.parts), *(tensor.size_bytes for tensor in file.tensors)]
+    divides = encoder is None or encoder.merge > 0
+    return bool(file.parts) and min(sizes) >= 0 and divides and not absurd_fields(file.architecture)
 
 
 class Headers:
@@ -73,10 +71,10 @@ class Headers:
         self._kept: Mapping[str, HeaderFacts] = {}
         self._used: dict[str, HeaderFacts] = {}
         self._read: dict[str, HeaderFacts] = {}
-        if lock_file is not None:
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                lock = msgspec.json.decode(lock_file.read_bytes(), type=_Lock)
-                self._kept = dict(_readable(lock.files)) if lock.schema == LOCK_SCHEMA else {}
+        lock = read_json(lock_file, _Lock) if lock_file is not None else None
+        if lock is not None and lock.schema == LOCK_SCHEMA:  # an entry that is none costs none of the others
+            entries = {name: decoded(bytes(raw), HeaderFacts) for name, raw in lock.files.items()}
+            self._kept = {name: facts for name, facts in entries.items() if facts is not None and _is_possible(facts)}
 
     def __call__(self, path: str, key: str) -> HeaderFacts:
         """The facts of the file at `path`. Raises CatalogError at `key` when neither it nor the lock has them."""

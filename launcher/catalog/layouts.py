@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from launcher.ir.architectures import at_layer, is_recurrent, traits
+from launcher.ir.architectures import at_layer, is_recurrent, traits, trunk
 from launcher.ir.config import ArchitectureConfig
 
 
@@ -31,7 +31,7 @@ class Layer(NamedTuple):
     recurrent: bool
     experts: bool
     nextn: bool
-    indexer: bool = False
+    indexer: bool
 
 
 # --- attention ------------------------------------------------------------------------------------------------
@@ -112,6 +112,11 @@ def experts(a: ArchitectureConfig, *, gate: bool = True) -> Parts:
     yield Part("ffn_up_exps.weight", (width, a.n_ff_exp, a.n_expert))
 
 
+def router_bias(a: ArchitectureConfig) -> Part:
+    """What corrects the router's choice of experts."""
+    return Part("exp_probs_b.bias", (a.n_expert,))
+
+
 def feed_forward(a: ArchitectureConfig, k: Layer) -> Parts:
     """Experts where the layer has them, with the shared expert where the model has one; else dense."""
     if not k.experts:
@@ -162,17 +167,15 @@ def gated_delta(a: ArchitectureConfig) -> Parts:
 
 def layer_kind(a: ArchitectureConfig, il: int) -> Layer:
     """The kind of layer `il`."""
-    nextn = il >= a.n_layer - a.n_layer_nextn
-    experts = a.n_expert > 0 and il >= a.n_layer_dense_lead
-    indexer = a.indexer_key_length > 0 and (nextn or not a.indexer_types or a.indexer_types[il])
+    nextn = il >= trunk(a)
     return Layer(
         at_layer(a.n_head, il),
         at_layer(a.n_head_kv, il),
         at_layer(a.n_ff, il),
         recurrent=is_recurrent(a, il),
-        experts=experts,
+        experts=a.n_expert > 0 and il >= a.n_layer_dense_lead,
         nextn=nextn,
-        indexer=indexer,
+        indexer=a.indexer_key_length > 0 and (nextn or not a.indexer_types or a.indexer_types[il]),
     )
 
 
@@ -273,7 +276,7 @@ def _nemotron_h(a: ArchitectureConfig, k: Layer) -> Parts:
     elif not k.experts:
         yield from ffn(a, k.n_ff, gate=False)
     else:
-        yield Part("exp_probs_b.bias", (a.n_expert,))
+        yield router_bias(a)
         yield from experts(a, gate=False)
         if a.n_embd_latent:
             yield Part("ffn_latent_down.weight", (a.n_embd, a.n_embd_latent))
@@ -319,28 +322,18 @@ def _gpt_oss(a: ArchitectureConfig, k: Layer) -> Parts:
     yield norm("post_attention_norm", a.n_embd)
 
 
-def _deepseek2(a: ArchitectureConfig, k: Layer) -> Parts:
-    """Latent attention; a dense lead, then experts with shared ones."""
-    yield norm("attn_norm", a.n_embd)
-    yield from latent_attention(a, k)
-    if k.experts and a.n_expert >= _BIASED_ROUTER:
-        yield Part("exp_probs_b.bias", (a.n_expert,))
-    yield norm("ffn_norm", a.n_embd)
-    yield from feed_forward(a, k)
-
-
 _BIASED_ROUTER = 256
 """DeepSeek's models from V3 on (256 experts) correct the router with a bias; V2 (64, 160) does not."""
 
 
-def _sparse_latent(a: ArchitectureConfig, k: Layer) -> Parts:
-    """Latent attention with an indexer; the router always has its bias."""
+def _latent(a: ArchitectureConfig, k: Layer) -> Parts:
+    """Latent attention, with an indexer (then the router always has its bias) or not; a dense lead, then experts."""
     yield norm("attn_norm", a.n_embd)
     yield from latent_attention(a, k)
     if k.indexer:
         yield from indexer(a)
-    if k.experts:
-        yield Part("exp_probs_b.bias", (a.n_expert,))
+    if k.experts and (a.indexer_key_length or a.n_expert >= _BIASED_ROUTER):
+        yield router_bias(a)
     yield norm("ffn_norm", a.n_embd)
     yield from feed_forward(a, k)
 
@@ -352,7 +345,7 @@ def _glm4_moe(a: ArchitectureConfig, k: Layer) -> Parts:
     if a.qk_norm:
         yield from qk_norm(a)
     if k.experts:
-        yield Part("exp_probs_b.bias", (a.n_expert,))
+        yield router_bias(a)
     yield from feed_forward(a, k)
     yield norm("post_attention_norm", a.n_embd)
 
@@ -368,7 +361,7 @@ def _lfm2(a: ArchitectureConfig, k: Layer) -> Parts:
         yield from attention(a, k)
         yield from qk_norm(a)
     if k.experts and a.arch == "lfm2moe":
-        yield Part("exp_probs_b.bias", (a.n_expert,))
+        yield router_bias(a)
     yield norm("ffn_norm", a.n_embd)
     yield from feed_forward(a, k)
 
@@ -410,15 +403,11 @@ LAYOUTS: dict[str, Callable[[ArchitectureConfig, Layer], Parts]] = {
     "olmo2": _olmo2,
     "bert": _bert,
     "granitehybrid": _granite_hybrid,
-    "nemotron_h": _nemotron_h,
-    "nemotron_h_moe": _nemotron_h,
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), _nemotron_h),
     "falcon-h1": _falcon_h1,
     "gpt-oss": _gpt_oss,
-    "deepseek2": _deepseek2,
-    "deepseek32": _sparse_latent,
-    "glm-dsa": _sparse_latent,
+    **dict.fromkeys(("deepseek2", "deepseek32", "glm-dsa"), _latent),
     "glm4moe": _glm4_moe,
-    "lfm2": _lfm2,
-    "lfm2moe": _lfm2,
+    **dict.fromkeys(("lfm2", "lfm2moe"), _lfm2),
 }
 """Layer tensors by architecture. `mistral` files say `llama`."""

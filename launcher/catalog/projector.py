@@ -48,17 +48,17 @@ def image_encoder(header: Header) -> ImageEncoder | None:
         return value if type(value) is int else 0
 
     patch_size, merge = number("patch_size"), number(sizes.merge_key) or sizes.merge
+    n_embd, n_head, n_ff = map(number, ("embedding_length", "attention.head_count", "feed_forward_length"))
     tensors = {t.name: t for t in header.tensors}
     kernel = tensors.get("v.patch_embd.weight")
-    needed = (patch_size, number("embedding_length"), number("attention.head_count"), number("feed_forward_length"))
-    if kernel is None or min(needed) <= 0 or not (sizes.most or number("image_size")):
+    if kernel is None or min(patch_size, n_embd, n_head, n_ff) <= 0 or not (sizes.most or number("image_size")):
         return None
     side = number("image_size") // patch_size
     patches = (sizes.warm_side**2 * merge**2, sizes.most * merge**2) if sizes.most else (side**2, side**2)
     return ImageEncoder(
-        n_embd=number("embedding_length"),
-        n_ff=number("feed_forward_length"),
-        n_head=number("attention.head_count"),
+        n_embd=n_embd,
+        n_ff=n_ff,
+        n_head=n_head,
         n_embd_out=max(projected_widths(header), default=0),
         patch_size=patch_size,
         merge=merge,

@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
-from launcher import catalog, hardware, plan
+from launcher import hardware, plan
 from launcher.author.text import declaration_text
+from launcher.catalog.files import describe
 from launcher.cli.findings import counted, printable, show_findings
 from launcher.cli.plan_view import show_proof
 from launcher.cli.terminal import Terminal, terminals
@@ -78,7 +79,7 @@ def declare_files(words: Sequence[str]) -> int:
     models, codes = [], [0]
     for file in _files(words):
         try:
-            models.append(catalog.describe(str(file.absolute())))
+            models.append(describe(str(file.absolute())))
         except CatalogError as error:  # the others can still be written
             show_findings(err, error.findings)
             codes.append(error.exit_code)
@@ -114,7 +115,7 @@ def _inspected(
     """One file, and what a server with `fields` needs of `host`. Raises CatalogError, ConfigError."""
     from launcher.config.composing import server_from_fields
 
-    model = catalog.describe(str(file))
+    model = describe(str(file))
     server = server_from_fields(fields)
     settled = plan.settle(server, model, host)
     if any(f.severity == "error" for f in settled.findings):

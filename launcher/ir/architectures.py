@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from launcher.ir.config import ArchitectureConfig
 
@@ -106,6 +107,40 @@ def traits(name: str) -> Traits:
 
 
 _PLAIN = Traits()
+
+# what several of the rows share
+_LATENT_SPARSE = Traits(
+    compared=True,
+    is_mixture=True,
+    needs=(*LATENT, "q_lora_rank"),
+    indexer=(64, 128, 2048),
+    nextn_vocabulary=True,
+    sigmoid_router=True,
+    no_nextn_until=10092,
+    splits_tensors=False,
+)
+_SHORT_CONVOLUTION = Traits(
+    compared=True,
+    recurrent="without heads",
+    needs=("shortconv_l_cache",),
+    lists=("n_head_kv",),
+    norm_at_embedding=True,
+    embeds_without_logits=True,
+    rolls_back=True,
+)
+_NEMOTRON_H = Traits(
+    compared=True,
+    recurrent="without heads or width",
+    needs=MAMBA,
+    lists=("n_head_kv", "n_ff"),
+    ungated=2,
+    splits_tensors=False,
+    rolls_back=True,
+)
+_GATED_DELTA = Traits(
+    compared=True, recurrent="by interval", needs=MAMBA, delta_net=True, gated_query=True, many_nodes=True
+)
+_QWEN35 = replace(_GATED_DELTA, sectioned_rope=True, always_loads_nextn=True, rolls_back=True)
 ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
     {
         "bailingmoe": Traits(expert_width_of_used=True),
@@ -122,16 +157,7 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
             sigmoid_router=True,
             splits_tensors=False,
         ),
-        "deepseek32": Traits(
-            compared=True,
-            is_mixture=True,
-            needs=(*LATENT, "q_lora_rank"),
-            indexer=(64, 128, 2048),
-            nextn_vocabulary=True,
-            sigmoid_router=True,
-            no_nextn_until=10092,
-            splits_tensors=False,
-        ),
+        "deepseek32": _LATENT_SPARSE,
         "deepseek4": Traits(many_nodes=True, rolls_back=True),
         "dots1": Traits(expert_width_of_used=True),
         "dream": Traits(keeps_kv=False),
@@ -145,16 +171,7 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
         "gemma2": Traits(compared=True, sliding_period=2, sliding_window=4096, sandwich_norms=True),
         "gemma3": Traits(compared=True, sliding_period=6, qk_norm=True, sandwich_norms=True),
         "gemma3n": Traits(sliding_period=5, shared_kv_from=20, streams=4, splits_tensors=False),
-        "glm-dsa": Traits(
-            compared=True,
-            is_mixture=True,
-            needs=(*LATENT, "q_lora_rank"),
-            indexer=(32, 128, 2048),
-            nextn_vocabulary=True,
-            sigmoid_router=True,
-            no_nextn_until=10092,
-            splits_tensors=False,
-        ),
+        "glm-dsa": replace(_LATENT_SPARSE, indexer=(32, 128, 2048)),
         "glm4moe": Traits(
             compared=True,
             is_mixture=True,
@@ -181,26 +198,8 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
         "jina-bert-v3": Traits(is_encoder=True),
         "kimi-k3": Traits(rolls_back=True),
         "kimi-linear": Traits(delta_net=True, many_nodes=True, splits_tensors=False),
-        "lfm2": Traits(
-            compared=True,
-            recurrent="without heads",
-            needs=("shortconv_l_cache",),
-            lists=("n_head_kv",),
-            norm_at_embedding=True,
-            embeds_without_logits=True,
-            rolls_back=True,
-        ),
-        "lfm2moe": Traits(
-            compared=True,
-            is_mixture=True,
-            recurrent="without heads",
-            needs=("shortconv_l_cache",),
-            lists=("n_head_kv",),
-            norm_at_embedding=True,
-            sigmoid_router=True,
-            embeds_without_logits=True,
-            rolls_back=True,
-        ),
+        "lfm2": _SHORT_CONVOLUTION,
+        "lfm2moe": replace(_SHORT_CONVOLUTION, is_mixture=True, sigmoid_router=True),
         "llada": Traits(keeps_kv=False),
         "llada-moe": Traits(keeps_kv=False),
         "llama": Traits(compared=True),
@@ -214,27 +213,8 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
         "mistral4": Traits(splits_tensors=False),
         "modern-bert": Traits(is_encoder=True),
         "mpt": Traits(splits_tensors=False),
-        "nemotron_h": Traits(
-            compared=True,
-            recurrent="without heads or width",
-            needs=MAMBA,
-            lists=("n_head_kv", "n_ff"),
-            ungated=2,
-            splits_tensors=False,
-            rolls_back=True,
-        ),
-        "nemotron_h_moe": Traits(
-            compared=True,
-            is_mixture=True,
-            recurrent="without heads or width",
-            needs=MAMBA,
-            lists=("n_head_kv", "n_ff"),
-            sigmoid_router=True,
-            ungated=2,
-            splits_tensors=False,
-            rolls_back=True,
-            expert_width_of_used=True,
-        ),
+        "nemotron_h": _NEMOTRON_H,
+        "nemotron_h_moe": replace(_NEMOTRON_H, is_mixture=True, sigmoid_router=True, expert_width_of_used=True),
         "neo-bert": Traits(is_encoder=True),
         "nomic-bert": Traits(is_encoder=True),
         "nomic-bert-moe": Traits(is_encoder=True),
@@ -246,41 +226,10 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
         "qwen2moe": Traits(compared=True, is_mixture=True, gates_shared_expert=True, expert_width_of_used=True),
         "qwen2vl": Traits(compared=True, sectioned_rope=True),
         "qwen3": Traits(compared=True, qk_norm=True),
-        "qwen35": Traits(
-            compared=True,
-            recurrent="by interval",
-            needs=MAMBA,
-            sectioned_rope=True,
-            delta_net=True,
-            gated_query=True,
-            many_nodes=True,
-            always_loads_nextn=True,
-            rolls_back=True,
-        ),
-        "qwen35moe": Traits(
-            compared=True,
-            is_mixture=True,
-            recurrent="by interval",
-            needs=MAMBA,
-            sectioned_rope=True,
-            delta_net=True,
-            gated_query=True,
-            many_nodes=True,
-            always_loads_nextn=True,
-            rolls_back=True,
-            expert_width_of_used=True,
-        ),
+        "qwen35": _QWEN35,
+        "qwen35moe": replace(_QWEN35, is_mixture=True, expert_width_of_used=True),
         "qwen3moe": Traits(compared=True, is_mixture=True, qk_norm=True, expert_width_of_used=True),
-        "qwen3next": Traits(
-            compared=True,
-            is_mixture=True,
-            recurrent="by interval",
-            needs=MAMBA,
-            delta_net=True,
-            gated_query=True,
-            many_nodes=True,
-            expert_width_of_used=True,
-        ),
+        "qwen3next": replace(_GATED_DELTA, is_mixture=True, expert_width_of_used=True),
         "qwen3vl": Traits(compared=True, qk_norm=True, sectioned_rope=True),
         "qwen3vlmoe": Traits(
             compared=True, is_mixture=True, qk_norm=True, sectioned_rope=True, expert_width_of_used=True
@@ -329,8 +278,8 @@ def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:
         names = ("indexer_n_head", "indexer_key_length", "indexer_top_k")
         changes |= {n: v for n, v in zip(names, known.indexer, strict=True) if not getattr(a, n)}
     if a.arch == "glm-dsa" and a.n_ctx_train >= GLM_5_2_CONTEXT and not a.indexer_types:
-        changes["indexer_types"] = tuple(il < 2 or il % 4 == 2 for il in range(a.n_layer - a.n_layer_nextn))
-    return msgspec.structs.replace(a, **changes) if changes else a
+        changes["indexer_types"] = tuple(il < 2 or il % 4 == 2 for il in range(trunk(a)))
+    return replace(a, **changes) if changes else a
 
 
 def first_positive(value: int | tuple[int, ...]) -> int:
@@ -340,6 +289,22 @@ def first_positive(value: int | tuple[int, ...]) -> int:
     return next((v for v in value if v), 0)
 
 
+def trunk(architecture: ArchitectureConfig) -> int:
+    """Layers without those at the end that only predict further tokens (MTP)."""
+    return max(0, architecture.n_layer - architecture.n_layer_nextn)
+
+
+def slides(architecture: ArchitectureConfig, layer: int) -> bool:
+    """Whether `layer` sees only the last n_swa tokens."""
+    a = architecture
+    if not a.n_swa:
+        return False
+    if isinstance(a.swa_pattern, tuple):
+        return layer < len(a.swa_pattern) and a.swa_pattern[layer]
+    period = a.swa_pattern or traits(a.arch).sliding_period
+    return period > 0 and layer % period < period - 1
+
+
 def is_recurrent(architecture: ArchitectureConfig, layer: int) -> bool:
     """Whether a layer keeps recurrent state instead of KV. Falcon-H1 keeps both; this says False for it.
 
@@ -347,8 +312,7 @@ def is_recurrent(architecture: ArchitectureConfig, layer: int) -> bool:
     """
     a, kind = architecture, traits(architecture.arch).recurrent
     if kind == "by interval":
-        interval = a.full_attention_interval or 4
-        return layer < a.n_layer - a.n_layer_nextn and (layer + 1) % interval != 0
+        return layer < trunk(a) and (layer + 1) % (a.full_attention_interval or 4) != 0
     if kind in ("without heads", "without heads or width"):
         return at_layer(a.n_head_kv, layer) == 0 and (kind == "without heads" or at_layer(a.n_ff, layer) == 0)
     return kind == "all"

@@ -138,13 +138,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     load_mode: LoadMode
     repack: bool
     n_expert_used: int
-    devices: tuple[str, ...]
-    n_gpu_layers: int
+    devices: tuple[str, ...] = ()
+    n_gpu_layers: int = 0
     n_cpu_moe: int
-    tensor_split: tuple[float, ...]
+    tensor_split: tuple[float, ...] = ()
     kv_offload: bool
-    host_buffer: bool
-    cpu_features: frozenset[str]
+    host_buffer: bool = False
+    cpu_features: frozenset[str] = frozenset()
     threads: int
     threads_batch: int
     draft_n_max: int
@@ -224,9 +224,14 @@ class ServerPlan(msgspec.Struct, frozen=True, kw_only=True):
         """The model's entry and quantization, for people."""
         return f"{self.config.model} {self.config.quantization}"
 
-    def takes(self, device: str) -> DeviceMemory | None:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call it: its name, its roles, its aliases."""
+        return (self.name, *self.config.roles, *self.config.aliases)
+
+    def takes(self, device: str) -> DeviceMemory:
         """What it takes on `device`, sharing considered."""
-        return next((m for m in self.memory if m.device == device), None)
+        return next((m for m in self.memory if m.device == device), DeviceMemory(device=device))
 
     @property
     def pooling(self) -> str | None:

@@ -7,8 +7,7 @@ In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pur
 where a server is spread over several hosts, `proof` where a plan is held against its binaries.
 """
 
-from launcher.ir.plan import Settings
-from launcher.plan.checks.front import OUT_OF_REACH, too_slow
+from launcher.plan.checks.front import too_slow
 from launcher.plan.checks.models import unsized
 from launcher.plan.fleet import plan_fleet
 from launcher.plan.hosts import front_host, plan_of_host
@@ -18,8 +17,6 @@ from launcher.plan.speed import expected, speeds, touched
 from launcher.plan.waivers import apply_waivers, sort_findings, without_waived
 
 __all__ = [
-    "OUT_OF_REACH",
-    "Settings",
     "apply_waivers",
     "estimate",
     "expected",

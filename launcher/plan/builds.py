@@ -47,11 +47,6 @@ def loads_nextn(arch: ArchitectureConfig, build: int, *, drafts: bool) -> bool:
     return drafts and not UNKNOWN < build <= traits(arch.arch).no_nextn_until
 
 
-def keeps_indexer(arch: ArchitectureConfig, build: int) -> bool:
-    """Whether the build keeps a cache for the indexer; one that does not attends to everything."""
-    return arch.indexer_key_length > 0 and not (arch.arch == "glm-dsa" and 0 < build < SPARSE_ANEW)
-
-
 def drafts_further(arch: ArchitectureConfig, build: int) -> bool:
     """Whether the build is known to draft with the architecture's own layers for further tokens."""
     return traits(arch.arch).always_loads_nextn or build == UNKNOWN or build >= SKIPS_NEXTN_KV
@@ -67,9 +62,9 @@ def rolled_back(arch: ArchitectureConfig, settings: Settings) -> int:
 
 
 def as_built(arch: ArchitectureConfig, build: int) -> ArchitectureConfig:
-    """`arch` as the build runs it: without an indexer that it does not use."""
-    indexed = not arch.indexer_key_length or keeps_indexer(arch, build)
-    return arch if indexed else msgspec.structs.replace(arch, indexer_key_length=0)
+    """`arch` as the build runs it: without an indexer that it does not use; it then attends to everything."""
+    unused = arch.indexer_key_length > 0 and arch.arch == "glm-dsa" and UNKNOWN < build < SPARSE_ANEW
+    return msgspec.structs.replace(arch, indexer_key_length=0) if unused else arch
 
 
 def keeps_nextn_kv(arch: ArchitectureConfig, build: int) -> bool:

@@ -21,12 +21,8 @@ from launcher.ir.plan import (
 )
 from launcher.plan.memory.process import add_up
 
-
-def figure(server: ServerPlan, device: str, field: str) -> int:
-    """A field of what a server takes of `device`, in bytes; 0 where it takes nothing there."""
-    memory: DeviceMemory | None = server.takes(device)
-    value: int = getattr(memory, field) if memory else 0
-    return value
+Size = Callable[[DeviceMemory], int]
+"""Which bytes of what a server takes are meant."""
 
 
 def steady(process: ServerPlan | ServicePlan) -> bool:
@@ -118,8 +114,8 @@ def _device(
     memories = (name, *(hardware.pooled if name == RAM else ()))
     resident = sum(size for _, size in others_on(name, fleet, (s for s in services if s.starts == "boot")))
     others = others_on(name, fleet, (s for s in services if s.starts != "never"))
-    planned = sum(figure(s, memory, "planned_bytes") for s in servers if s.initial for memory in memories)
-    peak = worst(servers, lambda s: sum(figure(s, memory, "resident_peak_bytes") for memory in memories), others)
+    planned = sum(s.takes(memory).planned_bytes for s in servers if s.initial for memory in memories)
+    peak = worst(servers, lambda s: sum(s.takes(memory).resident_peak_bytes for memory in memories), others)
     if name == RAM:
         capacity, budget = hardware.ram_bytes, max(0, hardware.ram_bytes - hardware.ram_reserve_bytes)
         possible = sum(size for _, size in others)
@@ -157,8 +153,8 @@ def totals(servers: Sequence[ServerPlan], services: Sequence[ServicePlan]) -> Pl
     hot = [s for s in servers if s.initial]
     services_bytes = sum(s.config.ram_bytes for s in services if s.starts == "boot")
     return PlanTotals(
-        hot_ram_bytes=sum(figure(s, RAM, "planned_bytes") for s in hot) + services_bytes,
-        warm_ram_bytes=sum(figure(s, RAM, "planned_bytes") for s in servers if s.starts == "demand"),
+        hot_ram_bytes=sum(s.takes(RAM).planned_bytes for s in hot) + services_bytes,
+        warm_ram_bytes=sum(s.takes(RAM).planned_bytes for s in servers if s.starts == "demand"),
         kv_bytes=sum(m.kv_bytes for s in hot for m in s.memory),
         threads=sum(s.settings.threads for s in hot),
     )
@@ -174,9 +170,9 @@ def node_plans(
     """
     if not nodes:
         return ()
-    planned = _by_node(nodes, [s for s in servers if s.initial], "planned_bytes", resident)
-    peak = _by_node(nodes, _worst_set(servers, "resident_peak_bytes"), "resident_peak_bytes", possible)
-    locked = _by_node(nodes, _worst_set(servers, "locked_bytes"), "locked_bytes", 0)
+    planned = _by_node(nodes, [s for s in servers if s.initial], lambda m: m.planned_bytes, resident)
+    peak = _by_node(nodes, _worst_set(servers, _peak), _peak, possible)
+    locked = _by_node(nodes, _worst_set(servers, _locked), _locked, 0)
     return tuple(
         NodePlan(
             id=n.id,
@@ -190,35 +186,40 @@ def node_plans(
     )
 
 
-def _worst_set(servers: Iterable[ServerPlan], field: str) -> list[ServerPlan]:
+def _peak(memory: DeviceMemory) -> int:
+    return memory.resident_peak_bytes
+
+
+def _locked(memory: DeviceMemory) -> int:
+    return memory.locked_bytes
+
+
+def _worst_set(servers: Iterable[ServerPlan], size: Size) -> list[ServerPlan]:
     """The servers that may be up at once with the most RAM of that kind: one member of each exclusive group."""
     chosen: dict[tuple[bool, str], ServerPlan] = {}
-    for server in servers:
+    for server in (s for s in servers if s.starts != "never"):
         group = server.config.exclusive
         key = (True, group) if group else (False, server.name)
-        if server.starts != "never" and (
-            key not in chosen or figure(server, RAM, field) > figure(chosen[key], RAM, field)
-        ):
-            chosen[key] = server
+        chosen[key] = max(chosen.get(key, server), server, key=lambda s: size(s.takes(RAM)))
     return sorted(chosen.values(), key=lambda server: bool(server.config.exclusive))
 
 
 def _by_node(
-    nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], field: str, everywhere: int
+    nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], size: Size, everywhere: int
 ) -> dict[int, dict[str, int]]:
     """RAM of that kind of every server put on nodes, by its name; under "", `everywhere` spread over all of them."""
     held: dict[int, dict[str, int]] = {n.id: {} for n in nodes}
     _spread(held, "", everywhere, list(held))
     for server in servers:
-        numa, size = server.config.numa, figure(server, RAM, field)
+        numa, taken = server.config.numa, size(server.takes(RAM))
         chosen = [n for n in numa.nodes if n in held] if numa else []
         if numa and numa.policy == "preferred" and chosen:
             room = max(0, sum(n.ram_bytes - sum(held[n.id].values()) for n in nodes if n.id in chosen))
-            _spread(held, server.name, min(size, room), chosen)
+            _spread(held, server.name, min(taken, room), chosen)
             others = [n for n in held if n not in chosen] or chosen
-            _spread(held, server.name, size - min(size, room), others)
+            _spread(held, server.name, taken - min(taken, room), others)
         else:
-            _spread(held, server.name, size, chosen or list(held))
+            _spread(held, server.name, taken, chosen or list(held))
     return held
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
 import msgspec
@@ -13,9 +13,9 @@ from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
 from launcher.ir.measured import Proved
 from launcher.ir.plan import FleetPlan, Residency, ServerPlan, ServicePlan, Solved
-from launcher.plan.checks import CHECKS, WHOLE, Planning
+from launcher.plan.checks import CHECKS, WHOLE, Check, Planning
 from launcher.plan.devices import device_plans, elect, others_on, share, steady, totals
-from launcher.plan.hosts import Host, check_hosts, split, told_by, without_foreign
+from launcher.plan.hosts import Host, check_hosts, split, starts, told_by, without_foreign
 from launcher.plan.memory.weights import WeightTables
 from launcher.plan.server import ladders, plan_server, with_proof
 from launcher.plan.speed import speeds
@@ -28,7 +28,7 @@ def plan_fleet(
     *,
     deployment: str,
     input_digest: str,
-    checks: Iterable[Callable[[Planning], Iterator[Finding]]] = CHECKS,
+    checks: Iterable[Check] = CHECKS,
     proved: Mapping[str, Proved] | None = None,
 ) -> FleetPlan:
     """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted.
@@ -48,17 +48,20 @@ def plan_fleet(
         services = [peers.with_shares(own, everyone) for own in services]
         findings += peers.check_peers(fleet)
     parts = [
-        _part(host, catalog, tables, servers, own, solved=solved)
+        Planning(
+            fleet=host.fleet,
+            catalog=catalog,
+            servers=servers,
+            services=own,
+            devices=device_plans(host.fleet, servers, own, host=host.name),
+            tables=tables,
+            solved=solved,
+            front=host.front,
+        )
         for host, servers, own in zip(hosts, planned, services, strict=True)
     ]
     whole = parts[0] if len(parts) == 1 else _together(fleet, catalog, tables, parts)
-    checks = tuple(checks)
-    for host, part in zip(hosts, parts, strict=True):
-        own = checks if part is whole else (check for check in checks if check not in WHOLE)
-        found = [finding for check in own for finding in check(part)]
-        findings += [told_by(finding, host) for finding in found] if host.name else found
-    if len(parts) > 1:
-        findings += (finding for check in checks if check in WHOLE for finding in check(whole))
+    findings += _checked(tuple(checks), hosts, parts, whole)
     findings += check_hosts(fleet)
     plan = FleetPlan(
         deployment=deployment,
@@ -67,13 +70,23 @@ def plan_fleet(
         devices=whole.devices,
         servers=whole.servers,
         services=whole.services,
-        totals=whole.totals,
+        totals=totals(whole.servers, whole.services),
         findings=sort_findings(findings),
         solved=solved,
         residency=tuple(table for part in parts if (table := _residency(part)) is not None),
         ladders={w: rungs for host in hosts for w, rungs in ladders(host.fleet, catalog, tables).items()},
     )
     return msgspec.structs.replace(plan, speeds=speeds(plan, (), {}))
+
+
+def _checked(
+    checks: Sequence[Check], hosts: Sequence[Host], parts: Sequence[Planning], whole: Planning
+) -> Iterator[Finding]:
+    for host, part in zip(hosts, parts, strict=True):
+        own = (check for check in checks if part is whole or check not in WHOLE)
+        yield from (told_by(finding, host) for check in own for finding in check(part))
+    if len(parts) > 1:
+        yield from (finding for check in checks if check in WHOLE for finding in check(whole))
 
 
 def _solved(
@@ -114,28 +127,6 @@ def _planned(
     return servers
 
 
-def _part(
-    host: Host,
-    catalog: Catalog,
-    tables: WeightTables,
-    servers: tuple[ServerPlan, ...],
-    services: tuple[ServicePlan, ...],
-    *,
-    solved: tuple[Solved, ...],
-) -> Planning:
-    return Planning(
-        fleet=host.fleet,
-        catalog=catalog,
-        servers=servers,
-        services=services,
-        devices=device_plans(host.fleet, servers, services, host=host.name),
-        totals=totals(servers, services),
-        tables=tables,
-        solved=solved,
-        front=host.front,
-    )
-
-
 def _residency(part: Planning) -> Residency | None:
     processes: tuple[ServerPlan | ServicePlan, ...] = (*part.servers, *part.services)
     if all(process.starts == "never" or steady(process) for process in processes):
@@ -149,15 +140,12 @@ def _residency(part: Planning) -> Residency | None:
 
 def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts: Sequence[Planning]) -> Planning:
     """Several hosts as one, for what concerns all of them."""
-    servers = tuple(s for part in parts for s in part.servers)
-    services = tuple(s for part in parts for s in part.services)
     return Planning(
         fleet=fleet,
         catalog=catalog,
-        servers=servers,
-        services=services,
+        servers=tuple(s for part in parts for s in part.servers),
+        services=tuple(s for part in parts for s in part.services),
         devices=tuple(d for part in parts for d in part.devices),
-        totals=totals(servers, services),
         tables=tables,
     )
 
@@ -172,9 +160,8 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
         if port is None:
             message = f"no port: write one here, or an entry {name} in ports"
             findings.append(fault("plan/dangling-reference", f"services.{name}.port", message))
-        tier = fleet.tiers.get(service.tier)
-        starts = tier.start if tier else "boot"
-        yield ServicePlan(name=name, port=port or 0, config=service, starts=starts, on=host.name)
+        start = starts(fleet, service.tier)
+        yield ServicePlan(name=name, port=port or 0, config=service, starts=start, on=host.name)
 
 
 def start_order(

@@ -6,14 +6,16 @@ a host runs listens on the host's address; what runs beside the front is asked o
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from launcher.base.addresses import is_loopback, is_path
+from launcher.base.addresses import SOCKET_END, is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
-from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig
+from launcher.ir.config import FleetConfig, HookConfig, HostConfig, ServerConfig, ServiceConfig, Start
 from launcher.ir.plan import FleetPlan, ServerPlan
 
 LOOPBACK = "127.0.0.1"
@@ -30,6 +32,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     fleet: FleetConfig
     front: bool
+
+
+def starts(fleet: FleetConfig, tier: str) -> Start:
+    """When a tier runs what is in it; one that is unknown counts as always on."""
+    return fleet.tiers[tier].start if tier in fleet.tiers else "boot"
+
+
+def tier_of(fleet: FleetConfig, start: Start) -> str | None:
+    """The first tier that runs what is in it then."""
+    return next((name for name, tier in fleet.tiers.items() if tier.start == start), None)
 
 
 def front_host(fleet: FleetConfig) -> str:
@@ -65,8 +77,8 @@ def split(fleet: FleetConfig) -> tuple[Host, ...]:
             ports[host][name] = port
     homes |= {role: homes[n] for n, s in fleet.servers.items() for role in (*s.roles, *s.aliases) if role not in homes}
     hooks: defaultdict[str, dict[str, HookConfig]] = defaultdict(dict)
-    for name, hook in fleet.hooks.items():
-        hooks[_home_of(hook, homes, first)][name] = hook
+    for name, hook in fleet.hooks.items():  # with the server that it asks, else beside the front
+        hooks[homes.get((hook.http or "").partition("/")[0], first)][name] = hook
     return tuple(
         Host(
             name=name,
@@ -109,11 +121,6 @@ def _part(
         orchestration=fleet.orchestration if name == first else None,
         runtime=msgspec.structs.replace(fleet.runtime, front=front),
     )
-
-
-def _home_of(hook: HookConfig, homes: Mapping[str, str], first: str) -> str:
-    """Where a hook runs: with the server that it asks, else beside the front."""
-    return homes.get(hook.http.partition("/")[0], first) if hook.http else first
 
 
 def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str) -> ServerConfig:
@@ -177,7 +184,7 @@ def without_foreign(
 
 def told_by(finding: Finding, host: Host) -> Finding:
     """`finding` of one host's part, in terms of the whole config."""
-    if not finding.key.startswith("hardware."):
+    if not host.name or not finding.key.startswith("hardware."):
         return finding
     key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
     return msgspec.structs.replace(finding, key=key, message=f"{host.name}: {finding.message}")
@@ -203,8 +210,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
             yield fault("plan/host-without-key", f"servers.{name}.host", message, fixes=(own_key,), severity="warning")
         if server.host not in hosts or server.host == first:
             continue
-        tier = fleet.tiers.get(server.tier)
-        start = tier.start if tier and name not in fleet.include_warm else "boot"
+        start = starts(fleet, server.tier) if name not in fleet.include_warm else "boot"
         if start == "demand" or server.exclusive:
             demand[server.host].append(name)
         if start != "never" and not hosts[server.host].api_key_file and not keyed:
@@ -235,14 +241,27 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
+_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+
+
+def _is_address(text: str) -> bool:
+    """An IP address or a name: one that ends in a number is an address gone wrong, one in `.sock` a unix socket."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        last = text.rstrip(".").rpartition(".")[2]
+        return bool(_HOST_NAME.fullmatch(text)) and not last.isdecimal() and not text.endswith(SOCKET_END)
+    return True
+
+
 def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
     """Addresses that are shared, that are no address to ask, or that only their host itself reaches."""
     count = Counter(host.address for host in hosts.values())
     alone = [name for name, host in hosts.items() if is_loopback(host.address)]
     for name, host in hosts.items():
         address = host.address
-        if not address or any(c.isspace() or c in "/@[]" for c in address):
-            why = f"{address!r} is no address"
+        if not _is_address(address):
+            why = f"{address!r} is no address: a name or an IP address is, without a port"
         elif address in ("0.0.0.0", "::"):  # noqa: S104 - refused here, never bound
             why = f"{address} means every address of a host, and names none"
         elif count[address] > 1:

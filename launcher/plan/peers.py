@@ -16,6 +16,7 @@ from launcher.errors import Finding, fault
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import FleetConfig, GpuConfig, HostConfig, ServerConfig, ServiceConfig
 from launcher.ir.plan import ServerPlan, ServicePlan
+from launcher.plan.hosts import starts, tier_of
 
 PROGRAM = "ggml-rpc-server"
 """What llama.cpp calls it; it lies beside llama-server."""
@@ -47,7 +48,6 @@ def with_peers(fleet: FleetConfig, programs: Mapping[str, str]) -> FleetConfig:
         return fleet
     hosts, services, servers = dict(fleet.hardware.hosts), dict(fleet.services), dict(fleet.servers)
     own = dict(fleet.hardware.gpus)
-    always = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), "")
     for name, peers in _peers(fleet).items():
         server = fleet.servers[name]
         devices = {peer.name: _device(peer, fleet) for peer in peers}
@@ -61,8 +61,8 @@ def with_peers(fleet: FleetConfig, programs: Mapping[str, str]) -> FleetConfig:
             server, devices=(*server.devices, *devices), n_gpu_layers=server.n_gpu_layers or "auto"
         )
         for peer in peers:
-            if peer.host and _tier(server, fleet) != "never":
-                services[peer.name] = _service(peer, server, fleet, programs, always)
+            if peer.host and starts(fleet, server.tier) != "never":
+                services[peer.name] = _service(peer, server, fleet, programs)
     hardware = msgspec.structs.replace(fleet.hardware, hosts=hosts, gpus=own)
     return msgspec.structs.replace(fleet, hardware=hardware, servers=servers, services=services)
 
@@ -89,7 +89,8 @@ def _sized(peer: ServicePlan, share: int) -> ServicePlan:
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
     """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
     spread = {name: server for name, server in fleet.servers.items() if server.rpc}
-    endpoints = _endpoints(fleet)
+    # where devices of peers are asked, of which `with_peers` has made those of servers
+    endpoints = {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
     shared = _shared(fleet, endpoints)
     for name, server in spread.items():
         for i, written in enumerate(server.rpc):
@@ -115,11 +116,6 @@ def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
     yield from (host.gpus or {} for host in fleet.hardware.hosts.values())
 
 
-def _endpoints(fleet: FleetConfig) -> dict[str, str | None]:
-    """Where devices of peers are asked, of which `with_peers` has made those of servers."""
-    return {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
-
-
 def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str, str]:
     """Why a peer that another has already is none, by its device: it has one client at a time, who else asks waits."""
     users: dict[str, tuple[str, str | None]] = {}
@@ -127,7 +123,7 @@ def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str
     for name, server in fleet.servers.items():
         for device in (f"{name}-rpc{i}" for i in range(len(server.rpc))):
             endpoint = endpoints.get(device)
-            if endpoint is None or _tier(server, fleet) == "never":
+            if endpoint is None or starts(fleet, server.tier) == "never":
                 continue
             other, turns = users.setdefault(endpoint, (device, server.exclusive))
             in_turn = turns is not None and turns == server.exclusive and not other.startswith(f"{name}-rpc")
@@ -197,9 +193,7 @@ def _device(peer: Peer, fleet: FleetConfig) -> GpuConfig:
     return GpuConfig(backend="rpc", vram_bytes=room, target_min=0, target_max=most, endpoint=endpoint)
 
 
-def _service(
-    peer: Peer, server: ServerConfig, fleet: FleetConfig, programs: Mapping[str, str], tier: str
-) -> ServiceConfig:
+def _service(peer: Peer, server: ServerConfig, fleet: FleetConfig, programs: Mapping[str, str]) -> ServiceConfig:
     """The process behind a peer of a host of the fleet; how much it takes is known when its server is planned."""
     machine = fleet.hardware.machine(peer.host)
     card = next(iter(machine.gpus), "")
@@ -216,12 +210,6 @@ def _service(
         command=(*words, "--device", f"{BACKENDS[machine.gpus[card].backend].device}0" if card else "CPU"),
         vram_bytes={card: 0} if card else {},
         threads=0 if card else threads,
-        tier=server.tier if _tier(server, fleet) == "boot" else tier or server.tier,
+        tier=server.tier if starts(fleet, server.tier) == "boot" else tier_of(fleet, "boot") or server.tier,
         env={**libraries, **engine.env},
     )
-
-
-def _tier(server: ServerConfig, fleet: FleetConfig) -> str:
-    """When its tier runs it."""
-    tier = fleet.tiers.get(server.tier)
-    return tier.start if tier else "boot"

@@ -11,6 +11,7 @@ from launcher.ir.config import FleetConfig, RungConfig, ServerConfig
 from launcher.ir.measured import Proved
 from launcher.ir.plan import DeviceMemory, Part, RungPlan, ServerPlan, Settings
 from launcher.plan.builds import UNKNOWN, build_number
+from launcher.plan.hosts import tier_of
 from launcher.plan.memory.process import Companions, add_up, server_parts
 from launcher.plan.memory.weights import WeightTables
 from launcher.plan.settling import NO_TYPES, Settled, settle
@@ -46,7 +47,7 @@ def plan_server(
         findings.append(_dangling(f"{key}.port", f"no port: write one here, or an entry {name} in ports"))
     tier = config.tier
     if name in fleet.include_warm and fleet.tiers[tier].start == "demand":
-        tier = next((t for t, other in fleet.tiers.items() if other.start == "boot"), tier)
+        tier = tier_of(fleet, "boot") or tier
     starts, speed = fleet.tiers[tier].start, fleet.hardware.read_speed_bytes
     parts = server_parts(model, settled.settings, beside, tables)
     planned = ServerPlan(
@@ -96,6 +97,11 @@ def price(
     """Memory of a changed server; None where the catalogue lacks its file."""
     found = settled_price(fleet, catalog, config, tables)
     return found[1] if found is not None else None
+
+
+def peaks(fleet: FleetConfig, catalog: Catalog, config: ServerConfig, tables: WeightTables) -> dict[str, int]:
+    """Resident peak of a changed server by device; nothing where the catalogue lacks its file."""
+    return {m.device: m.resident_peak_bytes for m in price(fleet, catalog, config, tables) or ()}
 
 
 def settled_price(

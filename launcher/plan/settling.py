@@ -71,7 +71,10 @@ def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str
         findings.append(fault("plan/slots-range", f"{key}.slots", message))
         slots = min(max(slots, 1), SLOTS_MAX)
     unified = config.kv_unified if config.kv_unified is not None else config.slots is None
-    embeds = embedding(config, arch)
+    pooling = config.pooling or arch.pooling or "none"
+    embeds = not traits(arch.arch).writes or pooling != "none"
+    if config.embedding is not None:
+        embeds = config.embedding or pooling == "rank"
     context = resolve_context(
         n=_wanted(config, slots, arch, key, findings),
         slots=slots,
@@ -93,7 +96,7 @@ def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str
         n_ubatch=context.n_ubatch,
         causal=arch.causal,
         embedding=embeds,
-        pooling=config.pooling or arch.pooling or "none",
+        pooling=pooling,
         flash_attention=config.flash_attention != "off",
         cache_type_k=config.cache_type_k,
         cache_type_v=config.cache_type_v,
@@ -103,15 +106,10 @@ def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str
         load_mode=config.load_mode,
         repack=config.repack,
         n_expert_used=config.experts_used or arch.n_expert_used,
-        devices=(),
-        n_gpu_layers=0,
         n_cpu_moe=min(config.n_cpu_moe, arch.n_layer),
         n_cpu_ffn=min(config.n_cpu_ffn, arch.n_layer),
-        tensor_split=(),
         kv_offload=config.kv_offload,
         split_mode=config.split_mode,
-        host_buffer=False,
-        cpu_features=frozenset(),
         threads=threads,
         threads_batch=config.threads_batch or threads,
         draft_n_max=config.draft.n_max if config.draft else 0,
@@ -216,19 +214,6 @@ def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key
             if kind not in ROW and kind not in own:
                 message = f"{kind!r} is no K/V type of llama.cpp, and the engine names none like it (cache_types)"
                 yield fault("plan/dangling-reference", f"{at}.{field}", message)
-
-
-def embedding(config: ServerConfig, arch: ArchitectureConfig) -> bool:
-    """Whether the server makes embeddings or orders texts: as written, else by its pooling and the model's kind."""
-    if config.embedding is not None:
-        return config.embedding or pooling(config, arch) == "rank"
-    return not traits(arch.arch).writes or pooling(config, arch) is not None
-
-
-def pooling(config: ServerConfig, arch: ArchitectureConfig) -> str | None:
-    """How texts become vectors, as written or as the model says; None where it is `none` or nobody says."""
-    pooling = config.pooling or arch.pooling
-    return pooling if pooling != "none" else None
 
 
 def _cores(config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]) -> int:

@@ -14,11 +14,12 @@ from math import prod
 
 import msgspec
 
+from launcher.ir.architectures import trunk
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import HardwareConfig
 from launcher.ir.measured import Measurement, ServerSpeed, Touched
 from launcher.ir.plan import RAM, DeviceMemory, FleetPlan, ServerPlan, Settings
-from launcher.plan.memory.layout import split_name, trunk
+from launcher.plan.memory.layout import split_name
 from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25
@@ -37,7 +38,8 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
     generating = [(s, touched(s)) for s in plan.servers if not s.settings.embedding]
     readers = Counter(place for s, touches in generating if s.initial for place in _places(plan, s, touches))
     for server, touches in generating:
-        speed = expected(server, touches, _machine(plan, server), measured, keys.get(server.name, ""))
+        machine = plan.config.hardware.machine(server.on)
+        speed = expected(server, touches, machine, measured, keys.get(server.name, ""))
         if speed is not None:
             at_once = [readers[place] + (not server.initial) for place in _places(plan, server, touches)]
             load_s = speed.load_s if speed.load_s is not None else server.load_s
@@ -46,14 +48,9 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
     return tuple(found)
 
 
-def _machine(plan: FleetPlan, server: ServerPlan) -> HardwareConfig:
-    """Where it runs."""
-    return plan.config.hardware.machine(server.on) if server.on else plan.config.hardware
-
-
 def _places(plan: FleetPlan, server: ServerPlan, touches: Touched) -> Iterator[tuple[str, str]]:
     """What it reads from: host, and device or NUMA node. A node, since a socket has memory channels of its own."""
-    every = [node.id for node in _machine(plan, server).cpu.nodes]
+    every = [node.id for node in plan.config.hardware.machine(server.on).cpu.nodes]
     bound = server.config.numa.nodes if server.config.numa and server.config.numa.policy != "interleave" else ()
     for device in touches.bytes:
         if device == RAM and every:
@@ -121,10 +118,10 @@ def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) 
 
 def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
     """What one token takes by the rates that the hardware file states; None where one of them is not."""
-    rates = {device: _stated(hardware, device) for device in touches.bytes}
-    if not rates or not all(rates.values()):
+    rates = {device: rate for device in touches.bytes if (rate := _stated(hardware, device))}
+    if not rates or len(rates) < len(touches.bytes):
         return None
-    return sum(size / rate for (_, size), rate in zip(touches.bytes.items(), rates.values(), strict=True) if rate)
+    return sum(size / rates[device] for device, size in touches.bytes.items())
 
 
 def states_rates(hardware: HardwareConfig) -> bool:
@@ -155,7 +152,7 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
     rules = [(re.compile(pattern), device) for pattern, device in settings.placement]
     layers = trunk(arch)
     first = max(0, arch.n_layer + 1 - settings.n_gpu_layers) if settings.devices else arch.n_layer + 1
-    sizes: dict[str, float] = defaultdict(float)
+    sizes: defaultdict[str, float] = defaultdict(float)
     weights = 0.0
     for tensor in model.tensors:
         layer, stem = split_name(tensor.name)
@@ -179,9 +176,8 @@ def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemo
     )
 
 
-def _spread(sizes: dict[str, float], settings: Settings, placed: Sequence[DeviceMemory]) -> None:
+def _spread(sizes: defaultdict[str, float], settings: Settings, placed: Sequence[DeviceMemory]) -> None:
     together = sizes.pop("gpu", 0.0)
-    shares = {m.device: m.model_bytes for m in placed if m.device in settings.devices}
-    whole = sum(shares.values())
+    shares = {m.device: m.model_bytes for m in placed if m.device in settings.devices and m.model_bytes}
     for device, share in shares.items():
-        sizes[device] = sizes.get(device, 0.0) + (together * share / whole if whole else 0.0)
+        sizes[device] += together * share / sum(shares.values())

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from launcher.ir.plan import RAM, DevicePlan, Part, Residency, ResidentSet, ServerPlan, ServicePlan
+from launcher.ir.plan import RAM, DevicePlan, Residency, ResidentSet, ServerPlan, ServicePlan
 from launcher.plan.devices import steady, taken_on
 from launcher.plan.memory.process import add_up
 
@@ -42,13 +42,12 @@ def residency(
     set that it fits into; a set is whole: nothing more fits. Sizes are peaks with file pages, each file's counted once.
     A set that an exclusive group forbids is marked, because its sizes alone would allow it.
     """
-    mobile = [s for s in servers if s.starts == "demand" or (s.starts == "boot" and s.config.exclusive)]
-    others = [s for s in services if s.starts != "never" and not steady(s)]
-    if not mobile and not others:
-        return None
     budgets = {d.name: d.budget_bytes for d in devices}
-    choices = [*(_server(s, pooled) for s in mobile), *(_service(s, budgets, pooled) for s in others)]
-    always = [_server(s, pooled) for s in servers if s.starts == "boot" and not s.config.exclusive]
+    processes: tuple[ServerPlan | ServicePlan, ...] = (*servers, *services)
+    choices = [_member(p, budgets, pooled) for p in processes if p.starts != "never" and not steady(p)]
+    if not choices:
+        return None
+    always = [_member(s, budgets, pooled) for s in servers if steady(s)]
     search = _Search(choices, _Load(budgets, standing, always))
     sets = [
         ResidentSet(servers=tuple(s.name for s in chosen), bytes=load, allowed=_allowed(chosen))
@@ -64,21 +63,17 @@ def residency(
     )
 
 
-def _server(server: ServerPlan, pooled: frozenset[str]) -> Member:
-    return _member(
-        server.name, server.config.exclusive, {m.device: m.peak_bytes for m in add_up(server.parts)}, pooled
-    )._replace(pages=_pages(server.parts))
-
-
-def _service(service: ServicePlan, devices: Iterable[str], pooled: frozenset[str]) -> Member:
-    taken = {device: taken_on(device, service.config) for device in devices}
-    return _member(service.name, service.config.exclusive, taken, pooled)
-
-
-def _member(name: str, group: str | None, peaks: dict[str, int], pooled: frozenset[str]) -> Member:
+def _member(process: ServerPlan | ServicePlan, devices: Iterable[str], pooled: frozenset[str]) -> Member:
     """What a GPU takes of the RAM that it shares counts there, too."""
+    pages: defaultdict[tuple[str, str], int] = defaultdict(int)
+    if isinstance(process, ServerPlan):
+        peaks = {m.device: m.peak_bytes for m in add_up(process.parts)}
+        for part in (part for part in process.parts if part.file):
+            pages[part.device, part.source] += part.file
+    else:
+        peaks = {device: taken_on(device, process.config) for device in devices}
     shared = sum(size for device, size in peaks.items() if device in pooled)
-    return Member(name, group, peaks | {RAM: peaks.get(RAM, 0) + shared}, {})
+    return Member(process.name, process.config.exclusive, peaks | {RAM: peaks.get(RAM, 0) + shared}, pages)
 
 
 def _allowed(chosen: Iterable[Member]) -> bool:
@@ -96,29 +91,17 @@ class _Load:
         for member in always:
             self.put(member)
 
-    def put(self, member: Member) -> None:
-        """It comes up."""
+    def put(self, member: Member, times: int = 1) -> None:
+        """It comes up, or goes (-1)."""
         for device, size in member.peaks.items():
-            self.taken[device] += size
+            self.taken[device] += size * times
         for place, size in member.pages.items():
             sizes = self.files[place]
-            self.taken[place[0]] += max(0, size - max(sizes, default=0))
-            sizes[size] += 1
-
-    def take(self, member: Member) -> None:
-        """It goes."""
-        for device, size in member.peaks.items():
-            self.taken[device] -= size
-        for place, size in member.pages.items():
-            sizes = self.files[place]
-            sizes[size] -= 1
+            before = max(sizes, default=0)
+            sizes[size] += times
             if not sizes[size]:
                 del sizes[size]
-            self.taken[place[0]] -= max(0, size - max(sizes, default=0))
-
-    def totals(self) -> dict[str, int]:
-        """Bytes by device: what each takes alone, and each file's pages once."""
-        return dict(self.taken)
+            self.taken[place[0]] += max(sizes, default=0) - before
 
     def fits(self) -> bool:
         """Whether every budget holds."""
@@ -128,17 +111,8 @@ class _Load:
         """Whether every budget would hold with `member`, too."""
         self.put(member)
         fits = self.fits()
-        self.take(member)
+        self.put(member, -1)
         return fits
-
-
-def _pages(parts: Iterable[Part]) -> dict[tuple[str, str], int]:
-    """File-backed bytes by device and file."""
-    pages: defaultdict[tuple[str, str], int] = defaultdict(int)
-    for part in parts:
-        if part.file:
-            pages[part.device, part.source] += part.file
-    return dict(pages)
 
 
 class _Search:
@@ -165,7 +139,7 @@ class _Search:
             if step == "forget":
                 left.pop()
             elif step == "leave out":
-                self._load.take(chosen.pop())
+                self._load.put(chosen.pop(), -1)
                 left.append(self._choices[at])
                 todo += [("forget", at), ("decide", at + 1)]
             elif self._spent():
@@ -173,7 +147,7 @@ class _Search:
             elif at == len(self._choices):
                 if chosen and not any(self._load.would_fit(server) for server in left):
                     self._rows += 1
-                    yield tuple(chosen), self._load.totals()
+                    yield tuple(chosen), dict(self._load.taken)
             else:
                 chosen.append(self._choices[at])
                 self._load.put(chosen[-1])

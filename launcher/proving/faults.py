@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from launcher import engine
 from launcher.errors import Finding, Severity, fault
-from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
-from launcher.proving.runs import Job, Outcome
+from launcher.proving.runs import Binary, Job, Outcome
 
 UNFIT_NOTES: tuple[str, ...] = (
     "engine=embedded runs on every x86-64 CPU with AVX2",
@@ -19,7 +18,7 @@ UNFIT_NOTES: tuple[str, ...] = (
 def failures(
     jobs: Mapping[str, Job],
     outcomes: Mapping[str, Outcome],
-    engines: Mapping[str, tuple[str, Dialect]],
+    engines: Mapping[str, Binary],
     inventory: HostInventory,
 ) -> tuple[Finding, ...]:
     """A finding for each way in which an engine failed, with the servers that it failed for."""
@@ -34,10 +33,10 @@ def failures(
 
 
 def _finding(
-    error: engine.DryRunError, names: list[str], name: str, at: tuple[str, Dialect], inventory: HostInventory
+    error: engine.DryRunError, names: list[str], name: str, binary: Binary, inventory: HostInventory
 ) -> Finding:
-    """What a failed dry run means for the servers `names` of the engine `name`, whose binary and flags are `at`."""
-    who, binary = ", ".join(names), f"{at[0]} ({at[1].name})"
+    """What a failed dry run means for the servers `names` of the engine `name`."""
+    who = ", ".join(names)
     severity: Severity = "error"
     if error.cause == "unfit":
         gone = ", ".join(engine.lacking(error.compiled_for, inventory.cpu_flags))

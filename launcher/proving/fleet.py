@@ -28,7 +28,7 @@ from launcher.ir.host import HostInventory
 from launcher.ir.plan import DeviceMemory, FleetPlan, ServerPlan
 from launcher.ir.proof import Proof, ServerProof
 from launcher.plan.proof import differences, proof_findings, unshared_memory
-from launcher.proving.runs import Outcome, Prover, job_of, named_devices, prover, run_each
+from launcher.proving.runs import Outcome, Prover, binary_of, job_of, named_devices, prover, run_each
 
 Machine = TypeVar("Machine", HardwareConfig, HostConfig)
 
@@ -70,9 +70,8 @@ def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = Non
     dialect = engine.probe(path, state_root() / "dialects", key="engines")
     here = take_inventory()
     stood = _stand_ins(fleet, here)
-    engines = {name: (str(path), dialect) for name in fleet.engines}
-    env = {name: libraries(entry.library_path) for name, entry in fleet.engines.items()}
-    with prover(engines, env, here.features, stood) as using:
+    engines = {n: binary_of(path, dialect, libraries(entry.library_path)) for n, entry in fleet.engines.items()}
+    with prover(engines, here.features, stood) as using:
         features, seen = here.features, _as_seen_here(fleet, stood, here.features, dialect.name)
         planned, outcomes = _proved(using, seen, models)
         proven = (outcome.proven for outcome in outcomes.values())
@@ -106,7 +105,7 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
         if located is not None:
             return located, ()
     if asked:
-        raise EngineError([fault("engine/missing-binary", "", f"there is no llama-server at {asked}")])
+        raise EngineError.of("engine/missing-binary", f"there is no llama-server at {asked}")
     embedded = Path(engine.resolve_binary(EngineConfig(binary=engine.EMBEDDED, dialect=""), key="engines"))
     key = f"engines.{names[0]}.binary" if names else "engines"
     message = f"{wanted[0] if wanted else 'the engine'} is not on this machine: proven with {embedded}"

@@ -11,13 +11,12 @@ from launcher.base.environment import libraries
 from launcher.compiler import Compilation, with_proof
 from launcher.errors import Finding
 from launcher.hardware import take_inventory
-from launcher.ir.dialect import Dialect
 from launcher.ir.host import HostInventory
 from launcher.ir.measured import Proved
 from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.plan.proof import excesses, proven_memory, unshared_memory
 from launcher.proving.faults import failures
-from launcher.proving.runs import Job, Outcome, engine_here, job_of, named_devices, prover, run_each
+from launcher.proving.runs import Binary, Job, Outcome, engine_here, job_of, named_devices, prover, run_each
 from launcher.sizes import gib
 
 
@@ -43,10 +42,9 @@ def prove_here(compiled: Compilation) -> Here:
     engines, unasked = _engines_here(compiled)
     planned = compiled.plan
     wanted = [s for s in planned.servers if s.config.engine in engines and s.starts != "never"]
-    asked = [s for s in wanted if _devices_here(planned, s, inventory, engines[s.config.engine][0])]
+    asked = [s for s in wanted if _devices_here(planned, s, inventory, engines[s.config.engine])]
     elsewhere = [s.name for s in wanted if s not in asked]
-    env = {name: libraries(planned.config.engines[name].library_path) for name in engines}
-    with prover(engines, env, inventory.features, {}) as here:
+    with prover(engines, inventory.features, {}) as here:
         jobs = {s.name: job_of(here, planned, s) for s in asked}
         shared = {n: f"split_mode {mode}" for n, job in jobs.items() if (mode := engine.without_dry_run(job.words))}
         outcomes = run_each(here, {n: job for n, job in jobs.items() if n not in shared and _files_here(job)})
@@ -54,7 +52,7 @@ def prove_here(compiled: Compilation) -> Here:
     memory = unshared_memory(planned.config, compiled.catalog)
     proved = {
         server.name: Proved(
-            build=engines[server.config.engine][1].name,
+            build=engines[server.config.engine].dialect.name,
             memory=proven_memory(outcome.proven.own, outcome.proven.draft),
             excess=excesses(memory.get(server.name, ()), outcome.proven.own, outcome.proven.draft),
         )
@@ -73,17 +71,16 @@ def prove_here(compiled: Compilation) -> Here:
     )
 
 
-def _engines_here(compiled: Compilation) -> tuple[dict[str, tuple[str, Dialect]], tuple[tuple[str, str], ...]]:
+def _engines_here(compiled: Compilation) -> tuple[dict[str, Binary], tuple[tuple[str, str], ...]]:
     """The engines whose binary is here, with its real flags, and a line for each that cannot be asked."""
-    found: dict[str, tuple[str, Dialect]] = {}
+    found: dict[str, Binary] = {}
     lines = []
-    for name, (binary, _) in compiled.engines.items():
-        env = libraries(compiled.plan.config.engines[name].library_path)
-        at = engine_here(binary, f"engines.{name}", env)
-        if at is not None and "--fit" in at[1].index():
-            found[name] = at
-        elif at is not None:
-            lines.append((f"proof by {name}", f"{at[1].name} has no dry run: the plan's bounds stand"))
+    for name, (path, _) in compiled.engines.items():
+        binary = engine_here(path, f"engines.{name}", libraries(compiled.plan.config.engines[name].library_path))
+        if binary is not None and binary.has_dry_run:
+            found[name] = binary
+        elif binary is not None:
+            lines.append((f"proof by {name}", f"{binary.dialect.name} has no dry run: the plan's bounds stand"))
     return found, tuple(lines)
 
 
@@ -93,7 +90,7 @@ def _files_here(job: Job) -> bool:
     return all(Path(path) in made or Path(path).is_file() for path in (job.model, job.draft) if path)
 
 
-def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory, binary: str) -> bool:
+def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory, binary: Binary) -> bool:
     """Whether a dry run of `server` sees the devices that it is planned on: by a driver, or by `binary` itself."""
     gpus = planned.config.hardware.machine(server.on).gpus or {}
     named = named_devices(server.config)
@@ -101,9 +98,8 @@ def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInvento
         return False
     if not named or inventory.gpus:
         return True
-    env = libraries(planned.config.engines[server.config.engine].library_path)
     try:
-        return bool(engine.list_devices(Path(binary), env=env))
+        return bool(engine.list_devices(Path(binary.path), env=binary.env))
     except engine.NoAnswerError:  # the check of binaries says so
         return False
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 from itertools import pairwise
 
-from launcher import catalog, engine
+from launcher import engine
+from launcher.catalog.files import read_header
 from launcher.errors import Finding, LaunchError, fault
 from launcher.hardware import take_inventory
-from launcher.ir.dialect import Dialect
 from launcher.ir.fleet import FleetManifest, ServerUnit
 from launcher.ir.proof import Breakdown
-from launcher.plan.proof import beyond_rounding
+from launcher.plan.proof import beyond_rounding, proven_memory
 from launcher.proving.faults import failures
-from launcher.proving.runs import DRAFT_MODEL, NOT_YET, Job, engine_here, in_order, names_of, prover, run_each, without
+from launcher.proving.runs import (
+    DRAFT_MODEL,
+    NOT_YET,
+    Binary,
+    Job,
+    engine_here,
+    in_order,
+    names_of,
+    prover,
+    run_each,
+    without,
+)
 from launcher.sizes import gib
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -27,8 +38,7 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
     where a server takes more than its units allow.
     """
     inventory = take_inventory()
-    found: dict[str, tuple[str, Dialect] | None] = {}
-    env: dict[str, dict[str, str]] = {}
+    found: dict[str, Binary | None] = {}
     gpus = {device.name for device in manifest.devices if device.kind == "gpu"}
     jobs: dict[str, Job] = {}
     for unit in manifest.servers:
@@ -36,17 +46,16 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
         if unit.start == "never" or "--rpc" in unit.argv or (devices and not inventory.gpus):
             continue
         if found.get(name) is None:  # one that was not found may be with another server's libraries
-            env[name] = {k: v for k, v in unit.env.items() if k == LIBRARIES}
-            found[name] = engine_here(name, "engines", env[name])
-        at = found[name]
-        if at is not None and "--fit" in at[1].index() and not engine.without_dry_run(unit.argv):
+            found[name] = engine_here(name, "engines", {k: v for k, v in unit.env.items() if k == LIBRARIES})
+        binary = found[name]
+        if binary is not None and binary.has_dry_run and not engine.without_dry_run(unit.argv):
             with contextlib.suppress(LaunchError):  # what is missing is said when the units are verified
                 jobs[unit.name] = _job(unit, name, devices)
-    engines = {name: at for name, at in found.items() if at is not None}
-    with prover(engines, env, inventory.features, {}) as here:
+    engines = {name: binary for name, binary in found.items() if binary is not None}
+    with prover(engines, inventory.features, {}) as here:
         outcomes = run_each(here, jobs)
     more = (
-        _outgrown(unit, proven.own, proven.draft, engines[unit.argv[0]][1].name)
+        _outgrown(unit, proven.own, proven.draft, engines[unit.argv[0]].dialect.name)
         for unit in manifest.servers
         if unit.name in outcomes and (proven := outcomes[unit.name].proven) is not None
     )
@@ -65,18 +74,15 @@ def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
         draft=draft,
         devices=names_of(words, in_order(words, devices)),
         endpoints=(),
-        headers=tuple(catalog.read_header(path).digest for path in (unit.model_path, *filter(None, (draft,)))),
+        headers=tuple(read_header(path).digest for path in (unit.model_path, *filter(None, (draft,)))),
     )
 
 
 def _outgrown(unit: ServerUnit, own: Breakdown, draft: Breakdown | None, build: str) -> Finding | None:
     """The finding for a server that takes more on a device than it was rendered with, beyond the log's rounding."""
     planned = {need.device: need.committed_bytes + need.file_bytes for need in unit.memory}
-    proven: dict[str, int] = {}
-    for memory in (*own.memory, *(draft.memory if draft else ())):
-        whole = memory.model_bytes + memory.context_bytes + memory.compute_bytes
-        proven[memory.device] = proven.get(memory.device, 0) + whole
-    over = {device: size for device, size in proven.items() if beyond_rounding(planned.get(device, 0), size)}
+    proven = proven_memory(own, draft).items()
+    over = {device: size for device, size in proven if beyond_rounding(planned.get(device, 0), size)}
     if not over:
         return None
     figures = ", ".join(f"{gib(size)} on {at}, {gib(planned.get(at, 0))} planned" for at, size in over.items())

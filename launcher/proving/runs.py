@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher import catalog, engine
+from launcher import engine
 from launcher.base.processes import ProcessScope, kill_left_behind
+from launcher.catalog.sparse import write_sparse
 from launcher.errors import LaunchError
 from launcher.files.state import state_root
 from launcher.ir.catalog import FilePart, ModelFile
@@ -57,6 +58,15 @@ class Binary(NamedTuple):
     lasts: bool
     """Whether what it proves may be kept."""
 
+    def __str__(self) -> str:
+        """The program and its build, for people."""
+        return f"{self.path} ({self.dialect.name})"
+
+    @property
+    def has_dry_run(self) -> bool:
+        """Whether it can say what it takes without taking it."""
+        return "--fit" in self.dialect.index()
+
     def is_same(self) -> bool:
         """Whether it is still the one that the proof began with."""
         try:
@@ -68,7 +78,7 @@ class Binary(NamedTuple):
 class Prover(msgspec.Struct, frozen=True, kw_only=True):
     """What servers are proven with: binaries by the engines' names, this CPU, folders."""
 
-    engines: dict[str, Binary]
+    engines: Mapping[str, Binary]
     features: tuple[str, ...]
     stand_ins: Mapping[str, str]
     """Device that this machine lacks → what stands for its endpoint in a command line."""
@@ -100,33 +110,28 @@ class Outcome(NamedTuple):
     cached: bool = False
 
 
-def engine_here(binary: str, key: str, env: Mapping[str, str]) -> tuple[str, Dialect] | None:
+def binary_of(path: Path, dialect: Dialect, env: Mapping[str, str]) -> Binary:
+    """The binary at `path`, as it is now. `env`: where it finds its libraries."""
+    return Binary(str(path), dialect, env, engine.binary_digest(path, env), engine.may_be_kept(path, env))
+
+
+def engine_here(binary: str, key: str, env: Mapping[str, str]) -> Binary | None:
     """A binary that is here, with its real flags; None for one that is not, or says nothing: other checks tell."""
     located = engine.locate_binary(binary)
     if located is None:
         return None
     try:
-        return str(located), engine.probe(located, state_root() / "dialects", key=key, env=env)
+        return binary_of(located, engine.probe(located, state_root() / "dialects", key=key, env=env), env)
     except LaunchError:
         return None
 
 
 @contextlib.contextmanager
-def prover(
-    engines: dict[str, tuple[str, Dialect]],
-    env: Mapping[str, Mapping[str, str]],
-    features: tuple[str, ...],
-    stand_ins: Mapping[str, str],
-) -> Iterator[Prover]:
-    """What is proven with, and its folder for the length of a proof. `env`: by engine, where it finds its libraries."""
-    binaries = {}
-    for name, (path, dialect) in engines.items():
-        where = env.get(name, {})
-        digest, lasts = engine.binary_digest(Path(path), where), engine.may_be_kept(Path(path), where)
-        binaries[name] = Binary(path, dialect, where, digest, lasts)
+def prover(engines: Mapping[str, Binary], features: tuple[str, ...], stand_ins: Mapping[str, str]) -> Iterator[Prover]:
+    """What is proven with, and its folder for the length of a proof."""
     with _folder() as folder:
         kept = state_root() / "proofs"
-        yield Prover(engines=binaries, features=features, stand_ins=stand_ins, folder=folder, kept=kept)
+        yield Prover(engines=engines, features=features, stand_ins=stand_ins, folder=folder, kept=kept)
 
 
 @contextlib.contextmanager
@@ -170,7 +175,7 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     once = {key: job for name, job in jobs.items() if (key := keys[name]) not in done}
     for path, file in {path: file for job in once.values() for file, path in job.sparse}.items():
         if not path.exists():
-            catalog.write_sparse(file, path)
+            write_sparse(file, path)
     hung: dict[str, Outcome] = {}
 
     def run(key: str) -> Outcome:

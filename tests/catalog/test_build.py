@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.catalog import build, describe, load_model, resolve_path, vault
+from launcher.catalog import build, resolve_path, vault
+from launcher.catalog.files import describe, load_model
 from launcher.catalog.headers import header_facts
 from launcher.errors import CatalogError, Finding, has_errors
 from launcher.ir.catalog import HeaderFacts

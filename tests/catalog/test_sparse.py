@@ -7,7 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.catalog import complete, describe, find_mix, synthesise, write_sparse
+from launcher.catalog.declared import synthesise
+from launcher.catalog.files import describe
+from launcher.catalog.mix import find_mix
+from launcher.catalog.sparse import write_sparse
+from launcher.ir.architectures import complete
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig
 

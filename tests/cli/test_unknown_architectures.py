@@ -9,8 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.catalog import MIXES, complete, describe, synthesise, write_sparse
 from launcher.catalog.architecture import widened
+from launcher.catalog.declared import synthesise
+from launcher.catalog.files import describe
+from launcher.catalog.mix import MIXES
+from launcher.catalog.sparse import write_sparse
+from launcher.ir.architectures import complete
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.plan import DeviceMemory
 from launcher.plan import estimate, settle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 
 PUBLISHED = {
     "bge_large_en_v1_5": 334.1e6,  # 335M with the pooler, which the GGUF leaves out

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +195,45 @@ def test_the_lock_plans_where_the_models_are_not(home: Path) -> None:
     (home / "launch.lock").write_text("{")
     with pytest.raises(CatalogError):
         compiled(home, ONE_LINERS)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda lock: lock.replace(b'"files":{', b'"files":{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b","),
+        lambda lock: lock.replace(b'"files":{', b'"files":{"\xff":{},'),
+        lambda lock: lock.replace(b'"gpt2"', b'"gpt\xff"').replace(b'"bert"', b'"bert\xff"'),
+        lambda lock: re.sub(rb'"n_layer":\d+', b'"n_layer":1000000000', lock),
+        lambda lock: re.sub(rb'"parts":\[[^]]*\]', b'"parts":[]', lock),
+        lambda lock: re.sub(rb'"size_bytes":(\d+)', rb'"size_bytes":-\1', lock),
+    ],
+    ids=[
+        "too deep",
+        "a name that is no UTF-8",
+        "a value that is no UTF-8",
+        "a billion layers",
+        "no parts",
+        "less than 0",
+    ],
+)
+def test_a_lock_that_is_spoiled_holds_nothing(home: Path, spoil: Callable[[bytes], bytes]) -> None:
+    """It costs neither a trace nor the machine's memory; what it does not hold is missing."""
+    compiled(home, ONE_LINERS)
+    path = home / "launch.lock"
+    lock = path.read_bytes()
+    path.write_bytes(spoil(lock))
+    assert path.read_bytes() != lock
+    for model in (home / "models").rglob("*.gguf"):
+        model.unlink()
+    with pytest.raises(LaunchError) as caught:
+        compiled(home, ONE_LINERS)
+    assert {f.code for f in caught.value.findings} == {"catalog/missing-file"}
+
+
+def test_a_lock_that_is_a_pipe_holds_nothing_up(home: Path) -> None:
+    """Nobody writes into it; the plan is made of the models."""
+    os.mkfifo(home / "launch.lock")
+    assert errors(compiled(home, ONE_LINERS)) == []
 
 
 def test_a_lock_that_cannot_be_written(home: Path) -> None:

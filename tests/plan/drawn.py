@@ -8,7 +8,11 @@ from typing import Any
 
 import msgspec
 
-from launcher.catalog import MIXES, complete, describe, synthesise, write_sparse
+from launcher.catalog.declared import synthesise
+from launcher.catalog.files import describe
+from launcher.catalog.mix import MIXES
+from launcher.catalog.sparse import write_sparse
+from launcher.ir.architectures import complete
 from launcher.ir.catalog import FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig, ServerConfig
 from tests.tinymodels.full_size import SHAPES, write_full_size

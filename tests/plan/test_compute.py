@@ -21,7 +21,8 @@ from launcher.engine import stand_in_devices
 from launcher.ir.architectures import ARCHITECTURES
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ArchitectureConfig, GpuConfig, ServerConfig
-from launcher.plan import Settings, estimate, settle
+from launcher.ir.plan import Settings
+from launcher.plan import estimate, settle
 from launcher.plan.memory.compute import compute_parts
 from launcher.plan.memory.layout import layers
 from launcher.sizes import GIB, MIB

@@ -182,13 +182,19 @@ def test_findings_about_hosts() -> None:
         ("0.0.0.0", "10.0.0.2", ["one"]),
         ("", "10.0.0.2", ["one"]),
         ("http://x", "10.0.0.2", ["one"]),
+        ("10.0.0.1", "10.0.0.2:8080", ["two"]),
+        ("10.0.0.1", "node2:8080", ["two"]),
+        ("10.0.0.1", "10.0.0.256", ["two"]),
+        ("10.0.0.1", "node2,node3", ["two"]),
+        ("10.0.0.1", "two.sock", ["two"]),
+        ("fe80::1%eth0", "node_2.example.", []),
         ("127.0.0.1", "127.0.0.2", []),
         ("node1.example", "node2.example", []),
         ("fd00::1", "fd00::2", []),
     ],
 )
 def test_addresses_that_others_can_reach(one: str, two: str, wrong: list[str]) -> None:
-    """Not shared, not a wildcard, no URL, not loopback unless all are (hosts of a test on one machine)."""
+    """Not shared, not a wildcard, no URL, no port, not loopback unless all are (hosts of a test on one machine)."""
     hosts = {"one": HostConfig(address=one, api_key_file="k"), "two": HostConfig(address=two, api_key_file="k")}
     plan = planned({"a": server(), "b": server(host="two")}, hardware=msgspec.structs.replace(MACHINE, hosts=hosts))
     found = [f.key for f in plan.findings if f.code == "plan/host-address"]

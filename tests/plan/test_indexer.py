@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.catalog import complete
+from launcher.ir.architectures import complete
 from launcher.ir.config import ArchitectureConfig
 from launcher.plan import estimate, settle
 from launcher.sizes import MIB

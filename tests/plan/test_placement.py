@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 from launcher.engine import dry_run, stand_in_devices
 from launcher.ir.config import EngineConfig, GpuConfig, ServerConfig
 from launcher.ir.plan import DeviceMemory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 from launcher.ir.catalog import ModelFile
 from launcher.ir.config import ServerConfig
 from launcher.ir.plan import DeviceMemory

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 from launcher.hardware import take_inventory
 from launcher.ir.config import ServerConfig
 from launcher.plan import plan_fleet

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.catalog import describe
+from launcher.catalog.files import describe
 from launcher.engine.prove import stand_in_devices
 from launcher.ir.config import GpuConfig, HardwareConfig, ServerConfig
 from launcher.plan import estimate, settle

@@ -321,6 +321,14 @@ def test_experts_come_off_the_host_as_far_as_they_fit() -> None:
     assert 0.95 * card.budget_bytes < card.peak_bytes <= card.budget_bytes
 
 
+def test_layers_for_further_tokens_alone_can_be_filled() -> None:
+    """A declaration may say that a model has no others; there are no experts to bring onto the card then."""
+    mixed = with_fields(MIXED, n_layer_nextn=MIXED.n_layer)
+    one = leaving_open("mixed", fill=("experts",), n_cpu_moe=4)
+    plan = planned({"a": one}, model_file(mixed, name="mixed", quantization="q4_k"), hardware=cards(8 * GIB))
+    assert plan.solved[0].chosen["n_cpu_moe"] == 0
+
+
 def test_without_a_card_ram_is_filled() -> None:
     """A server on the CPU that leaves its context open takes what the others leave."""
     arch = with_fields(LLAMA_8B, n_ctx_train=1_048_576)

@@ -11,7 +11,8 @@ from launcher.compiler import with_speeds
 from launcher.ir.config import HardwareConfig
 from launcher.ir.measured import Measurement, Touched
 from launcher.ir.plan import ServerPlan
-from launcher.plan import OUT_OF_REACH, expected, speeds, touched
+from launcher.plan import expected, speeds, touched
+from launcher.plan.checks.front import OUT_OF_REACH
 from tests.plan.documents import EPYC, ROWS, SOVEREIGN, compiled, markdown
 
 DOCS = Path(__file__).parents[2] / "docs/performance.md"

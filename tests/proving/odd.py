@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
-from launcher.catalog import MIXES, complete, synthesise
+from launcher.catalog.declared import synthesise
+from launcher.catalog.mix import MIXES
+from launcher.ir.architectures import complete
 from launcher.ir.catalog import Catalog, FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig, DraftConfig, EngineConfig, FleetConfig, NgramConfig, ServerConfig
 from launcher.plan import plan_fleet

@@ -168,9 +168,9 @@ def test_what_a_killed_proof_left_behind_goes(tmp_path: Path, monkeypatch: pytes
         (folder / "a.gguf").write_bytes(b"GGUF")
     (tmp_path / "launch-prove-link").symlink_to(kept)
     os.utime(old, (1, 1))
-    with prover({}, {}, (), {}) as first:
+    with prover({}, (), {}) as first:
         os.utime(first.folder, (1, 1))
-        with prover({}, {}, (), {}) as second:
+        with prover({}, (), {}) as second:
             assert [f.exists() for f in (old, new, first.folder, second.folder)] == [False, True, True, True]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "launch-prove-link", "launch-prove-new"]
     assert list(kept.iterdir())

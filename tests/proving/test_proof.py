@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from launcher import catalog
+from launcher.catalog.declared import synthesise
+from launcher.catalog.mix import find_mix
+from launcher.catalog.sparse import write_sparse
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import EngineError
+from launcher.ir.architectures import complete
 from launcher.ir.catalog import Catalog, FilePart, ModelFile
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.proof import Difference, ServerProof
@@ -65,7 +68,7 @@ def test_a_wrong_architecture_is_found(no_orphans: None, tmp_path: Path) -> None
     right = fleets.model_file(fleets.LLAMA_8B, name="tiny", quantization="q8_0", kind="q8_0", embedding="q8_0")
     real = msgspec.structs.replace(right, header_digest="real")
     path = tmp_path / "real.gguf"
-    catalog.write_sparse(real, path)
+    write_sparse(real, path)
     wrong = msgspec.structs.replace(
         right,
         source="gguf",
@@ -111,16 +114,16 @@ def test_every_known_architecture_has_a_header_that_loads(no_orphans: None, name
 
 def synthesised(architecture: ArchitectureConfig) -> ModelFile:
     """A model file of the catalogue's tensors in Q8_0."""
-    mix = catalog.find_mix("Q8_0")
+    mix = find_mix("Q8_0")
     assert mix is not None
-    tensors, _ = catalog.synthesise(architecture, mix)
-    complete = catalog.complete(architecture)
+    tensors, _ = synthesise(architecture, mix)
+    completed = complete(architecture)
     part = FilePart(path="/models/tiny.gguf", size_bytes=sum(t.size_bytes for t in tensors))
     return ModelFile(
         model="tiny",
         quantization="q8_0",
         source="declared",
-        architecture=complete,
+        architecture=completed,
         tensors=tensors,
         parts=(part,),
         header_digest=repr(architecture),

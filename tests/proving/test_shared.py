@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import catalog
+from launcher.catalog.files import describe
 from launcher.config.composing import server_from_fields
 from launcher.plan.proof import is_mismatch
 from launcher.proving import prove_file
@@ -33,7 +33,7 @@ def test_shared_kv_is_exact_and_compute_not_under(
 ) -> None:
     """The first twenty layers keep K/V; what every layer gets of each token is in the compute buffer."""
     monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
-    file = catalog.describe(str(write_gemma3n(tmp_path / "shared.gguf", shape)))
+    file = describe(str(write_gemma3n(tmp_path / "shared.gguf", shape)))
     proof, findings = prove_file(file, server_from_fields(fields), fleets.hardware())
     assert not [f for f in findings if f.severity == "error"]
     found = {d.component: d for server in proof.servers for d in server.differences}

@@ -12,4 +12,4 @@ WHOLE: frozenset[Check] = frozenset({*front.WHOLE, *memory.WHOLE, *processes.WHO
 """Checks that see a fleet of several hosts as one; each of the others sees one host after another."""
 CHECKS: tuple[Check, ...] = (*front.CHECKS, *memory.CHECKS, *models.CHECKS, *processes.CHECKS, *WHOLE)
 
-__all__ = ["CHECKS", "WHOLE", "Planning"]
+__all__ = ["CHECKS", "WHOLE", "Check", "Planning"]

@@ -59,7 +59,7 @@ def check_default_kinds(planning: Planning) -> Iterator[Finding]:
     routing = planning.fleet.routing
     for group, entries in (("defaults", routing.defaults), ("media", routing.media)):
         for kind, name in msgspec.structs.asdict(entries).items():
-            named = [s for s in planning.servers if name in (s.name, *s.config.roles, *s.config.aliases)]
+            named = _meant(planning, name)
             if not named or any(_does(s, kind) for s in named):
                 continue
             able = [s.name for s in planning.servers if _does(s, kind)]
@@ -84,7 +84,7 @@ def check_included(planning: Planning) -> Iterator[Finding]:
         named |= {parts.router, *parts.workers, *(rule.model for rule in parts.rules)} | validator
     for i, name in enumerate(planning.fleet.include_warm):
         server = next((s for s in planning.servers if s.name == name and not _does(s, "embedding")), None)
-        if server is None or named & {name, *server.config.roles, *server.config.aliases}:
+        if server is None or named & {*server.names}:
             continue
         words = {word for known in (name, *server.config.roles) for word in known.split("_")}
         pool = next((pool for pool in pools if pool in words), next(iter(pools)))
@@ -185,13 +185,13 @@ def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterat
         )
 
 
-def _meant(planning: Planning, name: str) -> Iterable[ServerPlan]:
-    """Servers that `name` stands for: the one so called, or those of the role or alias."""
-    return (s for s in planning.servers if name in (s.name, *s.config.roles, *s.config.aliases))
+def _meant(planning: Planning, name: str | None) -> list[ServerPlan]:
+    """Servers that `name` stands for: the one so called first, then those of the role or alias."""
+    return sorted((s for s in planning.servers if name in s.names), key=lambda server: server.name != name)
 
 
 def _first(planning: Planning, name: str) -> ServerPlan | None:
-    return next(iter(sorted(_meant(planning, name), key=lambda server: server.name != name)), None)
+    return next(iter(_meant(planning, name)), None)
 
 
 def _policies(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:

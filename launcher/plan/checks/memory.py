@@ -8,11 +8,10 @@ from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.config import GpuConfig, ServerConfig
 from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning, set_fields
-from launcher.plan.devices import figure, worst
-from launcher.plan.server import price, rung_config
+from launcher.plan.devices import totals, worst
+from launcher.plan.server import peaks, rung_config
 from launcher.sizes import MIB, gib
 
-PEAK = "resident_peak_bytes"
 STATED_TOLERANCE = 0.01
 SHOWN = 3
 IDLE_BYTES = 8 * 1024**3
@@ -66,7 +65,7 @@ def check_nodes(planning: Planning) -> Iterator[Finding]:
         bound = [s for s in users if s.config.numa and s.config.numa.policy == "bind"]
         preferred = [s for s in users if s.config.numa and s.config.numa.policy == "preferred"]
         there = [s for s in (*bound, *preferred) if s.initial]
-        wanted = sum(figure(s, RAM, "planned_bytes") // len(s.config.numa.nodes) for s in there if s.config.numa)
+        wanted = sum(s.takes(RAM).planned_bytes // len(s.config.numa.nodes) for s in there if s.config.numa)
         if max(node.planned_bytes, node.peak_bytes) > node.capacity_bytes and bound:
             severity: Severity = "error"
             at_start = node.planned_bytes > node.capacity_bytes
@@ -98,13 +97,17 @@ def check_cards(planning: Planning) -> Iterator[Finding]:
     cards = planning.devices[1:]
     for device in cards:
         gpu = planning.fleet.hardware.gpus[device.name]
-        users = [s for s in planning.running if s.takes(device.name)]
+        users = [s for s in planning.running if any(m.device == device.name for m in s.memory)]
         yield from _target(planning, device, gpu, users)
         yield from _contexts(device, gpu, users)
-    plain = [s for s in planning.running if not s.config.devices and figure(s, RAM, PEAK) >= IDLE_BYTES]
+    plain = [
+        (size, s)
+        for s in planning.running
+        if not s.config.devices and (size := s.takes(RAM).resident_peak_bytes) >= IDLE_BYTES
+    ]
     if cards and plain and not any(d.peak_bytes for d in cards):
-        largest = max(plain, key=lambda s: figure(s, RAM, PEAK))
-        names, taken = ", ".join(d.name for d in cards), gib(figure(largest, RAM, PEAK))
+        size, largest = max(plain, key=lambda pair: pair[0])
+        names, taken = ", ".join(d.name for d in cards), gib(size)
         message = f"{names} idle{'s' if len(cards) == 1 else ''} while {largest.name} takes {taken} of RAM"
         fixes = (set_fields(largest, "as many layers on the card as fit", devices="auto"),)
         yield fault("plan/card-idle", f"{largest.key}.devices", message, fixes=fixes, severity="note")
@@ -129,7 +132,7 @@ def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[
 
 def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str, int]]:
     """Members of exclusive groups, and what is used of `device` at most while each has its turn."""
-    taken = {s.name: figure(s, device.name, PEAK) for s in users}
+    taken = {s.name: s.takes(device.name).resident_peak_bytes for s in users}
     for server in users:
         group = server.config.exclusive
         if group and taken[server.name]:
@@ -161,9 +164,9 @@ def check_growth(planning: Planning) -> Iterator[Finding]:
     """
     device = planning.devices[0]
     room = device.budget_bytes - device.peak_bytes
-    growth = worst(planning.servers, lambda s: figure(s, RAM, "growth_bytes"))
+    growth = worst(planning.servers, lambda s: s.takes(RAM).growth_bytes)
     if 0 <= room < growth:
-        growing = [s for s in planning.running if figure(s, RAM, "growth_bytes")]
+        growing = [s for s in planning.running if s.takes(RAM).growth_bytes]
         each = room // max(1, len(growing)) // MIB
         message = f"prompt caches may grow to {gib(growth)}, but the worst set leaves {gib(room)} of RAM"
         fixes = tuple(set_fields(s, cache_ram_mib=each) for s in growing)
@@ -188,7 +191,8 @@ def check_stated(planning: Planning) -> Iterator[Finding]:
     if stated is None:
         return
     source = f" ({stated.source})" if stated.source else ""
-    hot, kv = planning.totals.hot_ram_bytes, planning.totals.kv_bytes
+    planned = totals(planning.servers, planning.services)
+    hot, kv = planned.hot_ram_bytes, planned.kv_bytes
     if stated.hot_ram_bytes is not None and abs(hot - stated.hot_ram_bytes) > STATED_TOLERANCE * stated.hot_ram_bytes:
         message = f"{gib(stated.hot_ram_bytes)} of HOT RAM is stated{source}, {gib(hot)} is planned"
         yield fault("plan/total-mismatch", "stated.hot_ram_bytes", message, severity="note")
@@ -226,7 +230,7 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
         before = _peaks(planning, planning.fleet.servers.get(worker))
         for index, rung in enumerate(orchestration.oom_ladder):
             after = _peaks(planning, rung_config(planning.fleet, worker, rung))
-            if before is None or after is None:
+            if not before or not after:
                 continue
             if all(after.get(device, 0) >= size for device, size in before.items()):
                 device = max(before, key=before.__getitem__)
@@ -238,10 +242,8 @@ def check_ladder(planning: Planning) -> Iterator[Finding]:
             before = after
 
 
-def _peaks(planning: Planning, config: ServerConfig | None) -> dict[str, int] | None:
-    """Resident peak by device; None where the catalogue lacks the file."""
-    memory = price(planning.fleet, planning.catalog, config, planning.tables) if config else None
-    return {m.device: m.resident_peak_bytes for m in memory} if memory is not None else None
+def _peaks(planning: Planning, config: ServerConfig | None) -> dict[str, int]:
+    return peaks(planning.fleet, planning.catalog, config, planning.tables) if config else {}
 
 
 CHECKS = (check_budgets, check_nodes, check_cards, check_growth, check_ladder)

@@ -9,7 +9,7 @@ import msgspec
 from launcher.errors import Finding, Fix
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig
-from launcher.ir.plan import DevicePlan, PlanTotals, ServerPlan, ServicePlan, Solved
+from launcher.ir.plan import DevicePlan, ServerPlan, ServicePlan, Solved
 from launcher.plan.memory.weights import WeightTables
 
 
@@ -24,7 +24,6 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
     servers: tuple[ServerPlan, ...]
     services: tuple[ServicePlan, ...]
     devices: tuple[DevicePlan, ...]
-    totals: PlanTotals
     tables: WeightTables
     solved: tuple[Solved, ...] = ()
     front: bool = True

@@ -16,7 +16,8 @@ from launcher.ir.plan import ServerPlan
 from launcher.plan.builds import TENSOR_SPLIT_SEEN
 from launcher.plan.checks.planning import Planning, set_fields
 from launcher.plan.devices import worst
-from launcher.plan.memory.compute import PLAIN
+from launcher.plan.hosts import starts, tier_of
+from launcher.plan.memory.compute import quantised
 from launcher.plan.memory.layout import fully_offloaded
 from launcher.plan.settling import physical_cores
 from launcher.sizes import gib
@@ -179,12 +180,11 @@ def listeners(planning: Planning) -> Iterator[Listener]:
 def check_servers(planning: Planning) -> Iterator[Finding]:
     """`plan/no-servers`: nothing would ever be started."""
     fleet = planning.fleet
-    cold = [n for n, s in fleet.servers.items() if (tier := fleet.tiers.get(s.tier)) and tier.start == "never"]
-    beside = any(s.config.builtin is None and s.starts != "never" for s in planning.services)
-    beside = beside or bool(planning.fleet.upstreams)
+    cold = [name for name, server in fleet.servers.items() if starts(fleet, server.tier) == "never"]
+    beside = fleet.upstreams or any(s.config.builtin is None and s.starts != "never" for s in planning.services)
     if beside or len(cold) < len(fleet.servers):
         return
-    boot = next((name for name, tier in fleet.tiers.items() if tier.start == "boot"), None)
+    boot = tier_of(fleet, "boot")
     message = f"the profile {fleet.profile.name} starts nothing: " + (
         "all of its servers are in tiers that never start" if cold else "it has no servers"
     )
@@ -295,7 +295,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
         unable = sorted(name for name in backends if not BACKENDS[name].splits_rows)
         severity: Severity = "error"
         effect = ""
-        if mode == "tensor" and {server.settings.cache_type_k, server.settings.cache_type_v} - PLAIN:
+        if mode == "tensor" and quantised(server.settings):
             message = "llama-server refuses a quantised K/V cache where devices share every tensor"
         elif mode == "row" and unable:
             names = ", ".join(unable)

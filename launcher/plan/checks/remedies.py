@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from launcher.errors import Fix
-from launcher.ir.config import ServerConfig
-from launcher.ir.plan import RAM, DeviceMemory, DevicePlan, ServerPlan
+from launcher.ir.plan import RAM, DevicePlan, ServerPlan
 from launcher.plan.checks.planning import Planning
 from launcher.plan.devices import device_plans, elect, share
+from launcher.plan.hosts import tier_of
 from launcher.plan.memory.layout import pad
 from launcher.plan.memory.process import add_up
 from launcher.plan.server import plan_server
@@ -40,7 +40,8 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def override(self) -> str:
         """The changes as they are typed."""
-        return " ".join(f"{self.group}.{self.server}.{field}={_spell(value)}" for field, value in self.changes.items())
+        spelled = {f: str(v).lower() if isinstance(v, bool) else v for f, v in self.changes.items()}
+        return " ".join(f"{self.group}.{self.server}.{field}={value}" for field, value in spelled.items())
 
 
 def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
@@ -50,7 +51,7 @@ def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
     saving comes first. Where none is enough but to do without a server, those that are enough together come last.
     """
     pooled = planning.fleet.hardware.pooled if device == RAM else frozenset()
-    users = [(size, s) for s in planning.running if (size := _peak(add_up(s.parts), {device, *pooled}))]
+    users = [(size, s) for s in planning.running if (size := _peak(s, {device, *pooled}))]
     biggest = [s for _, s in sorted(users, key=lambda pair: (-pair[0], pair[1].name))[:MOST]]
     every = [r for server in biggest for r in _of(planning, server, device) if r.saves >= WORTH]
     every += [r for r in _without_services(planning, device) if r.saves >= WORTH]
@@ -140,13 +141,13 @@ def _effect(saves: int, excess: int, *, about: bool = False) -> str:
     return f"saves {'about ' if about else ''}{size}" + (", enough" if saves >= excess and not about else "")
 
 
-def _peak(memory: tuple[DeviceMemory, ...], devices: set[str]) -> int:
-    return sum(m.resident_peak_bytes for m in memory if m.device in devices)
+def _peak(server: ServerPlan, devices: set[str]) -> int:
+    return sum(m.resident_peak_bytes for m in add_up(server.parts) if m.device in devices)
 
 
 def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]:
     """Every remedy of one server. A file that the catalogue has not read is weighed by its published size."""
-    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    cold = tier_of(planning.fleet, "never")
     alternatives: list[tuple[int, dict[str, object]]] = [*_changes(server), *_quantizations(planning, server)]
     if cold and len(planning.running) > 1:
         alternatives.append((TIER, {"tier": cold}))
@@ -157,22 +158,18 @@ def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]
             saves = _saved(planning, device, {server.name: changes})
             yield Remedy(loss=loss, server=server.name, changes=changes, saves=saves)
         elif "quantization" in changes:
-            saves = _file_saving(planning, server, config)
+            published = planning.fleet.models[config.model].files[config.quantization].bytes or server.model.file_bytes
+            saves = server.model.file_bytes - published
             yield Remedy(loss=loss, server=server.name, changes=changes, saves=saves, about=True)
 
 
 def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
     """Doing without a service that runs. Names of services are no server's."""
-    cold = next((name for name, tier in planning.fleet.tiers.items() if tier.start == "never"), None)
+    cold = tier_of(planning.fleet, "never")
     for service in planning.services if cold else ():
         if service.config.builtin is None and service.config.ram_bytes and service.starts != "never":
-            changes: dict[str, object] = {"tier": cold}
-            saves = _saved(planning, device, {service.name: changes})
-            yield Remedy(loss=TIER, server=service.name, group="services", changes=changes, saves=saves)
-
-
-def _spell(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+            saves = _saved(planning, device, {service.name: {"tier": cold}})
+            yield Remedy(loss=TIER, server=service.name, group="services", changes={"tier": cold}, saves=saves)
 
 
 def _changes(server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
@@ -199,9 +196,3 @@ def _quantizations(planning: Planning, server: ServerPlan) -> Iterator[tuple[int
         size = known.file_bytes if known else file.bytes
         if size is not None and size < server.model.file_bytes:
             yield QUALITY, {"quantization": name}
-
-
-def _file_saving(planning: Planning, server: ServerPlan, changed: ServerConfig) -> int:
-    """What a file that the catalogue has not read would save, by its published size."""
-    size = planning.fleet.models[changed.model].files[changed.quantization].bytes
-    return server.model.file_bytes - size if size else 0

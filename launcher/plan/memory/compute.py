@@ -48,18 +48,6 @@ ROTATED = 16
 """Further values a token where K/V are quantised, beside the matrix that rotates them."""
 
 
-class ComputeBound(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes. `whole`: the buffer of a backend that computes everything, with room for holes.
-
-    `inputs` (masks among them) and rows of activations (`row`: n_embd a token) are what a host that only feeds devices
-    holds.
-    """
-
-    whole: int
-    inputs: int
-    row: int
-
-
 class Phase(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One part of a layer: values a token, bytes a sequence in recurrent states, bytes of scores or logits."""
 
@@ -93,21 +81,17 @@ def quantised(settings: Settings) -> bool:
     return bool({settings.cache_type_k, settings.cache_type_v} - PLAIN)
 
 
-def compute_bound(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> ComputeBound:
-    """Masks and inputs, the largest of feed-forward, attention, recurrent mixer and logits, and a row for fragments.
+def largest_phase(arch: ArchitectureConfig, kinds: Layers, settings: Settings, u: int) -> int:
+    """Bytes of the largest of feed-forward, attention, recurrent mixer and logits, with room for holes.
 
     Scores and logits lie at the end of a buffer; what else is live in their part leaves holes.
     """
-    u = micro_batch(settings)
     holes = HOLES_OF_HYBRIDS if kinds.recurrent else HOLES
-    row = arch.n_embd * u * F32
-    inputs = _inputs(arch, kinds, settings, u)
     largest = 0
     for phase in phases(arch, kinds, settings, u):
         live = u * F32 * phase.values + phase.states
         largest = max(largest, phase.known + live + live * holes // 100)
-    fed = FED_LAYERS * (arch.n_embd_per_layer or LAYER_WIDTH.get(arch.arch, 0)) * arch.n_layer * u * F32
-    return ComputeBound(whole=inputs + fed + largest + row + SLACK, inputs=inputs, row=row)
+    return largest
 
 
 def taken_over(arch: ArchitectureConfig, settings: Settings) -> int:
@@ -274,21 +258,27 @@ def not_compared(arch: ArchitectureConfig) -> str:
 
 
 def compute_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
-    """Compute buffers by device: whole on each side, unless everything is offloaded and the host only feeds devices."""
-    bound = compute_bound(arch, kinds, settings)
-    whole = bound.whole
+    """Compute buffers by device: whole on each side, unless everything is offloaded and the host only feeds devices.
+
+    Whole are masks and inputs, what is fed to each layer, the largest part of the graph, and a row for fragments; a
+    host that only feeds devices holds inputs and rows of activations.
+    """
+    u = micro_batch(settings)
+    row, inputs = arch.n_embd * u * F32, _inputs(arch, kinds, settings, u)
+    fed_width = FED_LAYERS * (arch.n_embd_per_layer or LAYER_WIDTH.get(arch.arch, 0))
+    whole = inputs + fed_width * arch.n_layer * u * F32 + largest_phase(arch, kinds, settings, u) + row + SLACK
     if not_compared(arch):
         whole += whole * NEVER_COMPARED // 100 + RESERVE
-    rows = FED * bound.row * (1 + arch.n_deepstack)
-    more = (PIPELINED - 1) * (bound.inputs + rows) if _pipelined(kinds.n_layer, settings) else 0
+    rows = FED * row * (1 + arch.n_deepstack)
+    more = (PIPELINED - 1) * (inputs + rows) if _pipelined(kinds.n_layer, settings) else 0
     fed = fully_offloaded(kinds.n_layer, settings)
-    host = min(whole, bound.inputs + rows + SLACK) if fed else whole
+    host = min(whole, inputs + rows + SLACK) if fed else whole
     pulled = torn(kinds.n_layer, settings) - {RAM}
     scattered = SCATTERED * _layer_states(arch, kinds, settings) if pulled else 0
     yield Part(device=RAM, component="compute", committed=host + more + scattered)
     if not settings.devices:
         return
-    device = whole + more if fed else max(whole, bound.inputs + bound.row + taken_over(arch, settings)) + more + rows
+    device = whole + more if fed else max(whole, inputs + row + taken_over(arch, settings)) + more + rows
     # lfm2's devices compute the attention of the host's layers before them (dry runs of b10068)
     copied = not settings.kv_offload or (arch.shortconv_l_cache > 0 and not fed)
     moved = copied or pulled

@@ -11,7 +11,7 @@ from math import ceil
 
 import msgspec
 
-from launcher.ir.architectures import at_layer, traits
+from launcher.ir.architectures import at_layer, slides, traits, trunk
 from launcher.ir.config import ArchitectureConfig
 from launcher.ir.plan import RAM, Settings
 
@@ -82,11 +82,6 @@ def is_mla(arch: ArchitectureConfig) -> bool:
     return arch.key_length_mla > 0
 
 
-def trunk(arch: ArchitectureConfig) -> int:
-    """Layers without those at the end that only predict further tokens (MTP)."""
-    return max(0, arch.n_layer - arch.n_layer_nextn)
-
-
 @lru_cache(maxsize=1 << 16)
 def split_name(tensor: str) -> tuple[int, str]:
     """Layer index and the rest of a tensor named `blk.N.…`; -1 and the whole name of others."""
@@ -117,16 +112,6 @@ def layers(arch: ArchitectureConfig, *, nextn_kv: bool = False) -> Layers:
 def nextn_layers(arch: ArchitectureConfig) -> Layers:
     """The layers of the context that drafts further tokens (`draft-mtp`): each keeps K and V of the whole context."""
     return Layers(n_layer=arch.n_layer, full=tuple(range(trunk(arch), arch.n_layer)), sliding=(), recurrent=())
-
-
-def slides(arch: ArchitectureConfig, layer: int) -> bool:
-    """Whether `layer` sees only the last n_swa tokens."""
-    if not arch.n_swa:
-        return False
-    if isinstance(arch.swa_pattern, tuple):
-        return layer < len(arch.swa_pattern) and arch.swa_pattern[layer]
-    period = arch.swa_pattern or traits(arch.arch).sliding_period
-    return period > 0 and layer % period < period - 1
 
 
 def _recurs(arch: ArchitectureConfig, layer: int) -> bool:

@@ -170,8 +170,7 @@ def projector_parts(projector: ProjectorFile, settings: Settings) -> Iterator[Pa
     the largest has its buffer grow. Images being encoded come on top. Source: mtmd/clip.cpp (weights are read, never
     mapped).
     """
-    device = settings.devices[0] if settings.devices else RAM
-    device = settings.projector_device or device
+    device = settings.projector_device or next(iter(settings.devices), RAM)
     start = most = projector.compute_bytes
     if (encoder := projector.encoder) is not None and not most:
         sizes = (image_compute(encoder, n, flash_attention=settings.flash_attention) for n in encoder.patches)

@@ -13,10 +13,10 @@ from math import prod
 
 import msgspec
 
-from launcher.ir.architectures import traits
+from launcher.ir.architectures import traits, trunk
 from launcher.ir.catalog import ModelFile, Tensor
 from launcher.ir.plan import RAM, Part, Settings
-from launcher.plan.memory.layout import divided, layer_devices, split_name, trunk
+from launcher.plan.memory.layout import divided, layer_devices, split_name
 
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""
@@ -51,14 +51,14 @@ class Group(msgspec.Struct, kw_only=True):
     copies: int = 0
     spans: dict[int, tuple[int, int]] = {}
 
-    def add(self, size: int, plain: int, copies: int, span: tuple[int, int], part: int) -> None:
-        """Count tensors that follow each other in file `part`; of `size` bytes `plain` stay as they are, in `span`."""
+    def add(self, size: int, copy: int, part: int, start: int) -> None:
+        """Count a tensor of `size` bytes at `start` of file `part`; `copy`: bytes of the CPU's copy, 0 = none."""
         self.tensors += size
-        self.copies += copies
-        if plain:
-            self.plain += plain
-            first = self.spans[part][0] if part in self.spans else span[0]  # tensors come in the file's order
-            self.spans[part] = (first, span[1])
+        self.copies += copy
+        if not copy:
+            self.plain += size
+            first, _ = self.spans.get(part, (start, 0))  # tensors come in the file's order
+            self.spans[part] = (first, start + size)
 
 
 class WeightTable(msgspec.Struct, kw_only=True):
@@ -183,8 +183,7 @@ def _add_part(
     """Count the tensors of file `part`, but for those of layers from `loaded` on."""
     layers, outside = (table.dense, table.experts), (table.output, table.inputs)
     roles: dict[tuple[str, str, tuple[int, ...]], Role] = {}
-    group, offset = table.inputs, 0
-    size = plain = copied = first = last = 0  # of the group's tensors that follow each other
+    offset = 0
     for tensor in tensors:
         own, name = tensor.size_bytes, tensor.name
         start, offset = offset, offset + own + -own % FILE_ALIGNMENT
@@ -201,17 +200,8 @@ def _add_part(
             into = table.placed.setdefault(elsewhere, Group())
         else:
             into = layers[bank][layer] if layer >= 0 else outside[is_input]
-        if into is not group:
-            group.add(size, plain, copied, (first, last), part)
-            group, size, plain, copied = into, 0, 0, 0
-        size += own
-        copied += copy
-        if not copy:
-            first = first if plain else start
-            plain += own
-            last = start + own
+        into.add(own, copy, part, start)
         table.count += 1
-    group.add(size, plain, copied, (first, last), part)
 
 
 def _by_part(model: ModelFile) -> Iterator[tuple[Tensor, ...]]:

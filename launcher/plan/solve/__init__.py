@@ -23,10 +23,10 @@ from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.ir.plan import RAM, Solved
 from launcher.plan.devices import taken_on
 from launcher.plan.memory.weights import WeightTables
-from launcher.plan.server import price, settled_price
+from launcher.plan.server import peaks, settled_price
 from launcher.plan.solve.frontier import Candidate, Vector, best, within
 from launcher.plan.solve.options import IN_ORDER, IN_RAM, Option
-from launcher.plan.speed import token_seconds, touched_by
+from launcher.plan.speed import states_rates, token_seconds, touched_by
 from launcher.sizes import gib
 
 EVEN = 0.5
@@ -51,21 +51,17 @@ class Pricer:
 
     def settled(self, server: ServerConfig) -> ServerConfig:
         """`server` with its split written, where one was looked for and the usual one does not fit."""
-        if self.room is None or not self._splits(server) or server.tensor_split:
+        layered = [d for d in server.devices if d in self._devices] if server.n_gpu_layers != 0 else []
+        if self.room is None or len(layered) < 2 or server.tensor_split:
             return server
         usual = self._sizes(server)
         if within(usual, self.room) or sum(usual) > sum(self.room):
             return server
         return self._packed(server, self.room)
 
-    def _splits(self, server: ServerConfig) -> bool:
-        """Whether there is something to split: several devices, and layers on them."""
-        return sum(d in self._devices for d in server.devices) > 1 and server.n_gpu_layers != 0
-
     def ram(self, server: ServerConfig) -> int:
         """Peak bytes of RAM of `server`, split as `settled` does."""
-        memory = price(self._fleet, self._catalog, self.settled(server), self._tables) or ()
-        return next((m.resident_peak_bytes for m in memory if m.device == RAM), 0)
+        return self._peaks(self.settled(server)).get(RAM, 0)
 
     def token_ns(self, server: ServerConfig) -> int | None:
         """Nanoseconds that one token takes by the rates that the hardware file states; None where one is not."""
@@ -76,10 +72,12 @@ class Pricer:
         return None if seconds is None else round(seconds * 1e9)
 
     def _sizes(self, server: ServerConfig) -> Vector:
-        """Peak bytes by device as the config stands."""
-        memory = price(self._fleet, self._catalog, server, self._tables) or ()
-        by_device = {m.device: m.resident_peak_bytes for m in memory}
-        return tuple(by_device.get(d, 0) for d in self._devices)
+        """Peak bytes of `devices` as the config stands."""
+        taken = self._peaks(server)
+        return tuple(taken.get(d, 0) for d in self._devices)
+
+    def _peaks(self, server: ServerConfig) -> dict[str, int]:
+        return peaks(self._fleet, self._catalog, server, self._tables)
 
     def _packed(self, server: ServerConfig, room: Vector) -> ServerConfig:
         """`server` with each of its devices in turn as full as it can be; the last has the rest."""
@@ -193,6 +191,8 @@ class Sharers:
 
         The order of a server's options stays: where more on the devices is not faster, the costs stay, too.
         """
+        if not states_rates(self._fleet.hardware):
+            return offers
         timed: dict[str, tuple[Option, ...]] = {}
         for name, offered in offers.items():
             taken = [self._pricer.token_ns(msgspec.structs.replace(self.chosen[name], **o.changes)) for o in offered]
@@ -204,10 +204,8 @@ class Sharers:
 
     def _budget(self, device: str) -> int:
         """What may be planned on `device`: what they leave of it that are no llama-servers, and take no turns."""
-        fleet = self._fleet
-        hardware = fleet.hardware
-        services = [service for service in fleet.services.values() if service.exclusive is None]
-        taken = sum(taken_on(device, service) for service in services)
+        fleet, hardware = self._fleet, self._fleet.hardware
+        taken = sum(taken_on(device, service) for service in fleet.services.values() if service.exclusive is None)
         taken += sum(taken_on(device, upstream) for upstream in fleet.upstreams.values())
         if device != RAM:
             return max(0, int(hardware.gpus[device].vram_bytes * hardware.gpus[device].target_max) - taken)
@@ -225,26 +223,28 @@ class Sharers:
         group = self._running[name].exclusive
         return f"group {group}" if group else f"server {name}"
 
+    def _at_worst(self, sizes: Mapping[str, int]) -> int:
+        """Bytes by server, added up: of those that take turns the largest."""
+        turns: dict[str, int] = {}
+        for name, size in sizes.items():
+            turn = self._turn(name)
+            turns[turn] = max(turns.get(turn, 0), size)
+        return sum(turns.values())
+
     def _left_of_ram(self) -> int:
         """RAM beside the other servers at worst; where RAM is what is filled, there is no more to hold back."""
         if RAM in self._devices:
             return 0
-        groups: dict[str, int] = {}
-        for name, server in self._running.items():
-            turn = self._turn(name)
-            if name not in self._names and turn not in map(self._turn, self._names):
-                groups[turn] = max(groups.get(turn, 0), self._pricer.ram(server))
-        return self._budget(RAM) - sum(groups.values())
+        ours = {self._turn(name) for name in self._names}
+        others = {name: s for name, s in self._running.items() if self._turn(name) not in ours}
+        return self._budget(RAM) - self._at_worst({name: self._pricer.ram(s) for name, s in others.items()})
 
     def _fits_host(self, offers: Offers, picks: Mapping[str, int] | None) -> bool:
         if picks is None or RAM in self._devices:
             return True
-        groups: dict[str, int] = {}
-        for name, offered in offers.items():
-            changes = offered[picks[name]].changes if offered else {}
-            size = self._pricer.ram(msgspec.structs.replace(self.chosen[name], **changes))
-            groups[self._turn(name)] = max(groups.get(self._turn(name), 0), size)
-        return sum(groups.values()) <= self._host
+        changes = {name: offered[picks[name]].changes if offered else {} for name, offered in offers.items()}
+        changed = {name: msgspec.structs.replace(self.chosen[name], **fields) for name, fields in changes.items()}
+        return self._at_worst({name: self._pricer.ram(server) for name, server in changed.items()}) <= self._host
 
     def _pick(self, offers: Offers, *, in_ram: bool) -> dict[str, int] | None:
         """Which option of each server is best; None where nothing fits. `in_ram`: RAM is one of the devices."""
@@ -265,10 +265,8 @@ class Sharers:
 
     def _first(self, name: str, offers: Offers, room: Vector, *, in_ram: bool) -> dict[str, int] | None:
         """The first option of a server that is alone, which is the best, that fits into `room`."""
-        for at, candidate in enumerate(self._candidates(name, offers[name], in_ram=in_ram)):
-            if all(size <= free for size, free in zip(candidate.size, room, strict=True)):
-                return {name: at}
-        return None
+        candidates = enumerate(self._candidates(name, offers[name], in_ram=in_ram))
+        return next(({name: at} for at, candidate in candidates if within(candidate.size, room)), None)
 
     def _candidates(self, name: str, offered: tuple[Option, ...], *, in_ram: bool) -> Iterator[Candidate]:
         """Every option of a server with its size, best first; where it has none, what it is now."""

@@ -94,7 +94,6 @@ class _Sizes:
     """Sizes so far; says of each new one whether an earlier one is nowhere larger."""
 
     def __init__(self) -> None:
-        """None yet."""
         self._least: list[Vector] = []
 
     def __call__(self, size: Vector) -> bool:
@@ -109,7 +108,6 @@ class _Staircase:
     """As `_Sizes`, for two devices: what is not beaten falls on the second as it rises on the first."""
 
     def __init__(self) -> None:
-        """None yet."""
         self._first: list[int] = []
         self._second: list[int] = []
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from launcher.ir.architectures import trunk
 from launcher.ir.catalog import Catalog
 from launcher.ir.config import FleetConfig, ServerConfig
-from launcher.plan.memory.layout import AUTO_SLOTS, trunk
+from launcher.plan.memory.layout import AUTO_SLOTS
 
 STEP = 1024
 """Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
@@ -43,7 +44,7 @@ def experts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers
         return
     whole = trunk(model.architecture)
     for count in range(min(server.n_cpu_moe, whole) + 1):
-        yield Option(cost=count * UNIT // whole, changes={"n_cpu_moe": count})
+        yield Option(cost=count * UNIT // max(1, whole), changes={"n_cpu_moe": count})
 
 
 def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _sharers: int) -> Iterator[Option]:
