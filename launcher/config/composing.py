@@ -14,12 +14,12 @@ from launcher.config.assignments import assign
 from launcher.config.choices import Choices, choose
 from launcher.config.decode import decode
 from launcher.config.filled import Filler, by_engine
-from launcher.config.index import ENTRY_GROUPS, PRIMARY, ConfigIndex, index_of
+from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
 from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import CHECKS, cache_types
-from launcher.config.repository import NO_PROBES, Fragment, FragmentRepository, Virtual
+from launcher.config.repository import NO_PROBES, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, parse_overrides
@@ -59,19 +59,19 @@ def compose(
     each located; findings that stop nothing are in the result.
     """
     index = index_of(config_dirs, tuple(virtual), draft)
-    typed, findings = parse_overrides(overrides, index.groups)
+    typed, wrong = parse_overrides(overrides, index.groups)
+    findings = [*index.findings, *wrong]
     here, name = str(Path.cwd()), index.fleet.partition("/")[2]
     if name:
         typed = [*parse_overrides([f"profile={name}"])[0], *typed]
-    if not has_errors(index.findings) and PRIMARY not in index.files:
-        findings.append(_no_primary(config_dirs))
-    findings[:0] = index.findings
+    if PRIMARY not in index.files:
+        raise ConfigError(shortened(findings if has_errors(index.findings) else [*findings, _no_primary(config_dirs)]))
     repository = FragmentRepository(index, virtual, draft)
-    assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
-    findings += repository.findings
-    if assembled is None:
-        raise ConfigError(shortened(findings))
-    findings += _without_followers(repository, assembled.findings)
+    try:
+        assembled = _with_included(repository, typed)
+    except ConfigError as error:
+        raise ConfigError(shortened([*findings, *repository.findings, *error.findings])) from None
+    findings += [*repository.findings, *_without_followers(repository, assembled.findings)]
     incomplete = _incomplete(repository, findings)
     tree = assembled.located.tree
     sources = SourceMap(locations=assembled.located.locations)
@@ -126,7 +126,11 @@ def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
 
 def _without_followers(repository: FragmentRepository, findings: Sequence[Finding]) -> list[Finding]:
     """The findings but those about keys that a file which could not be read, or does not exist, would have brought."""
-    homes = [_home(path, fragment) for path, fragment in repository.fragments.items() if fragment.broken]
+    homes = [
+        "" if path.startswith("profile/") else fragment.home  # profiles choose files for every key
+        for path, fragment in repository.fragments.items()
+        if fragment.broken
+    ]
     follows = [
         f
         for f in findings
@@ -136,55 +140,38 @@ def _without_followers(repository: FragmentRepository, findings: Sequence[Findin
     return [f for f in findings if f not in follows]
 
 
-def _home(path: str, fragment: Fragment) -> str:
-    """Where the values of a broken file would go, by its header, or else by its group and name; empty for anywhere."""
-    if fragment.package is not None:
-        return fragment.home
-    group, _, name = path.rpartition("/")
-    entries = ENTRY_GROUPS.get(group)
-    if entries is None:
-        return "" if group == "profile" else group.replace("/", ".")  # profiles choose files for every key
-    return f"{entries}.{name}"
-
-
-def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
+def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled:
     """Assemble, and again with the servers that `include_warm` lists and the fleet lacks.
 
-    The list may come from a file, so it is known only after a first pass; the files of that pass are kept.
+    The list may come from a file, so it is known only after a first pass; the files of that pass are kept. Raises
+    ConfigError.
     """
-    first = _assemble(repository, typed)
-    if first is None:
-        return None
-    included = first.located.tree.get(INCLUDE)
+    result = _assemble(repository, typed)
+    included = result.located.tree.get(INCLUDE)
     if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
-        return first  # decoding says what is wrong with it
-    added, findings = _include(repository, first.located.tree, included)
-    as_typed, _ = parse_overrides([f"+server={spell(added)}"] if added else (), first=0)
-    result = _assemble(repository, [*typed, *as_typed]) if added else first
-    if result is None:
-        return None
+        return result  # decoding says what is wrong with it
+    added, findings = _include(repository, result.located.tree, included)
+    if added:
+        as_typed, _ = parse_overrides([f"+server={spell(added)}"], first=0)
+        result = _assemble(repository, [*typed, *as_typed])
     located = locate(findings, SourceMap(locations=result.located.locations))
     return Assembled(result.located, result.choices, result.findings + located)
 
 
-def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
-    """Choose the files, merge them in order, and apply the value overrides."""
+def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled:
+    """Choose the files, merge them in order, and apply the value overrides. Raises ConfigError."""
     groups: list[Typed] = []
     values: list[Typed] = []
     for override in typed:
         is_group = repository.group_exists(override.key) and not isinstance(override.value, dict)
         (groups if is_group else values).append(override)
     choices = choose(repository, groups)
-    if choices is None:
-        return None
     located = LocatedTree()
-    for fragment in repository.catalogue:
+    parts = [(fragment, fragment.home) for fragment in repository.catalogue]
+    parts += [(repository.fragments[d.config_path or ""], d.package or "") for d in choices.defaults]
+    for fragment, package in parts:
         if not fragment.broken:
-            located.embed(fragment.tree, fragment.home, fragment.marks)
-    for default in choices.defaults:
-        fragment = repository.fragments[default.config_path or ""]
-        if not fragment.broken:
-            located.embed(fragment.tree, default.package or "", fragment.marks)
+            located.embed(fragment.tree, package, fragment.marks)
     findings = [*choices.findings, *_listed_twice(repository, choices)]
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
@@ -244,8 +231,7 @@ def _include(
         elif name in added:
             findings.append(_twice(key, name, f"servers.{name}", rest))
         else:
-            repository.load_config(f"server/{name}")
-            package = repository.fragments[f"server/{name}"].package or ""
+            package = repository.fragment(f"server/{name}").package or ""
             if package.removeprefix("servers.") in present:
                 findings.append(_twice(key, name, package, rest))
             else:
@@ -295,7 +281,7 @@ def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Find
             package,
             f"{path} is listed {times} times: {package} would be started twice",
             f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",
-            location=repository.mentions.get(path),
+            location=repository.mention(path),
         )
         for (path, package), times in count.items()
         if times > 1 and path not in repository.phantoms
