@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 
 def parse_cpulist(text: str) -> frozenset[int]:
@@ -21,15 +22,7 @@ def parse_cpulist(text: str) -> frozenset[int]:
 
 def format_cpulist(cpus: Iterable[int]) -> str:
     """`cpus` as the shortest Linux list."""
-    parts: list[str] = []
-    start = previous = None
-    for cpu in sorted(set(cpus)):
-        if previous is not None and cpu == previous + 1:
-            previous = cpu
-            continue
-        if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-        start = previous = cpu
-    if start is not None:
-        parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-    return ",".join(parts)
+    # of neighbours the number less the position is the same
+    runs = groupby(enumerate(sorted(set(cpus))), lambda at: at[1] - at[0])
+    spans = ([cpu for _, cpu in run] for _, run in runs)
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else f"{span[0]}" for span in spans)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -17,27 +18,33 @@ UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, Rec
 """What an interpolation raises: resolvers raise what Python does."""
 
 
-def resolve(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+def resolve(tree: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
     findings: list[Finding] = []
-    blank: set[Path] = set()
+    plain = deepcopy(tree)
+
+    def blank(path: Path, key: str, text: str, error: Exception) -> None:
+        node: Any = plain
+        for part in path[:-1]:
+            node = node[part]
+        node[path[-1]] = None
+        findings.append(_finding(key, text, error))
+
     for path, key, text in _strings(tree, (), ""):
         try:
             OmegaConf.create({"value": text})
         except (OmegaConfBaseException, ValueError, RecursionError) as error:  # not even well-formed
-            findings.append(_finding(key, text, error))
-            blank.add(path)
+            blank(path, key, text, error)
     while True:
-        plain = _blanked(tree, (), blank)
         try:
             resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
         except UNRESOLVED as error:
             # find the values that raise, and go on without them
             broken = list(_broken(plain))
-            findings += (_finding(key, text, reason) for _, key, text, reason in broken)
+            for found in broken:
+                blank(*found)
             if not broken:
                 return {}, [*findings, _finding("", "", error)]
-            blank |= {path for path, *_ in broken}
             continue
         if not isinstance(resolved, dict):
             return {}, findings
@@ -67,17 +74,6 @@ def _strings(node: Any, path: Path, key: str) -> Iterator[tuple[Path, str, str]]
             yield (*path, part), joined(key, part), value
         else:
             yield from _strings(value, (*path, part), joined(key, part))
-
-
-def _blanked(node: Any, path: Path, blank: set[Path]) -> Any:
-    """A copy of the tree with null at the paths `blank`."""
-    if path in blank:
-        return None
-    if isinstance(node, dict):
-        return {name: _blanked(value, (*path, name), blank) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_blanked(value, (*path, i), blank) for i, value in enumerate(node)]
-    return node
 
 
 def _finding(key: str, text: str, error: Exception) -> Finding:
