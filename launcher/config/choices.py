@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import msgspec
 from hydra import version
 from hydra._internal.defaults_list import Overrides, _create_defaults_list
 from hydra.core.default_element import InputDefault, ResultDefault
@@ -25,14 +24,6 @@ from launcher.errors import ConfigError, Finding, Fix, Location, fault
 
 _ABOUT = re.compile(r"Could not (override|delete) '([^'=]+)")
 _MULTIPLE = re.compile(r"Multiple values for ([^ ]+)\.")
-
-
-class Choices(msgspec.Struct, frozen=True):
-    """The files in merge order. `known` are the groups that a plain `group=option` can choose."""
-
-    defaults: tuple[ResultDefault, ...]
-    known: frozenset[str]
-    findings: tuple[Finding, ...]
 
 
 class _Overrides(Overrides):
@@ -65,8 +56,13 @@ class _Overrides(Overrides):
         self.shown = False
 
 
-def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices:
-    """Run Hydra's algorithm with the group overrides `groups`. Raises ConfigError when there is nothing to merge."""
+def choose(
+    repository: FragmentRepository, groups: Sequence[Typed]
+) -> tuple[list[ResultDefault], frozenset[str], list[Finding]]:
+    """The files in merge order, the groups that a plain `group=option` can choose, and what is wrong with `groups`.
+
+    Runs Hydra's algorithm with the group overrides `groups`. Raises ConfigError when there is nothing to merge.
+    """
     version.setbase("1.3")  # Hydra's current rules; older ones print deprecation warnings
     left: list[Typed] = []
     findings: list[Finding] = []
@@ -96,7 +92,7 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices:
             findings.append(_unfit(repository.index, culprit, str(error)))
             left.remove(culprit)
         else:
-            return Choices(tuple(defaults), frozenset(overrides.chosen), tuple(findings))
+            return defaults, frozenset(overrides.chosen), findings
 
 
 def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:

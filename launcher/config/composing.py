@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from hydra.core.default_element import ResultDefault
 
 from launcher.config.assignments import assign
-from launcher.config.choices import Choices, choose
+from launcher.config.choices import choose
 from launcher.config.decode import decode
 from launcher.config.filled import Filler, by_engine
 from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
-from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
+from launcher.config.located import LocatedTree, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import CHECKS, cache_types
 from launcher.config.repository import NO_PROBES, FragmentRepository, Virtual
@@ -32,10 +33,14 @@ INCLUDE = "include_warm"
 
 
 class Assembled(msgspec.Struct, frozen=True):
-    """The merged tree with overrides applied, before its values are checked."""
+    """The merged tree with overrides applied, before its values are checked.
+
+    `chosen`: the files in merge order. `known`: the groups that a plain `group=option` can choose.
+    """
 
     located: LocatedTree
-    choices: Choices
+    chosen: list[ResultDefault]
+    known: frozenset[str]
     findings: tuple[Finding, ...]
 
 
@@ -61,7 +66,7 @@ def compose(
     index = index_of(config_dirs, tuple(virtual), draft)
     typed, wrong = parse_overrides(overrides, index.groups)
     findings = [*index.findings, *wrong]
-    here, name = str(Path.cwd()), index.fleet.partition("/")[2]
+    name = index.fleet.partition("/")[2]
     if name:
         typed = [*parse_overrides([f"profile={name}"])[0], *typed]
     if PRIMARY not in index.files:
@@ -73,27 +78,29 @@ def compose(
         raise ConfigError(shortened([*findings, *repository.findings, *error.findings])) from None
     findings += [*repository.findings, *_without_followers(repository, assembled.findings)]
     incomplete = _incomplete(repository, findings)
-    tree = assembled.located.tree
     sources = SourceMap(locations=assembled.located.locations)
-    unresolved: list[Finding] = []
-    if has_interpolations(tree):
-        tree, unresolved = resolve(tree)
-        findings += locate(unresolved, sources)
+    tree, unresolved = resolve(assembled.located.tree)
+    findings += unresolved
     if not name:
-        _call_profile(tree, assembled.choices)
-    findings += locate(by_engine(tree, sources, devices), sources)
-    filler = Filler(tree, sources, headers, file=index.files.get(index.fleet, ""), name=name, here=here)
-    filled = locate(filler.run(), sources)
+        _call_profile(tree, assembled.chosen)
+    findings += by_engine(tree, sources, devices)
+    file, here = index.files.get(index.fleet, ""), str(Path.cwd())
+    filled = Filler(tree, sources, headers, file=file, name=name, here=here).run()
     if has_errors(filled):
         # what a header would have said is not also missing
-        raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
+        raise (ConfigError if has_errors(findings) else CatalogError)(_placed([*findings, *filled], index, sources))
     fleet, problems = _decoded(tree, sources, {finding.key for finding in unresolved}, incomplete=incomplete)
     reported = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
-    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in reported]
-    findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
+    findings += [_with_group_choices(p, index, assembled.known) for p in problems if p.key not in reported]
+    findings = _placed(findings, index, sources)
     if has_errors(findings):
-        raise ConfigError(shortened(findings))
-    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+        raise ConfigError(findings)
+    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(findings))
+
+
+def _placed(findings: Iterable[Finding], index: ConfigIndex, sources: SourceMap) -> list[Finding]:
+    """The findings as they are shown: where the key was written, or at the primary config's beginning."""
+    return shortened(locate(findings, sources, default=Location(file=index.files[PRIMARY], line=1)))
 
 
 def _decoded(
@@ -115,10 +122,10 @@ def _decoded(
     return fleet, problems
 
 
-def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
+def _call_profile(tree: dict[str, Any], chosen: Iterable[ResultDefault]) -> None:
     """A profile that does not say its name is called after its file."""
-    chosen = (d.config_path or "" for d in choices.defaults if d.parent == PRIMARY)
-    group, _, name = next((path for path in chosen if path.startswith("profile/")), "").rpartition("/")
+    paths = (default.config_path or "" for default in chosen if default.parent == PRIMARY)
+    group, _, name = next((path for path in paths if path.startswith("profile/")), "").rpartition("/")
     profile = tree.setdefault("profile", {}) if group else None
     if isinstance(profile, dict):
         profile.setdefault("name", name)
@@ -155,7 +162,7 @@ def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> As
         as_typed, _ = parse_overrides([f"+server={spell(added)}"], first=0)
         result = _assemble(repository, [*typed, *as_typed])
     located = locate(findings, SourceMap(locations=result.located.locations))
-    return Assembled(result.located, result.choices, result.findings + located)
+    return msgspec.structs.replace(result, findings=result.findings + located)
 
 
 def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled:
@@ -165,20 +172,20 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
     for override in typed:
         is_group = repository.group_exists(override.key) and not isinstance(override.value, dict)
         (groups if is_group else values).append(override)
-    choices = choose(repository, groups)
+    chosen, known, findings = choose(repository, groups)
     located = LocatedTree()
     parts = [(fragment, fragment.home) for fragment in repository.catalogue]
-    parts += [(repository.fragments[d.config_path or ""], d.package or "") for d in choices.defaults]
+    parts += [(repository.fragments[d.config_path or ""], d.package or "") for d in chosen]
     for fragment, package in parts:
         if not fragment.broken:
             located.embed(fragment.tree, package, fragment.marks)
-    findings = [*choices.findings, *_listed_twice(repository, choices)]
+    findings += _listed_twice(repository, chosen)
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
     spell_out(located, home)
     know_by_id(located)
-    return Assembled(located, choices, tuple(findings))
+    return Assembled(located, chosen, known, tuple(findings))
 
 
 def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> bool:
@@ -191,11 +198,11 @@ def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> 
     )
 
 
-def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) -> Finding:
+def _with_group_choices(finding: Finding, index: ConfigIndex, known: Collection[str]) -> Finding:
     """A missing top-level key that is a config group is remedied by choosing an option."""
     if finding.code != "config/missing" or finding.key not in index.groups:
         return finding
-    sign = "" if finding.key in choices.known else "+"
+    sign = "" if finding.key in known else "+"
     fixes = tuple(Fix(override=f"{sign}{finding.key}={option}") for option in index.options(finding.key)[:3])
     message = f"no {finding.key} is chosen"
     return msgspec.structs.replace(finding, message=message, fixes=fixes)
@@ -268,11 +275,11 @@ def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Find
     )
 
 
-def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
+def _listed_twice(repository: FragmentRepository, chosen: Iterable[ResultDefault]) -> list[Finding]:
     """Server files that the defaults list brings to one place more than once."""
     count = Counter(
         (default.config_path or "", default.package or "")
-        for default in choices.defaults
+        for default in chosen
         if (default.config_path or "").startswith("server/") and not default.is_self
     )
     return [
@@ -302,11 +309,8 @@ def server_from_fields(fields: Sequence[str]) -> ServerConfig:
     server, problems = decode(ServerConfig, tree)
     for problem in cache_types("server", server, ()):
         problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
-    findings += [_placed(problem, places) for problem in problems]
+    for problem in problems:
+        findings.append(msgspec.structs.replace(problem, location=places.get(problem.key.partition(".")[0])))
     if findings:
         raise ConfigError(shortened(findings))
     return server
-
-
-def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
-    return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

@@ -21,38 +21,38 @@ UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, Rec
 def resolve(tree: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
     findings: list[Finding] = []
+    if not any(_strings(tree, (), "")):
+        return tree, findings
     plain = deepcopy(tree)
-
-    def blank(path: Path, key: str, text: str, error: Exception) -> None:
-        node: Any = plain
-        for part in path[:-1]:
-            node = node[part]
-        node[path[-1]] = None
-        findings.append(_finding(key, text, error))
-
-    for path, key, text in _strings(tree, (), ""):
-        try:
-            OmegaConf.create({"value": text})
-        except (OmegaConfBaseException, ValueError, RecursionError) as error:  # not even well-formed
-            blank(path, key, text, error)
     while True:
         try:
-            resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+            resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
         except UNRESOLVED as error:
             # find the values that raise, and go on without them
-            broken = list(_broken(plain))
-            for found in broken:
-                blank(*found)
+            broken = list(_malformed(plain)) or list(_broken(plain))
             if not broken:
                 return {}, [*findings, _finding("", "", error)]
-            continue
-        if not isinstance(resolved, dict):
-            return {}, findings
-        return {str(key): value for key, value in resolved.items()}, findings
+            for (*above, last), key, text, reason in broken:
+                node: Any = plain
+                for part in above:
+                    node = node[part]
+                node[last] = None
+                findings.append(_finding(key, text, reason))
+        else:
+            return {str(key): value for key, value in resolved.items()}, findings
+
+
+def _malformed(plain: Any) -> Iterator[tuple[Path, str, str, Exception]]:
+    """Path, dotted key, text and reason of each string that is not even well-formed."""
+    for path, key, text in _strings(plain, (), ""):
+        try:
+            OmegaConf.create({"value": text})
+        except UNRESOLVED as error:
+            yield path, key, text, error
 
 
 def _broken(plain: Any) -> Iterator[tuple[Path, str, str, Exception]]:
-    """Path, dotted key, text and reason of each string whose interpolation fails."""
+    """The same of each string whose interpolation fails."""
     root = OmegaConf.create(plain)
     for path, key, text in _strings(plain, (), ""):
         node: Any = root
