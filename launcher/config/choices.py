@@ -96,7 +96,6 @@ def choose(
 
 
 def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
-    """What is wrong with one group override, taken alone."""
     group, value, meaning = override.key, override.value, override.meaning
     if meaning.is_delete():
         if value is None or isinstance(value, str):

@@ -100,7 +100,6 @@ class Filler:
         return mapping_at(self.tree, key)
 
     def _ours(self, key: str) -> bool:
-        """Whether the fleet file wrote `key`."""
         place = self.sources.locations.get(key)
         return bool(self.file) and place is not None and place.file == self.file
 
@@ -163,7 +162,6 @@ class Filler:
         return name, facts
 
     def _described(self, facts: HeaderFacts, path: str) -> dict[str, Any]:
-        """What a model entry says beside its files."""
         architecture = msgspec.json.decode(msgspec.json.encode(facts.file.architecture))  # as YAML has it: no tuples
         return {"title": facts.file.model, "source": f"header of {path}", "architecture": architecture}
 

@@ -222,13 +222,11 @@ def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
 
 
 def _meant(fleet: FleetConfig, written: Iterable[str]) -> set[str]:
-    """Servers that have one of these names, roles or aliases."""
     names = set(written)
     return {name for name, server in fleet.servers.items() if names & {name, *server.roles, *server.aliases}}
 
 
 def _named_servers(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:
-    """Every key that names one server, with the name."""
     yield "orchestration.router", orchestration.router
     if orchestration.validation is not None:
         yield "orchestration.validation.validator", orchestration.validation.validator

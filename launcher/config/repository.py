@@ -23,7 +23,6 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from launcher.config.index import CATALOGUE_GROUPS, DEFAULT_ENGINE, ENTRY_GROUPS, PRIMARY, ConfigIndex, unreadable
-from launcher.config.located import has_interpolations
 from launcher.config.yamltree import parse_yaml
 from launcher.errors import THIS_MACHINE, Finding, Location, fault
 
@@ -95,7 +94,7 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
         broken=broken,
         defaults=tuple(defaults),
         names=names,
-        interpolates=has_interpolations(listed),
+        interpolates="${" in str(listed),
     )
 
 

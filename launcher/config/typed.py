@@ -185,7 +185,6 @@ def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str
 
 
 def _quoted(value: str) -> str:
-    """`value` as a quoted string, whatever it looks like."""
     spelled = spell(value)
     return spelled if spelled[:1] == "'" else f"'{spelled}'"
 
