@@ -238,12 +238,22 @@ class FragmentRepository(IConfigRepository):
         config: Any = fragment.tree
         return ConfigResult("launch", fragment.file, config, header, defaults)
 
-    def fragment(self, config_path: str) -> Fragment:
+    def fragment(self, path: str) -> Fragment:
         """What is at a config path that exists."""
-        if config_path not in self.fragments:
-            self.fragments[config_path] = fragment = self._read(config_path)
-            self.interpolates = self.interpolates or fragment.interpolates
-        return self.fragments[config_path]
+        if path in self.fragments:
+            return self.fragments[path]
+        if path in self.index.files:
+            whole = path == self.index.fleet
+            draft = self.draft if whole else None
+            fragment = read_fragment(path, self.index.files[path], everywhere=whole, draft=draft)
+        elif path in self.virtual:
+            start = Location(file=THIS_MACHINE, line=1)
+            fragment = Fragment(path, THIS_MACHINE, tree=self.virtual[path](), marks={"": start})
+        else:
+            fragment = Fragment(path, path, _implied_package(path), broken=True)
+        self.fragments[path] = fragment
+        self.interpolates = self.interpolates or fragment.interpolates
+        return fragment
 
     def group_exists(self, config_path: str) -> bool:
         """Whether a directory of that name exists."""
@@ -268,15 +278,6 @@ class FragmentRepository(IConfigRepository):
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         """There is nothing to initialise."""
-
-    def _read(self, path: str) -> Fragment:
-        if path in self.index.files:
-            whole = path == self.index.fleet
-            return read_fragment(path, self.index.files[path], everywhere=whole, draft=self.draft if whole else None)
-        if path in self.virtual:
-            start = Location(file=THIS_MACHINE, line=1)
-            return Fragment(path, THIS_MACHINE, tree=self.virtual[path](), marks={"": start})
-        return Fragment(path, path, _implied_package(path), broken=True)
 
     def _catalogue(self) -> list[InputDefault]:
         """Read every file of the catalogue groups, to be merged first so that any other may amend an entry.
