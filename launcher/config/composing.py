@@ -116,9 +116,11 @@ def _decoded(
         return fleet, [p for p in problems if p.code != "config/missing"]
     if all("." in problem.key for problem in problems):
         wrong = [f"{problem.key}." for problem in problems]
-        # a value that is wrong in itself has a stand-in, of which nothing is said
+        # a value that is wrong in itself has a stand-in, of which nothing is said, nor of what is below it
         crossed = [f for check in CHECKS for f in check(fleet)]
-        problems += [f for f in crossed if not any(key.startswith(f"{f.key}.") for key in wrong)]
+        problems += [
+            f for f in crossed if not any(key.startswith(f"{f.key}.") or f"{f.key}.".startswith(key) for key in wrong)
+        ]
     return fleet, problems
 
 

@@ -188,7 +188,7 @@ class Filler:
                 note = "a projector's file is usually called mmproj-….gguf"
                 self.findings.append(fault("catalog/projector-mismatch", key, message, note))
             size = {"bytes": found.file.tensor_bytes} if found is not None else {}
-            self.tree["models"][made[0]]["projector"] = {"path": path, **size}
+            self._made("models").setdefault(made[0], {})["projector"] = {"path": path, **size}
             server["projector"] = True
 
     def _draft_file(self, name: str, draft: dict[str, Any]) -> None:
@@ -253,7 +253,8 @@ class Filler:
             server["n_ctx_per_slot"] = min(architecture.n_ctx_train or usual, usual)
         if embeds:
             slots = server["slots"] if isinstance(server["slots"], int) else SLOTS
-            whole = server.get("n_ctx") or (server.get("n_ctx_per_slot") or 0) * slots
+            each = server.get("n_ctx_per_slot")
+            whole = server.get("n_ctx") or (each * slots if isinstance(each, int) else None)
             if isinstance(whole, int):
                 server.setdefault("n_batch", max(512, whole))
                 server.setdefault("n_ubatch", server["n_batch"])

@@ -256,6 +256,6 @@ class _Builder:
         try:
             # PyYAML's own: octal, hexadecimal, sexagesimal, yes/no, .inf
             return self.loader.construct_object(node)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, IndexError) as error:
             problem = f"{node.value[:40]!r} does not fit its tag {node.tag.removeprefix(_TAG)}"
             raise _unfit(problem, node) from error

@@ -41,6 +41,13 @@ SERVICE = "services.s={command: [x], port: 9999"
         (["servers.coder.tier=hott"], "config/dangling", "servers.coder.tier", "servers.coder.tier=hot"),
         ([f"+{SERVICE}, tier: warmish}}"], "config/dangling", "services.s.tier", "services.s.tier=warm"),
         (["servers.coder.engine=defalt"], "config/dangling", "servers.coder.engine", "servers.coder.engine=default"),
+        (["servers.coder.engine=''"], "config/dangling", "servers.coder.engine", None),
+        (["servers.coder.tier=''"], "config/dangling", "servers.coder.tier", None),
+        (["servers.coder.model=''"], "config/dangling", "servers.coder.model", None),
+        (["servers.coder.quantization=''"], "config/dangling", "servers.coder.quantization", None),
+        (["servers.coder.after=['']"], "config/dangling", "servers.coder.after.0", "servers.coder.after=[]"),
+        (["servers.coder.cache_type_k=''"], "config/choice", "servers.coder.cache_type_k", None),
+        (["routing.default=''"], "config/dangling", "routing.default", None),
         (
             ["servers.coder.devices=[cuda1]"],
             "config/dangling",

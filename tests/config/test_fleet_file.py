@@ -309,6 +309,7 @@ def test_a_draft_of_a_file(home: Path) -> None:
         *("+servers.third={model: [a]}", "servers.chat.tier=[a]", "++servers.chat.port=[1]", "++ports={chat: [1]}"),
         *("++services={a: {port: [1]}}", "++runtime.front.port=[1]", "++servers.chat.draft={model: [a]}"),
         *("++tiers.hot=[1]", "++models={a: {b: [1]}}", "++hardware.gpus=[1]", "++engines.default=[1]"),
+        *("+servers.other.n_ctx_per_slot={a: 1}", "+servers.other.slots=[1]"),
     ],
 )
 def test_what_cannot_be_looked_up_is_a_finding(home: Path, junk: str) -> None:
@@ -317,3 +318,18 @@ def test_what_cannot_be_looked_up_is_a_finding(home: Path, junk: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compiled(home, text, junk, "include_warm=[chat]")
     assert {"config/type", "config/missing", "config/override"} & {f.code for f in caught.value.findings}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "    n_ctx_per_slot: {a: 1}\n    embedding: true\n",
+        "    n_ctx_per_slot: [1, 2]\n    embedding: true\n    slots: 1000000000000\n",
+        "    projector: ~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf\nmodels: [a]\n",
+    ],
+)
+def test_what_cannot_be_counted_or_added_to_is_a_finding(home: Path, written: str) -> None:
+    """A mapping or a list where a number belongs, a list where the file's model goes: no traceback, whatever it is."""
+    with pytest.raises(ConfigError) as caught:
+        compiled(home, f"servers:\n  other:\n    file: ~/models/Qwen2.5-VL-7B-Instruct-f16.gguf\n{written}")
+    assert "config/type" in {f.code for f in caught.value.findings}
