@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 
+_PART = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+
 
 def parse_cpulist(text: str) -> frozenset[int]:
-    """The CPU numbers that `text` names. Raises ValueError on anything else than numbers and ranges."""
+    """The CPU numbers that `text` names; none for "". Raises ValueError on what taskset and the kernel do not read."""
     cpus: set[int] = set()
-    for part in text.strip().split(","):
-        if not part:
-            continue
-        first, dash, last = part.partition("-")
-        low, high = int(first), int(last) if dash else int(first)
-        if low < 0 or high < low or high > 65535:
+    text = text.rstrip("\n")  # as files of the kernel end
+    for part in text.split(",") if text else ():
+        found = _PART.fullmatch(part)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if high < low or high > 65535:
             raise ValueError(f"not a CPU range: {part!r}")
         cpus.update(range(low, high + 1))
     return frozenset(cpus)

@@ -72,7 +72,7 @@ def check_cpusets(planning: Planning) -> Iterator[Finding]:
     """`cpu/unknown-cpus`, `cpu/cpuset-straddles`: CPUs that are not there; several nodes without a memory policy."""
     cpu = planning.fleet.hardware.cpu
     try:
-        nodes = {n.id: parse_cpulist(n.cpus) for n in cpu.nodes}
+        nodes = {n.id: parse_cpulist(n.cpus.replace(" ", "")) for n in cpu.nodes}
     except ValueError:
         nodes = {}
     there = frozenset[int]().union(*nodes.values()) or frozenset(range(cpu.logical_cores))
