@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from launcher.base.regular import read_regular
+
 
 def server_key(server: str, path: str) -> str:
     """The first key in the key file `path` of `server`, or in the credential `key-SERVER` where there is one.
@@ -13,6 +15,6 @@ def server_key(server: str, path: str) -> str:
     """
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(directory or "/nonexistent") / f"key-{server}"
-    text = (credential if credential.exists() else Path(path)).read_text(encoding="utf-8")
+    text = read_regular(credential if credential.exists() else Path(path)).decode()
     lines = (line.strip() for line in text.splitlines())
     return next((line for line in lines if line and not line.startswith("#")), "")
