@@ -48,6 +48,8 @@ SERVICE = "services.s={command: [x], port: 9999"
         (["servers.coder.after=['']"], "config/dangling", "servers.coder.after.0", "servers.coder.after=[]"),
         (["servers.coder.cache_type_k=''"], "config/choice", "servers.coder.cache_type_k", None),
         (["routing.default=''"], "config/dangling", "routing.default", None),
+        (["servers.coder.host=''"], "config/address", "servers.coder.host", "servers.coder.host=127.0.0.1"),
+        (["runtime.front.host=''"], "config/address", "runtime.front.host", "runtime.front.host=127.0.0.1"),
         (
             ["servers.coder.devices=[cuda1]"],
             "config/dangling",
