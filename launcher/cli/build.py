@@ -293,10 +293,7 @@ def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool, n
     from launcher.config.typed import each_run
 
     out, _ = terminals(no_color=no_color)
-    runs = each_run(overrides)
-    if len(runs) > RUNS_MAX:
-        message = f"{len(runs)} combinations are more than {RUNS_MAX}"
-        raise ConfigError.of("config/override", message)
+    runs = each_run(overrides, RUNS_MAX)
     swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
     found = [_run_of(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
     if as_json:

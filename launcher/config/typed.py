@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import islice, product
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra.errors import HydraException
 
 from launcher.config.nearest import listing, nearest, spell
 from launcher.config.schema import Anything, Either, Many, Shape, Text, inner, shape_of
-from launcher.errors import Finding, Fix, Location, fault
+from launcher.errors import ConfigError, Finding, Fix, Location, fault
 from launcher.ir.config import FleetConfig
 
 COMMAND_LINE = "<command line>"
@@ -36,6 +37,9 @@ COMMANDS = frozenset(
 
 REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
 """What Hydra's parser raises: its cast functions raise what Python does."""
+
+VALUES_MAX = 100_000
+"""Values of one override that are counted: `range(0,10000000000)` is one zero too many, and fills no memory."""
 
 _NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -216,15 +220,20 @@ def _sweep(override: Typed) -> Finding:
     return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
 
 
-def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def each_run(overrides: Sequence[str], most: int) -> tuple[tuple[str, ...], ...]:
     """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination.
 
-    The last override's values change first.
+    The last override's values change first. Raises ConfigError where there are more than `most`, before any is made.
 
     What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
     """
     parser = OverridesParser.create()
-    return tuple(product(*(_values(parser, text) for text in overrides)))
+    values = [_values(parser, text) for text in overrides]
+    count = math.prod(map(len, values))
+    if count > most:
+        counted = "at least " if any(len(found) == VALUES_MAX for found in values) else ""
+        raise ConfigError.of("config/override", f"{counted}{count} combinations are more than {most}")
+    return tuple(product(*values))
 
 
 def _values(parser: OverridesParser, text: str) -> list[str]:
@@ -232,6 +241,7 @@ def _values(parser: OverridesParser, text: str) -> list[str]:
         override = parser.parse_rule(text, "override")
         if not override.is_sweep_override() or not override.is_discrete_sweep():
             return [text]
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        found = islice(override.sweep_string_iterator(), VALUES_MAX)
+        return [f"{override.get_key_element()}={value}" for value in found]
     except REFUSES:
         return [text]
