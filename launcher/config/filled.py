@@ -282,7 +282,7 @@ class Filler:
         allowed = fields_of(TierConfig)["idle_timeout_s"].shape
         if isinstance(allowed, Number) and not allowed.has(ttl):
             return  # decoding says so, of what was written
-        name = f"{server['tier']}_{ttl:g}s".replace(".", "_")
+        name = f"{server['tier']}_{ttl:.15g}s".replace(".", "_")
         tiers.setdefault(name, {**base, "idle_timeout_s": ttl})
         server["tier"] = name
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base.names import PROCESS
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import CatalogError, ConfigError, LaunchError
 from launcher.ir.config import ServerConfig
@@ -54,6 +55,7 @@ def errors(compilation: Compilation) -> list[str]:
     return [f.code for f in compilation.findings if f.severity != "note" and f.code != "cpu/oversubscribed"]
 
 
+LONG_S = [604800, 1000000, 1234567, 1234568, 100000.25, 0.25]
 ONE_LINERS = """\
 servers:
   chat: ~/models/Qwen3-8B-Q8_0.gguf
@@ -301,6 +303,32 @@ def test_a_draft_of_a_file(home: Path) -> None:
         assert str(caught.value.findings[0].location).startswith(f"{path}:1:")
         assert not path.with_suffix(".lock").exists()
         path.write_text("servers: {other: models/bge-small-en-v1.5-f16.gguf}\n")
+
+
+def test_long_times_to_live_are_told_apart(home: Path) -> None:
+    """Each is its own tier, whose name ends in a unit's: no exponent, no digit less."""
+    text = "".join(f"  s{i}: {{file: ~/models/llama-f16.gguf, ttl_s: {t}}}\n" for i, t in enumerate(LONG_S))
+    fleet = compiled(home, f"servers:\n{text}").composed.fleet
+    assert [fleet.tiers[s.tier].idle_timeout_s for s in fleet.servers.values()] == LONG_S
+    assert all(PROCESS.fullmatch(s.tier) for s in fleet.servers.values())
+
+
+def test_one_fleet_file_at_a_time(home: Path) -> None:
+    """The last that is named is the fleet; of the other it is said that nobody reads it."""
+    for name in ("a", "b"):
+        (home / f"{name}.yaml").write_text(f"servers: {{{name}: ~/models/llama-f16.gguf}}\n")
+    done = compile_fleet(["hardware=dev"], config_dirs=[home / "a.yaml", home / "b.yaml"])
+    assert list(servers(done)) == ["b"]
+    (said,) = [f for f in done.findings if f.code == "config/unreadable"]
+    assert (said.severity, said.location.file) == ("warning", str(home / "a.yaml"))
+
+
+def test_a_fleet_file_is_read_whatever_profiles_there_are(home: Path) -> None:
+    """A directory that was named before it has a profile of its name; the file is the fleet all the same."""
+    (home / "own/profile").mkdir(parents=True)
+    (home / "own/profile/dev.yaml").write_text("# @package _global_\nservers: {}\n")
+    (home / "dev.yaml").write_text("servers: {mine: ~/models/llama-f16.gguf}\n")
+    assert list(servers(compile_fleet(["hardware=dev"], config_dirs=[home / "own", home / "dev.yaml"]))) == ["mine"]
 
 
 @pytest.mark.parametrize(
