@@ -68,11 +68,6 @@ class Typed(msgspec.Struct, frozen=True):
         return self.text.partition("=")[2]
 
 
-def command_line(position: int) -> Location:
-    """The location of the override at `position`."""
-    return Location(file=COMMAND_LINE, line=position)
-
-
 def parse_overrides(
     texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS, *, first: int = 1
 ) -> tuple[list[Typed], list[Finding]]:
@@ -83,13 +78,14 @@ def parse_overrides(
     parser = OverridesParser.create()
     typed, findings = [], []
     for position, text in enumerate(texts, first):
+        location = Location(file=COMMAND_LINE, line=position)
         try:
             text.encode()  # argv may carry bytes that are not UTF-8
             meaning = parser.parse_rule(text, "override")
         except REFUSES as error:
-            findings.append(_unparsed(texts, position, str(error), groups))
+            findings.append(_unparsed(text, texts, str(error), groups, location))
             continue
-        override = Typed(command_line(position), text, meaning, meaning.key_or_group, meaning.value())
+        override = Typed(location, text, meaning, meaning.key_or_group, meaning.value())
         if not override.key.strip("."):
             message = f"{text!r} names no key"
             findings.append(fault("config/override", override.key, message, _HOW_TO, location=override.location))
@@ -106,12 +102,13 @@ def refused(override: Typed, why: str, *notes: str, fixes: tuple[Fix, ...] = ())
     return fault("config/override", override.key, message, *notes, fixes=fixes, location=override.location)
 
 
-def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
-    text = texts[position - 1]
+def _unparsed(
+    text: str, texts: Sequence[str], error: str, groups: Mapping[str, Sequence[str]], location: Location
+) -> Finding:
     key, equals, value = text.partition("=")
     bare_key = key.strip().lstrip("+~")
     if bare_key and not equals and not text.startswith("~"):
-        return _bare(texts, position, groups)
+        return _bare(text.strip(), [other for other in texts if other is not text], groups, location)
     fixes: tuple[Fix, ...] = ()
     if (
         equals
@@ -121,14 +118,8 @@ def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[s
         and all(part.isidentifier() for part in bare_key.split("."))
     ):
         fixes = (Fix(override=f"{key.strip()}={_quoted(value)}", effect="quotes the value"),)
-    return fault(
-        "config/override",
-        bare_key,
-        f"cannot read the override {text!r}: {_why_unread(text, error)}",
-        _HOW_TO,
-        fixes=fixes,
-        location=command_line(position),
-    )
+    message = f"cannot read the override {text!r}: {_why_unread(text, error)}"
+    return fault("config/override", bare_key, message, _HOW_TO, fixes=fixes, location=location)
 
 
 def _why_unread(text: str, error: str) -> str:
@@ -165,27 +156,20 @@ def _unmatched(text: str) -> str:
     return open_brackets[-1] if open_brackets else ""
 
 
-def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str]]) -> Finding:
+def _bare(word: str, others: Sequence[str], groups: Mapping[str, Sequence[str]], location: Location) -> Finding:
     """The finding for a word without a `=`: a command in the wrong place, a group, or an option of a group."""
-    word = texts[position - 1].strip()
     having = [group for group, options in groups.items() if word in options]
     fixes = tuple(Fix(override=f"{group}={word}", effect=f"chooses it in {group}/") for group in having[:3])
     if word in COMMANDS:
-        others = [text for i, text in enumerate(texts, 1) if i != position and text not in COMMANDS]
-        notes: tuple[str, ...] = (f"commands go first: {' '.join(['launch', word, *others])}",)
+        rest = [text for text in others if text not in COMMANDS]
+        notes: tuple[str, ...] = (f"commands go first: {' '.join(['launch', word, *rest])}",)
     elif word.lstrip("+") in groups:
         notes = (listing(f"choose one: {word}=…, of", groups[word.lstrip("+")]),)
     else:
         near = nearest(word, COMMANDS)
         notes = (f"write KEY=VALUE: {word}=…", *((f"the command {near} goes first",) if near else ()))
-    return fault(
-        "config/override",
-        "",
-        f"{word!r} is no override: it has no `=`",
-        *notes,
-        fixes=fixes,
-        location=command_line(position),
-    )
+    message = f"{word!r} is no override: it has no `=`"
+    return fault("config/override", "", message, *notes, fixes=fixes, location=location)
 
 
 def _quoted(value: str) -> str:
