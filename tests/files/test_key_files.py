@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.base.credentials import server_key
+from launcher.base.regular import server_key
 
 
 def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
