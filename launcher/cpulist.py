@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
+CPUS_MAX = 65536
+"""More than any kernel has: a number with a zero too many must not fill the memory."""
 _PART = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
@@ -16,7 +18,7 @@ def parse_cpulist(text: str) -> frozenset[int]:
     for part in text.split(",") if text else ():
         found = _PART.fullmatch(part)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if high < low or high > 65535:
+        if high < low or high >= CPUS_MAX:
             raise ValueError(f"not a CPU range: {part!r}")
         cpus.update(range(low, high + 1))
     return frozenset(cpus)
