@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from itertools import groupby
+
+CPUS_MAX = 65536
+"""More than any kernel has: a number with a zero too many must not fill the memory."""
+_PART = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 
 
 def parse_cpulist(text: str) -> frozenset[int]:
-    """The CPU numbers that `text` names. Raises ValueError on anything else than numbers and ranges."""
+    """The CPU numbers that `text` names; none for "". Raises ValueError on what taskset and the kernel do not read."""
     cpus: set[int] = set()
-    for part in text.strip().split(","):
-        if not part:
-            continue
-        first, dash, last = part.partition("-")
-        low, high = int(first), int(last) if dash else int(first)
-        if low < 0 or high < low or high > 65535:
+    text = text.rstrip("\n")  # as files of the kernel end
+    for part in text.split(",") if text else ():
+        found = _PART.fullmatch(part)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if high < low or high >= CPUS_MAX:
             raise ValueError(f"not a CPU range: {part!r}")
         cpus.update(range(low, high + 1))
     return frozenset(cpus)
@@ -21,15 +26,7 @@ def parse_cpulist(text: str) -> frozenset[int]:
 
 def format_cpulist(cpus: Iterable[int]) -> str:
     """`cpus` as the shortest Linux list."""
-    parts: list[str] = []
-    start = previous = None
-    for cpu in sorted(set(cpus)):
-        if previous is not None and cpu == previous + 1:
-            previous = cpu
-            continue
-        if start is not None:
-            parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-        start = previous = cpu
-    if start is not None:
-        parts.append(f"{start}" if start == previous else f"{start}-{previous}")
-    return ",".join(parts)
+    # of neighbours the number less the position is the same
+    runs = groupby(enumerate(sorted(set(cpus))), lambda at: at[1] - at[0])
+    spans = ([cpu for _, cpu in run] for _, run in runs)
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else f"{span[0]}" for span in spans)

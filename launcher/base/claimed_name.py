@@ -8,8 +8,6 @@ from launcher.base.decoding import decoded
 
 
 class _Model(msgspec.Struct):
-    """One entry of `/v1/models`."""
-
     id: str = ""
     aliases: tuple[str, ...] = ()
 

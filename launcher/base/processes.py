@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -69,7 +69,7 @@ class ProcessScope:
             words,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=dying_with_us(),  # noqa: PLW1509 - one call of a libc that is loaded already; takes no lock
+            preexec_fn=_dying_with_us(),  # noqa: PLW1509 - one call of a libc that is loaded already; takes no lock
             env={**env, MARK: mark},
             **popen,
         )
@@ -120,14 +120,9 @@ def free_port() -> int:
 
 
 @cache
-def dying_with_us() -> Callable[[], None]:
+def _dying_with_us() -> Callable[[], object]:
     """What a child calls before it becomes another program: SIGKILL to it when the thread that started it dies."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def die_with_us() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return die_with_us
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def has_ended(child: subprocess.Popen[Any]) -> bool:

@@ -47,7 +47,7 @@ def _unfit(path: Path) -> str | None:
     if not path.stat().st_size:
         return "is an empty file"
     kind, by = interpreter(path)
-    if by is None or Path(by).exists():
+    if by is None or os.path.exists(by):  # noqa: PTH110 - a Path raises where a folder is closed or a name too long
         return None
     if by.endswith("\r"):
         return "is a script with line ends of Windows (CRLF): nothing has the name of its interpreter"
@@ -72,7 +72,7 @@ def interpreter(path: Path) -> tuple[str, str | None]:
             for kind, offset, length in _PROGRAM_HEADER.iter_unpack(file.read(size * count)):
                 if kind == PT_INTERP:
                     file.seek(offset)
-                    return "elf", os.fsdecode(file.read(length).rstrip(b"\0"))
-    except (OSError, struct.error):
+                    return "elf", os.fsdecode(file.read(min(length, _HEAD_BYTES)).rstrip(b"\0"))
+    except (OSError, struct.error, ValueError):  # ValueError: a place that no file has
         return "other", None
     return "elf", None

@@ -1,4 +1,4 @@
-"""Small files of our own, read so that nothing that lies in their place (a pipe, a device) holds us up. I/O."""
+"""Small files, read so that nothing that lies in their place (a pipe, a device) holds us up. I/O."""
 
 from __future__ import annotations
 
@@ -34,3 +34,15 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         return decoded(read_regular(path), kind)
     except OSError:
         return None
+
+
+def server_key(server: str, path: str) -> str:
+    """The first key in the key file `path` of `server`, or in the credential `key-SERVER` where there is one.
+
+    systemd hands key files, which may be root's alone, to a unit as credentials (`LoadCredential=`). "" where there is
+    none. Raises OSError, UnicodeDecodeError.
+    """
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY") or "/nonexistent") / f"key-{server}"
+    text = read_regular(credential if credential.exists() else Path(path)).decode()
+    lines = (line.strip() for line in text.splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), "")

@@ -270,12 +270,16 @@ def _is_unused(key: str, used: dict[str, set[str]]) -> bool:
     return group in used and rest.partition(".")[0] not in used[group]
 
 
+RUNS_MAX = 500
+"""Plans of a multirun: each takes some tenths of a second."""
+
+
 def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool) -> int:
     """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
     from launcher.config.typed import each_run
 
     out, _ = terminals()
-    runs = each_run(overrides)
+    runs = each_run(overrides, RUNS_MAX)
     swept = [at for at in range(len(overrides)) if len({run[at] for run in runs}) > 1]
     found = [_run_of(run, tuple(run[at] for at in swept), config_dirs) for run in runs]
     if as_json:

@@ -6,25 +6,17 @@ Hydra's semantics, with one ease: `=` also accepts a key that no file wrote but 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from launcher.config.located import ABSENT, MISSING, LocatedTree, child, joined
 from launcher.config.nearest import listing, meant, nearest
 from launcher.config.schema import Anything, Shape, Table, declared_keys, inner
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix, fault
+from launcher.errors import ConfigError, Finding, Fix, fault
 
 COLLECTIONS = ("servers", "services", "models", "quantizations", "tiers", "hooks", "engines", "hardware", "runtime")
 """Where to look for a key whose first part was left out (`frontdoor.slots=4`)."""
-
-
-class Misfit(Exception):  # noqa: N818 - it is a finding on its way out, not an error of ours
-    """An override that cannot be applied."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.message)
-        self.finding = finding
 
 
 def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, groups: Sequence[str] = ()) -> list[Finding]:
@@ -32,55 +24,55 @@ def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, group
 
     `groups` are config groups, for a group name that was misspelled.
     """
-    findings = []
+    findings: list[Finding] = []
     for override in overrides:
         try:
             _apply(_Target(located, override, shape, groups, override.key.split(".")))
-        except Misfit as misfit:
-            findings.append(misfit.finding)
+        except ConfigError as error:
+            findings += error.findings
     return findings
 
 
 class _Target(NamedTuple):
+    """One override on its way into the tree."""
+
     located: LocatedTree
     override: Typed
     shape: Shape
     groups: Sequence[str]
     parts: list[str]
 
+    def steps(self) -> Iterator[tuple[int, str, Any, Any, Shape | None]]:
+        """Each part of the key: its position, it, the value above it and the one there (ABSENT), the shape above it."""
+        shape: Shape | None = self.shape
+        node: Any = self.located.tree
+        for i, part in enumerate(self.parts):
+            below = child(node, part)
+            yield i, part, node, below, shape
+            shape, node = inner(shape, part), below
+
 
 def _apply(target: _Target) -> None:
+    """Write or remove what the override says. Raises ConfigError with the finding where that cannot be."""
     override, meaning = target.override, target.override.meaning
     if meaning.package is not None:
-        raise Misfit(_unknown_group(target))
+        raise ConfigError([_unknown_group(target)])
     if meaning.is_delete():
         _delete(target)
         return
-    if meaning.is_add() or meaning.is_force_add():
-        undeclared = _undeclared(target)
-        if undeclared is not None:
-            raise Misfit(unknown_key(target, undeclared))
+    if not meaning.is_add() and not meaning.is_force_add():
+        _check_known(target)
+    else:
+        for i, part, _, below, shape in target.steps():
+            declared = declared_keys(shape)
+            if declared and part not in declared and below is ABSENT:
+                raise ConfigError([_unknown_key(target, i)])
     if meaning.is_add():
         present = target.located.find(target.parts)
         if present not in (ABSENT, None, MISSING) and not isinstance(override.value, dict | list):
             fix = Fix(override=override.text[1:], effect="changes the value that is there")
-            raise Misfit(refused(override, f"{override.key} is there already", fixes=(fix,)))
-        _force(target)
-    elif meaning.is_force_add():
-        _force(target)
-    else:
-        _change(target)
-
-
-def _undeclared(target: _Target) -> int | None:
-    """The position of the first part of the key that no file wrote where only declared keys may stand."""
-    shape: Shape | None = target.shape
-    for i, part in enumerate(target.parts):
-        declared = declared_keys(shape)
-        if declared and part not in declared and target.located.find(target.parts[: i + 1]) is ABSENT:
-            return i
-        shape = inner(shape, part)
-    return None
+            raise ConfigError([refused(override, f"{override.key} is there already", fixes=(fix,))])
+    _write(target)
 
 
 def _delete(target: _Target) -> None:
@@ -88,54 +80,46 @@ def _delete(target: _Target) -> None:
     override, parts = target.override, target.parts
     present = target.located.find(parts)
     if present is ABSENT or present is None or present == MISSING:
-        raise Misfit(unknown_key(target, _first_unknown(target)))
+        absent = (i for i, _, _, below, _ in target.steps() if below is ABSENT)
+        raise ConfigError([_unknown_key(target, next(absent, len(parts) - 1))])
     if override.value is not None and override.value != present:
         fix = Fix(override=f"~{override.key}", effect="removes it whatever its value")
-        raise Misfit(refused(override, f"{override.key} has another value", fixes=(fix,)))
+        raise ConfigError([refused(override, f"{override.key} has another value", fixes=(fix,))])
     parent = target.located.find(parts[:-1])
     if isinstance(parent, list):
         note = f"write the whole list: {'.'.join(parts[:-1])}=[…]"
-        raise Misfit(refused(override, "items of a list cannot be removed", note))
+        raise ConfigError([refused(override, "items of a list cannot be removed", note)])
     del parent[parts[-1]]
     target.located.forget(override.key)
 
 
-def _change(target: _Target) -> None:
+def _check_known(target: _Target) -> None:
     """`a.b=value`: every step must be there, or be declared by the types."""
-    shape: Shape | None = target.shape
-    node: Any = target.located.tree
-    for i, part in enumerate(target.parts):
-        below = child(node, part)
-        if below is ABSENT and not (part in declared_keys(shape) and (node is ABSENT or _mapping_or_null(node))):
-            raise Misfit(unknown_key(target, i))
-        shape = inner(shape, part)
-        node = below
-    value = target.override.value
-    if isinstance(value, dict) and isinstance(node, dict):
-        _refuse_new_keys(target, value, node, shape, target.override.key)
-    _force(target)
-
-
-def _mapping_or_null(node: Any) -> bool:
-    return isinstance(node, dict) or node is None or node == MISSING
+    for i, part, node, below, shape in target.steps():
+        may_have_more = isinstance(node, dict) or node in (ABSENT, None, MISSING)
+        if below is ABSENT and not (may_have_more and part in declared_keys(shape)):
+            raise ConfigError([_unknown_key(target, i)])
+    value, key = target.override.value, target.override.key
+    if isinstance(value, dict) and isinstance(below, dict):
+        _refuse_new_keys(target, value, below, inner(shape, part), key)
 
 
 def _refuse_new_keys(
     target: _Target, value: dict[Any, Any], node: dict[Any, Any], shape: Shape | None, key: str
 ) -> None:
-    """Raise Misfit when merging `value` into `node` would make a key that nothing declares."""
+    """Raise ConfigError when merging `value` into `node` would make a key that nothing declares."""
     for name, item in value.items():
         below = node.get(name, ABSENT)
         if below is ABSENT and name not in declared_keys(shape):
             names = sorted({str(k) for k in node} | set(declared_keys(shape)))
             notes = (*meant(nearest(str(name), names)), listing("there", names))
             fix = Fix(override=f"+{target.override.text.lstrip('+')}", effect=f"adds {name} where names are free")
-            raise Misfit(_unknown(target, joined(key, name), *notes, fixes=(fix,)))
+            raise ConfigError([_unknown(target, joined(key, name), *notes, fixes=(fix,))])
         if isinstance(item, dict) and isinstance(below, dict):
             _refuse_new_keys(target, item, below, inner(shape, name), joined(key, name))
 
 
-def _force(target: _Target) -> None:
+def _write(target: _Target) -> None:
     """Write the value, making mappings on the way."""
     located, override, parts = target.located, target.override, target.parts
     node: Any = located.tree
@@ -151,14 +135,14 @@ def _force(target: _Target) -> None:
 
 
 def _refuse_other_kind(override: Typed, value: Any, present: Any, key: str) -> None:
-    """Raise Misfit when a list would replace a mapping or a mapping a list, at any depth of a merge."""
+    """Raise ConfigError when a list would replace a mapping or a mapping a list, at any depth of a merge."""
     if isinstance(value, dict) and isinstance(present, dict):
         for name, item in value.items():
             _refuse_other_kind(override, item, present.get(name, ABSENT), joined(key, name))
     elif isinstance(value, dict | list) and isinstance(present, dict | list) and type(value) is not type(present):
         kinds = ("a list", "a mapping") if isinstance(value, list) else ("a mapping", "a list")
         fix = Fix(override=f"~{key}", effect="removes what is there")
-        raise Misfit(refused(override, f"{kinds[0]} cannot replace {kinds[1]} at {key}", fixes=(fix,)))
+        raise ConfigError([refused(override, f"{kinds[0]} cannot replace {kinds[1]} at {key}", fixes=(fix,))])
 
 
 def _index(target: _Target, node: Any, part: str) -> Any:
@@ -166,18 +150,11 @@ def _index(target: _Target, node: Any, part: str) -> Any:
         return part
     if child(node, part) is ABSENT:
         note = f"the list has {len(node)} items, counted from 0; or write the whole list"
-        raise Misfit(refused(target.override, f"the list has no item {part}", note))
+        raise ConfigError([refused(target.override, f"the list has no item {part}", note)])
     return int(part)
 
 
-def _first_unknown(target: _Target) -> int:
-    for i in range(len(target.parts)):
-        if target.located.find(target.parts[: i + 1]) is ABSENT:
-            return i
-    return len(target.parts) - 1
-
-
-def unknown_key(target: _Target, position: int) -> Finding:
+def _unknown_key(target: _Target, position: int) -> Finding:
     """The finding for a key whose part at `position` is neither written nor declared."""
     override, parts = target.override, target.parts
     prefix, part = parts[:position], parts[position]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-import msgspec
 from hydra import version
 from hydra._internal.defaults_list import Overrides, _create_defaults_list
 from hydra.core.default_element import InputDefault, ResultDefault
@@ -21,18 +20,10 @@ from launcher.config.nearest import listing, meant, nearest
 from launcher.config.references import cycles
 from launcher.config.repository import FragmentRepository
 from launcher.config.typed import Typed, refused
-from launcher.errors import Finding, Fix, Location, fault
+from launcher.errors import ConfigError, Finding, Fix, Location, fault
 
 _ABOUT = re.compile(r"Could not (override|delete) '([^'=]+)")
 _MULTIPLE = re.compile(r"Multiple values for ([^ ]+)\.")
-
-
-class Choices(msgspec.Struct, frozen=True):
-    """The files in merge order. `known` are the groups that a plain `group=option` can choose."""
-
-    defaults: tuple[ResultDefault, ...]
-    known: frozenset[str]
-    findings: tuple[Finding, ...]
 
 
 class _Overrides(Overrides):
@@ -65,10 +56,12 @@ class _Overrides(Overrides):
         self.shown = False
 
 
-def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices | None:
-    """Run Hydra's algorithm with the group overrides `groups`; None when there is nothing to merge at all.
+def choose(
+    repository: FragmentRepository, groups: Sequence[Typed]
+) -> tuple[list[ResultDefault], frozenset[str], list[Finding]]:
+    """The files in merge order, the groups that a plain `group=option` can choose, and what is wrong with `groups`.
 
-    Findings come back in the result, or are added to the repository's when there is no result.
+    Runs Hydra's algorithm with the group overrides `groups`. Raises ConfigError when there is nothing to merge.
     """
     version.setbase("1.3")  # Hydra's current rules; older ones print deprecation warnings
     left: list[Typed] = []
@@ -88,26 +81,21 @@ def choose(repository: FragmentRepository, groups: Sequence[Typed]) -> Choices |
         except MissingConfigException as error:
             path = error.missing_cfg_file or ""
             if not path or path in repository.phantoms:
-                findings.append(_failed(repository, error))
-                break
+                raise ConfigError([*findings, _failed(repository, error)]) from error
             findings.append(_not_found(repository, path, error))
             repository.phantoms.add(path)
         except (HydraException, OmegaConfBaseException, ValueError, AssertionError, TypeError, RecursionError) as error:
             # Hydra asserts on what users write, and a defaults list that names itself recurses
             culprit = _culprit(left, str(error))
             if culprit is None:
-                findings.append(_failed(repository, error))
-                break
+                raise ConfigError([*findings, _failed(repository, error)]) from error
             findings.append(_unfit(repository.index, culprit, str(error)))
             left.remove(culprit)
         else:
-            return Choices(tuple(defaults), frozenset(overrides.chosen), tuple(findings))
-    repository.findings.extend(findings)
-    return None
+            return defaults, frozenset(overrides.chosen), findings
 
 
 def _problems(index: ConfigIndex, override: Typed) -> list[Finding]:
-    """What is wrong with one group override, taken alone."""
     group, value, meaning = override.key, override.value, override.meaning
     if meaning.is_delete():
         if value is None or isinstance(value, str):
@@ -149,7 +137,7 @@ def _unknown_option(group: str, option: str, options: Sequence[str], override: T
 def _not_found(repository: FragmentRepository, path: str, error: Exception) -> Finding:
     index = repository.index
     group, _, option = path.rpartition("/")
-    location = repository.mentions.get(path) or _list_named_in(repository, str(error))
+    location = repository.mention(path) or _list_named_in(repository, str(error))
     if group and group not in index.groups:
         below = group.rpartition("/")[2]  # a relative name begins in the group of the file that names it
         near = nearest(group, index.groups)
@@ -204,14 +192,15 @@ def _unfit(index: ConfigIndex, override: Typed, message: str) -> Finding:
 def _failed(repository: FragmentRepository, error: Exception) -> Finding:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = lines[0] if lines else type(error).__name__
-    cycle = next(iter(cycles(repository.leads)), None) if isinstance(error, RecursionError) else None
+    leads = {path: fragment.names for path, fragment in repository.fragments.items()}
+    cycle = next(iter(cycles(leads)), None) if isinstance(error, RecursionError) else None
     if cycle:
         return fault(
             "config/defaults",
             "defaults",
             "a defaults list leads back to itself: " + " → ".join([*cycle, cycle[0]]),
             "remove one of these from the defaults list that names it",
-            location=repository.leads[cycle[0]][(*cycle[1:], cycle[0])[0]],
+            location=leads[cycle[0]][(*cycle[1:], cycle[0])[0]],
         )
     if isinstance(error, RecursionError):
         message = "a defaults list leads back to itself"

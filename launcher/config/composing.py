@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from hydra.core.default_element import ResultDefault
 
 from launcher.config.assignments import assign
-from launcher.config.choices import Choices, choose
+from launcher.config.choices import choose
 from launcher.config.decode import decode
 from launcher.config.filled import Filler, by_engine
-from launcher.config.index import ENTRY_GROUPS, PRIMARY, ConfigIndex, index_of
+from launcher.config.index import PRIMARY, ConfigIndex, index_of
 from launcher.config.interpolation import resolve
-from launcher.config.located import LocatedTree, has_interpolations, locate, mapping_at, shortened
+from launcher.config.located import LocatedTree, locate, mapping_at, shortened
 from launcher.config.nearest import listing, nearest, set_to, spell
 from launcher.config.references import CHECKS, cache_types
-from launcher.config.repository import NO_PROBES, Fragment, FragmentRepository, Virtual
+from launcher.config.repository import NO_PROBES, FragmentRepository, Virtual
 from launcher.config.schema import shape_of
 from launcher.config.shorthand import know_by_id, spell_out
 from launcher.config.typed import Typed, parse_overrides
@@ -32,10 +33,14 @@ INCLUDE = "include_warm"
 
 
 class Assembled(msgspec.Struct, frozen=True):
-    """The merged tree with overrides applied, before its values are checked."""
+    """The merged tree with overrides applied, before its values are checked.
+
+    `chosen`: the files in merge order. `known`: the groups that a plain `group=option` can choose.
+    """
 
     located: LocatedTree
-    choices: Choices
+    chosen: list[ResultDefault]
+    known: frozenset[str]
     findings: tuple[Finding, ...]
 
 
@@ -59,41 +64,43 @@ def compose(
     each located; findings that stop nothing are in the result.
     """
     index = index_of(config_dirs, tuple(virtual), draft)
-    typed, findings = parse_overrides(overrides, index.groups)
-    here, name = str(Path.cwd()), index.fleet.partition("/")[2]
+    typed, wrong = parse_overrides(overrides, index.groups)
+    findings = [*index.findings, *wrong]
+    name = index.fleet.partition("/")[2]
     if name:
         typed = [*parse_overrides([f"profile={name}"])[0], *typed]
-    if not has_errors(index.findings) and PRIMARY not in index.files:
-        findings.append(_no_primary(config_dirs))
-    findings[:0] = index.findings
+    if PRIMARY not in index.files:
+        raise ConfigError(shortened(findings if has_errors(index.findings) else [*findings, _no_primary(config_dirs)]))
     repository = FragmentRepository(index, virtual, draft)
-    assembled = None if PRIMARY not in index.files else _with_included(repository, typed)
-    findings += repository.findings
-    if assembled is None:
-        raise ConfigError(shortened(findings))
-    findings += _without_followers(repository, assembled.findings)
+    try:
+        assembled = _with_included(repository, typed)
+    except ConfigError as error:
+        raise ConfigError(shortened([*findings, *repository.findings, *error.findings])) from None
+    findings += [*repository.findings, *_without_followers(repository, assembled.findings)]
     incomplete = _incomplete(repository, findings)
-    tree = assembled.located.tree
     sources = SourceMap(locations=assembled.located.locations)
-    unresolved: list[Finding] = []
-    if has_interpolations(tree):
-        tree, unresolved = resolve(tree)
-        findings += locate(unresolved, sources)
+    tree, unresolved = resolve(assembled.located.tree)
+    findings += unresolved
     if not name:
-        _call_profile(tree, assembled.choices)
-    findings += locate(by_engine(tree, sources, devices), sources)
-    filler = Filler(tree, sources, headers, file=index.files.get(index.fleet, ""), name=name, here=here)
-    filled = locate(filler.run(), sources)
+        _call_profile(tree, assembled.chosen)
+    findings += by_engine(tree, sources, devices)
+    file, here = index.files.get(index.fleet, ""), str(Path.cwd())
+    filled = Filler(tree, sources, headers, file=file, name=name, here=here).run()
     if has_errors(filled):
         # what a header would have said is not also missing
-        raise (ConfigError if has_errors(findings) else CatalogError)(shortened([*findings, *filled]))
+        raise (ConfigError if has_errors(findings) else CatalogError)(_placed([*findings, *filled], index, sources))
     fleet, problems = _decoded(tree, sources, {finding.key for finding in unresolved}, incomplete=incomplete)
     reported = {finding.key for finding in findings if finding.key.startswith(f"{INCLUDE}.")}
-    problems = [_with_group_choices(p, index, assembled.choices) for p in problems if p.key not in reported]
-    findings += locate(problems, sources, default=Location(file=index.files[PRIMARY], line=1))
+    findings += [_with_group_choices(p, index, assembled.known) for p in problems if p.key not in reported]
+    findings = _placed(findings, index, sources)
     if has_errors(findings):
-        raise ConfigError(shortened(findings))
-    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(shortened(findings)))
+        raise ConfigError(findings)
+    return Composed(fleet=fleet, sources=sources, tree=tree, findings=tuple(findings))
+
+
+def _placed(findings: Iterable[Finding], index: ConfigIndex, sources: SourceMap) -> list[Finding]:
+    """The findings as they are shown: where the key was written, or at the primary config's beginning."""
+    return shortened(locate(findings, sources, default=Location(file=index.files[PRIMARY], line=1)))
 
 
 def _decoded(
@@ -109,16 +116,18 @@ def _decoded(
         return fleet, [p for p in problems if p.code != "config/missing"]
     if all("." in problem.key for problem in problems):
         wrong = [f"{problem.key}." for problem in problems]
-        # a value that is wrong in itself has a stand-in, of which nothing is said
+        # a value that is wrong in itself has a stand-in, of which nothing is said, nor of what is below it
         crossed = [f for check in CHECKS for f in check(fleet)]
-        problems += [f for f in crossed if not any(key.startswith(f"{f.key}.") for key in wrong)]
+        problems += [
+            f for f in crossed if not any(key.startswith(f"{f.key}.") or f"{f.key}.".startswith(key) for key in wrong)
+        ]
     return fleet, problems
 
 
-def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
+def _call_profile(tree: dict[str, Any], chosen: Iterable[ResultDefault]) -> None:
     """A profile that does not say its name is called after its file."""
-    chosen = (d.config_path or "" for d in choices.defaults if d.parent == PRIMARY)
-    group, _, name = next((path for path in chosen if path.startswith("profile/")), "").rpartition("/")
+    paths = (default.config_path or "" for default in chosen if default.parent == PRIMARY)
+    group, _, name = next((path for path in paths if path.startswith("profile/")), "").rpartition("/")
     profile = tree.setdefault("profile", {}) if group else None
     if isinstance(profile, dict):
         profile.setdefault("name", name)
@@ -126,7 +135,11 @@ def _call_profile(tree: dict[str, Any], choices: Choices) -> None:
 
 def _without_followers(repository: FragmentRepository, findings: Sequence[Finding]) -> list[Finding]:
     """The findings but those about keys that a file which could not be read, or does not exist, would have brought."""
-    homes = [_home(path, fragment) for path, fragment in repository.fragments.items() if fragment.broken]
+    homes = [
+        "" if path.startswith("profile/") else fragment.home  # profiles choose files for every key
+        for path, fragment in repository.fragments.items()
+        if fragment.broken
+    ]
     follows = [
         f
         for f in findings
@@ -136,62 +149,45 @@ def _without_followers(repository: FragmentRepository, findings: Sequence[Findin
     return [f for f in findings if f not in follows]
 
 
-def _home(path: str, fragment: Fragment) -> str:
-    """Where the values of a broken file would go, by its header, or else by its group and name; empty for anywhere."""
-    if fragment.package is not None:
-        return fragment.home
-    group, _, name = path.rpartition("/")
-    entries = ENTRY_GROUPS.get(group)
-    if entries is None:
-        return "" if group == "profile" else group.replace("/", ".")  # profiles choose files for every key
-    return f"{entries}.{name}"
-
-
-def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
+def _with_included(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled:
     """Assemble, and again with the servers that `include_warm` lists and the fleet lacks.
 
-    The list may come from a file, so it is known only after a first pass; the files of that pass are kept.
+    The list may come from a file, so it is known only after a first pass; the files of that pass are kept. Raises
+    ConfigError.
     """
-    first = _assemble(repository, typed)
-    if first is None:
-        return None
-    included = first.located.tree.get(INCLUDE)
+    result = _assemble(repository, typed)
+    included = result.located.tree.get(INCLUDE)
     if not isinstance(included, list) or not included or not all(isinstance(name, str) for name in included):
-        return first  # decoding says what is wrong with it
-    added, findings = _include(repository, first.located.tree, included)
-    as_typed, _ = parse_overrides([f"+server={spell(added)}"] if added else (), first=0)
-    result = _assemble(repository, [*typed, *as_typed]) if added else first
-    if result is None:
-        return None
+        return result  # decoding says what is wrong with it
+    added, findings = _include(repository, result.located.tree, included)
+    if added:
+        as_typed, _ = parse_overrides([f"+server={spell(added)}"], first=0)
+        result = _assemble(repository, [*typed, *as_typed])
     located = locate(findings, SourceMap(locations=result.located.locations))
-    return Assembled(result.located, result.choices, result.findings + located)
+    return msgspec.structs.replace(result, findings=result.findings + located)
 
 
-def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled | None:
-    """Choose the files, merge them in order, and apply the value overrides."""
+def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembled:
+    """Choose the files, merge them in order, and apply the value overrides. Raises ConfigError."""
     groups: list[Typed] = []
     values: list[Typed] = []
     for override in typed:
         is_group = repository.group_exists(override.key) and not isinstance(override.value, dict)
         (groups if is_group else values).append(override)
-    choices = choose(repository, groups)
-    if choices is None:
-        return None
+    chosen, known, findings = choose(repository, groups)
     located = LocatedTree()
-    for fragment in repository.catalogue:
+    parts = [(fragment, fragment.home) for fragment in repository.catalogue]
+    parts += [(repository.fragments[d.config_path or ""], d.package or "") for d in chosen]
+    for fragment, package in parts:
         if not fragment.broken:
-            located.embed(fragment.tree, fragment.home, fragment.marks)
-    for default in choices.defaults:
-        fragment = repository.fragments[default.config_path or ""]
-        if not fragment.broken:
-            located.embed(fragment.tree, default.package or "", fragment.marks)
-    findings = [*choices.findings, *_listed_twice(repository, choices)]
+            located.embed(fragment.tree, package, fragment.marks)
+    findings += _listed_twice(repository, chosen)
     home = os.environ.get("HOME", "")
     spell_out(located, home)  # before the overrides, which may be about what a short form stands for
     findings += assign(located, values, shape_of(FleetConfig), tuple(repository.index.groups))
     spell_out(located, home)
     know_by_id(located)
-    return Assembled(located, choices, tuple(findings))
+    return Assembled(located, chosen, known, tuple(findings))
 
 
 def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> bool:
@@ -204,11 +200,11 @@ def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> 
     )
 
 
-def _with_group_choices(finding: Finding, index: ConfigIndex, choices: Choices) -> Finding:
+def _with_group_choices(finding: Finding, index: ConfigIndex, known: Collection[str]) -> Finding:
     """A missing top-level key that is a config group is remedied by choosing an option."""
     if finding.code != "config/missing" or finding.key not in index.groups:
         return finding
-    sign = "" if finding.key in choices.known else "+"
+    sign = "" if finding.key in known else "+"
     fixes = tuple(Fix(override=f"{sign}{finding.key}={option}") for option in index.options(finding.key)[:3])
     message = f"no {finding.key} is chosen"
     return msgspec.structs.replace(finding, message=message, fixes=fixes)
@@ -244,8 +240,7 @@ def _include(
         elif name in added:
             findings.append(_twice(key, name, f"servers.{name}", rest))
         else:
-            repository.load_config(f"server/{name}")
-            package = repository.fragments[f"server/{name}"].package or ""
+            package = repository.fragment(f"server/{name}").package or ""
             if package.removeprefix("servers.") in present:
                 findings.append(_twice(key, name, package, rest))
             else:
@@ -282,11 +277,11 @@ def _unknown(key: str, name: str, names: Sequence[str], known: set[str]) -> Find
     )
 
 
-def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Finding]:
+def _listed_twice(repository: FragmentRepository, chosen: Iterable[ResultDefault]) -> list[Finding]:
     """Server files that the defaults list brings to one place more than once."""
     count = Counter(
         (default.config_path or "", default.package or "")
-        for default in choices.defaults
+        for default in chosen
         if (default.config_path or "").startswith("server/") and not default.is_self
     )
     return [
@@ -295,7 +290,7 @@ def _listed_twice(repository: FragmentRepository, choices: Choices) -> list[Find
             package,
             f"{path} is listed {times} times: {package} would be started twice",
             f"list it once; another server like it is `+server@servers.NAME={path.removeprefix('server/')}`",
-            location=repository.mentions.get(path),
+            location=repository.mention(path),
         )
         for (path, package), times in count.items()
         if times > 1 and path not in repository.phantoms
@@ -316,11 +311,8 @@ def server_from_fields(fields: Sequence[str]) -> ServerConfig:
     server, problems = decode(ServerConfig, tree)
     for problem in cache_types("server", server, ()):
         problems.append(msgspec.structs.replace(problem, key=problem.key.removeprefix("server."), fixes=()))
-    findings += [_placed(problem, places) for problem in problems]
+    for problem in problems:
+        findings.append(msgspec.structs.replace(problem, location=places.get(problem.key.partition(".")[0])))
     if findings:
         raise ConfigError(shortened(findings))
     return server
-
-
-def _placed(finding: Finding, places: dict[str, Any]) -> Finding:
-    return msgspec.structs.replace(finding, location=places.get(finding.key.partition(".")[0]))

@@ -81,7 +81,6 @@ class _Decoder:
         self.findings: list[Finding] = []
 
     def value(self, shape: Shape, raw: Any, key: str) -> Any:  # noqa: C901 - one case a shape
-        """`raw` as `shape`."""
         if not _takes(shape, raw) and not isinstance(shape, Choice):
             return self.wrong(shape, raw, key)
         match shape:
@@ -108,7 +107,6 @@ class _Decoder:
         self.findings.append(fault(code, key, message, *notes, fixes=fixes))
 
     def wrong(self, shape: Shape, raw: Any, key: str) -> Any:
-        """Note a `config/type` error and give a stand-in."""
         note = f"write {describe(shape)}"
         if shape == Text() and isinstance(raw, bool | int | float):
             note = "YAML reads it as a number or a flag: put it in quotes"
@@ -138,7 +136,6 @@ class _Decoder:
         return raw if shape.whole else float(raw)
 
     def size(self, shape: Size, raw: int | str, key: str) -> Any:
-        """Bytes, from an integer or a string with a unit."""
         try:
             size = parse_size(raw)
         except ValueError as error:
@@ -150,7 +147,6 @@ class _Decoder:
         return size
 
     def choice(self, shape: Choice, raw: Any, key: str) -> Any:
-        """One of some strings."""
         if isinstance(raw, str) and raw in shape.options:
             return raw
         notes = [listing("choices", shape.options)]
@@ -165,7 +161,6 @@ class _Decoder:
         return stand_in(shape)
 
     def table(self, shape: Table, raw: dict[Any, Any], key: str) -> Any:
-        """A mapping with free names."""
         result = {}
         for name, value in raw.items():
             if isinstance(name, str) and name:
@@ -176,7 +171,6 @@ class _Decoder:
         return result
 
     def record(self, shape: Record, raw: dict[Any, Any], key: str) -> Any:
-        """A mapping with declared keys, as its struct."""
         struct, fields = shape.struct, fields_of(shape.struct)
         values = {}
         for name, field in fields.items():
@@ -192,12 +186,10 @@ class _Decoder:
         return struct(**values)
 
     def missing(self, shape: Shape, key: str) -> Any:
-        """Note a required key that nobody wrote, and give a stand-in."""
         self.error("config/missing", key, f"{key} must be written: {describe(shape)}", f"write it: {key}=…")
         return stand_in(shape)
 
     def unknown(self, key: str, name: Any, value: Any, names: tuple[str, ...]) -> None:
-        """Note a key that the types do not declare."""
         near = nearest(str(name), names)
         called = FLAG_NAMES.get(str(name).lower().lstrip("-").replace("-", "_"))
         near = called if called in names else near

@@ -100,7 +100,6 @@ class Filler:
         return mapping_at(self.tree, key)
 
     def _ours(self, key: str) -> bool:
-        """Whether the fleet file wrote `key`."""
         place = self.sources.locations.get(key)
         return bool(self.file) and place is not None and place.file == self.file
 
@@ -163,7 +162,6 @@ class Filler:
         return name, facts
 
     def _described(self, facts: HeaderFacts, path: str) -> dict[str, Any]:
-        """What a model entry says beside its files."""
         architecture = msgspec.json.decode(msgspec.json.encode(facts.file.architecture))  # as YAML has it: no tuples
         return {"title": facts.file.model, "source": f"header of {path}", "architecture": architecture}
 
@@ -190,7 +188,7 @@ class Filler:
                 note = "a projector's file is usually called mmproj-….gguf"
                 self.findings.append(fault("catalog/projector-mismatch", key, message, note))
             size = {"bytes": found.file.tensor_bytes} if found is not None else {}
-            self.tree["models"][made[0]]["projector"] = {"path": path, **size}
+            self._made("models").setdefault(made[0], {})["projector"] = {"path": path, **size}
             server["projector"] = True
 
     def _draft_file(self, name: str, draft: dict[str, Any]) -> None:
@@ -255,7 +253,8 @@ class Filler:
             server["n_ctx_per_slot"] = min(architecture.n_ctx_train or usual, usual)
         if embeds:
             slots = server["slots"] if isinstance(server["slots"], int) else SLOTS
-            whole = server.get("n_ctx") or (server.get("n_ctx_per_slot") or 0) * slots
+            each = server.get("n_ctx_per_slot")
+            whole = server.get("n_ctx") or (each * slots if isinstance(each, int) else None)
             if isinstance(whole, int):
                 server.setdefault("n_batch", max(512, whole))
                 server.setdefault("n_ubatch", server["n_batch"])
@@ -283,7 +282,7 @@ class Filler:
         allowed = fields_of(TierConfig)["idle_timeout_s"].shape
         if isinstance(allowed, Number) and not allowed.has(ttl):
             return  # decoding says so, of what was written
-        name = f"{server['tier']}_{ttl:g}s".replace(".", "_")
+        name = f"{server['tier']}_{ttl:.15g}s".replace(".", "_")
         tiers.setdefault(name, {**base, "idle_timeout_s": ttl})
         server["tier"] = name
 

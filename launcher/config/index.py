@@ -59,7 +59,8 @@ class ConfigIndex(msgspec.Struct, frozen=True):
 def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = (), draft: str | None = None) -> ConfigIndex:
     """List `config_dirs` (first wins) and add the `virtual` config paths (`hardware/auto`).
 
-    A file among them holds a whole fleet: an option of profile/. With a `draft` of it that file need not be there yet.
+    A file among them holds a whole fleet: an option of profile/, whatever a directory has of that name; of several the
+    last. With a `draft` of it that file need not be there yet.
 
     Findings: `config/unreadable` for a directory that is missing, is a file, or may not be listed.
     """
@@ -69,8 +70,12 @@ def index_of(config_dirs: Sequence[Path], virtual: Sequence[str] = (), draft: st
     fleet = ""
     for directory in config_dirs:
         if is_fleet_file(directory) or (draft is not None and not directory.is_dir()):
+            if fleet:
+                message = f"{files[fleet]} is not read: it is a whole fleet, and so is {directory}"
+                note, at = "name one of both with --config-dir", Location(file=files[fleet], line=1)
+                findings.append(fault("config/unreadable", "", message, note, location=at, severity="warning"))
             fleet = f"profile/{fleet_name(directory)}"
-            files.setdefault(fleet, str(directory))
+            files[fleet] = str(directory)
             options.setdefault("profile", set()).add(fleet_name(directory))
             continue
         try:

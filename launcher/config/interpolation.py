@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -17,35 +18,41 @@ UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, Rec
 """What an interpolation raises: resolvers raise what Python does."""
 
 
-def resolve(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
+def resolve(tree: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:
     """The tree with every interpolation replaced by its value; those that cannot be are findings, left as null."""
     findings: list[Finding] = []
-    blank: set[Path] = set()
-    for path, key, text in _strings(tree, (), ""):
-        try:
-            OmegaConf.create({"value": text})
-        except (OmegaConfBaseException, ValueError, RecursionError) as error:  # not even well-formed
-            findings.append(_finding(key, text, error))
-            blank.add(path)
+    if not any(_strings(tree, (), "")):
+        return tree, findings
+    plain = deepcopy(tree)
     while True:
-        plain = _blanked(tree, (), blank)
         try:
-            resolved = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+            resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
         except UNRESOLVED as error:
             # find the values that raise, and go on without them
-            broken = list(_broken(plain))
-            findings += (_finding(key, text, reason) for _, key, text, reason in broken)
+            broken = list(_malformed(plain)) or list(_broken(plain))
             if not broken:
                 return {}, [*findings, _finding("", "", error)]
-            blank |= {path for path, *_ in broken}
-            continue
-        if not isinstance(resolved, dict):
-            return {}, findings
-        return {str(key): value for key, value in resolved.items()}, findings
+            for (*above, last), key, text, reason in broken:
+                node: Any = plain
+                for part in above:
+                    node = node[part]
+                node[last] = None
+                findings.append(_finding(key, text, reason))
+        else:
+            return {str(key): value for key, value in resolved.items()}, findings
+
+
+def _malformed(plain: Any) -> Iterator[tuple[Path, str, str, Exception]]:
+    """Path, dotted key, text and reason of each string that is not even well-formed."""
+    for path, key, text in _strings(plain, (), ""):
+        try:
+            OmegaConf.create({"value": text})
+        except UNRESOLVED as error:
+            yield path, key, text, error
 
 
 def _broken(plain: Any) -> Iterator[tuple[Path, str, str, Exception]]:
-    """Path, dotted key, text and reason of each string whose interpolation fails."""
+    """The same of each string whose interpolation fails."""
     root = OmegaConf.create(plain)
     for path, key, text in _strings(plain, (), ""):
         node: Any = root
@@ -67,17 +74,6 @@ def _strings(node: Any, path: Path, key: str) -> Iterator[tuple[Path, str, str]]
             yield (*path, part), joined(key, part), value
         else:
             yield from _strings(value, (*path, part), joined(key, part))
-
-
-def _blanked(node: Any, path: Path, blank: set[Path]) -> Any:
-    """A copy of the tree with null at the paths `blank`."""
-    if path in blank:
-        return None
-    if isinstance(node, dict):
-        return {name: _blanked(value, (*path, name), blank) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_blanked(value, (*path, i), blank) for i, value in enumerate(node)]
-    return node
 
 
 def _finding(key: str, text: str, error: Exception) -> Finding:

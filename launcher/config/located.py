@@ -119,17 +119,6 @@ def mapping_at(node: Any, name: Any) -> dict[Any, Any]:
     return below if isinstance(below, dict) else {}
 
 
-def has_interpolations(node: Any) -> bool:
-    """Whether any string below `node` contains `${`."""
-    if isinstance(node, str):
-        return "${" in node
-    if isinstance(node, dict):
-        return any(has_interpolations(name) or has_interpolations(value) for name, value in node.items())
-    if isinstance(node, list):
-        return any(has_interpolations(value) for value in node)
-    return False
-
-
 def flatten(tree: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Every value as (dotted key, value), in the tree's order; lists of plain values and empty mappings are values."""
     flat: list[tuple[str, Any]] = []

@@ -213,7 +213,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
 
 def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
     """`config/address`: what nothing can listen on; a unix socket only where the front may have `path`s."""
-    if re.fullmatch(r"[\w.:\[\]%-]*", host) or (path and host.startswith("/")):
+    if re.fullmatch(r"[\w.:\[\]%-]+", host) or (path and host.startswith("/")):
         return
     notes = () if path else ("the front can listen on a unix socket: runtime.front.listen=[/run/launch/front.sock]",)
     message = f"{key} is {host!r}, which is no address to listen on"

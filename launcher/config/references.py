@@ -1,7 +1,7 @@
 """Names that must lead somewhere: one function a rule, all of them in `CHECKS`. Pure.
 
 Each check takes the decoded config and yields findings that speak in config keys. A new rule is one function
-and its place in the tuple. Empty names are stand-ins for values that are wrong already, and are passed over.
+and its place in the tuple. What they say of values that are wrong already is passed over (`composing`).
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def check_servers(fleet: FleetConfig) -> Iterator[Finding]:
 def _model_file(fleet: FleetConfig, key: str, model_name: str, quantization: str) -> Iterator[Finding]:
     model = fleet.models.get(model_name)
     yield from _named(f"{key}.model", model_name, "model", fleet.models)
-    if quantization and quantization not in fleet.quantizations:
+    if quantization not in fleet.quantizations:
         names = model.files if model is not None and model.files else fleet.quantizations
         yield dangling(f"{key}.quantization", quantization, "quantization", names)
-    elif quantization and model is not None and quantization not in model.files:
+    elif model is not None and quantization not in model.files:
         fixes = tuple(
             Fix(override=f"{key}.quantization={spell(q)}", effect=f"the file {model.files[q].path}")
             for q in sorted(model.files)[:2]
@@ -98,7 +98,7 @@ def cache_types(
         written.append((f"{key}.draft", entry.draft.cache_type_k, entry.draft.cache_type_v))
     for at, *kinds in written:
         for field, kind in zip(("cache_type_k", "cache_type_v"), kinds, strict=True):
-            if not kind or kind in KV_TYPES or kind in named:
+            if kind is None or kind in KV_TYPES or kind in named:
                 continue
             known = (*KV_TYPES, *named)
             own = f"one that only a fork has is named by its engine: engines.{engine or 'NAME'}.cache_types.{kind}="
@@ -222,13 +222,11 @@ def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
 
 
 def _meant(fleet: FleetConfig, written: Iterable[str]) -> set[str]:
-    """Servers that have one of these names, roles or aliases."""
     names = set(written)
     return {name for name, server in fleet.servers.items() if names & {name, *server.roles, *server.aliases}}
 
 
 def _named_servers(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | None]]:
-    """Every key that names one server, with the name."""
     yield "orchestration.router", orchestration.router
     if orchestration.validation is not None:
         yield "orchestration.validation.validator", orchestration.validation.validator
@@ -310,8 +308,8 @@ def check_ports(fleet: FleetConfig) -> Iterator[Finding]:
 def _named(
     key: str, name: str | None, kind: str, names: Collection[str], *, fixes: tuple[Fix, ...] | None = None
 ) -> Iterator[Finding]:
-    """A name at `key` that leads nowhere; none, or an empty one, names nothing."""
-    if name and name not in names:
+    """A name at `key` that leads nowhere; None names nothing."""
+    if name is not None and name not in names:
         yield dangling(key, name, kind, names, fixes=fixes)
 
 

@@ -23,7 +23,6 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
 from launcher.config.index import CATALOGUE_GROUPS, DEFAULT_ENGINE, ENTRY_GROUPS, PRIMARY, ConfigIndex, unreadable
-from launcher.config.located import has_interpolations
 from launcher.config.yamltree import parse_yaml
 from launcher.errors import THIS_MACHINE, Finding, Location, fault
 
@@ -41,15 +40,26 @@ class Fragment(msgspec.Struct, frozen=True):
     `marks` has dotted keys inside the file; `""` is the file itself. `broken` when it could not be read.
     """
 
+    path: str
+    """Its config path: `server/frontdoor`."""
     file: str
-    package: str | None
-    tree: dict[str, Any]
-    defaults: list[Any]
-    marks: dict[str, Location]
+    package: str | None = None
+    tree: dict[str, Any] = {}
+    marks: dict[str, Location] = {}
     findings: tuple[Finding, ...] = ()
     broken: bool = False
-    home: str = ""
-    """Where the values go when no defaults list says otherwise; only for files whose `package` is not None."""
+    defaults: tuple[InputDefault, ...] = ()
+    names: dict[str, Location] = {}
+    """Config paths that the defaults list names, and where."""
+    interpolates: bool = False
+    """Whether the defaults list has a `${…}`."""
+
+    @property
+    def home(self) -> str:
+        """Where the values go when no defaults list says otherwise."""
+        if self.package is None:
+            return self.path.rpartition("/")[0].replace("/", ".")
+        return self.package.removeprefix("_global_").removeprefix(".")
 
 
 def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str | None = None) -> Fragment:
@@ -57,29 +67,35 @@ def read_fragment(path: str, file: str, *, everywhere: bool = False, draft: str 
 
     `everywhere`: without a header its keys are those of the whole config. `draft`: what it is taken to say.
     """
+    implied = "_global_" if everywhere else _implied_package(path)
     try:
         text = _read_regular(file).decode("utf-8-sig") if draft is None else draft
     except (OSError, UnicodeDecodeError) as error:
-        return Fragment(file, None, {}, [], {}, (unreadable(file, error),), broken=True)
-    package, header_findings = _package(text, file)
-    if package is None and everywhere:
-        package = "_global_"
-    elif package is None:
-        package, more = _implied_package(path, file)
-        header_findings += more
-    group = path.rpartition("/")[0].replace("/", ".")
-    home = (package or "").removeprefix("_global_").removeprefix(".")
-    parsed = parse_yaml(text, file=file, prefix=group if package is None else home)
-    tree, marks = parsed.tree, parsed.marks
-    marks[""] = Location(file=file, line=1)
-    defaults = tree.pop("defaults", [])
-    findings = header_findings + parsed.findings
-    if not isinstance(defaults, list):
-        place, note = marks.get("defaults", marks[""]), "write one `- group: option` a line below `defaults:`"
-        findings += (fault("config/defaults", "defaults", "the defaults list must be a list", note, location=place),)
-        defaults = []
+        return Fragment(path, file, implied, findings=(unreadable(file, error),), broken=True)
+    start = Location(file=file, line=1)
+    package, findings = _package(text, file)
+    name = path.rpartition("/")[2]
+    if package is None and implied not in (None, "_global_", DEFAULT_ENGINE) and "." in name:
+        message = f"{file} names no package, and its file name cannot be one: a dot starts a new level"
+        note, key = f"rename it to {name.replace('.', '_')}.yaml", str(implied).partition(".")[0]
+        findings.append(fault("config/package-header", key, message, note, location=start))
+    fragment = Fragment(path, file, package or implied)
+    parsed = parse_yaml(text, file=file, prefix=fragment.home)
+    tree, marks = parsed.tree, {**parsed.marks, "": start}
+    findings += parsed.findings
     broken = any(f.code in ("config/yaml", "config/package-header") for f in findings)
-    return Fragment(file, package, tree, defaults, marks, findings, broken, home)
+    listed = tree.pop("defaults", [])
+    defaults, names = _defaults(path, listed, marks, findings)
+    return msgspec.structs.replace(
+        fragment,
+        tree=tree,
+        marks=marks,
+        findings=tuple(findings),
+        broken=broken,
+        defaults=tuple(defaults),
+        names=names,
+        interpolates="${" in str(listed),
+    )
 
 
 def _read_regular(file: str) -> bytes:
@@ -97,12 +113,7 @@ def _read_regular(file: str) -> bytes:
     return data
 
 
-def probed_fragment(tree: dict[str, Any]) -> Fragment:
-    """A fragment of values that were found out on this machine."""
-    return Fragment(THIS_MACHINE, None, tree, [], {"": Location(file=THIS_MACHINE, line=1)})
-
-
-def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
+def _package(text: str, file: str) -> tuple[str | None, list[Finding]]:
     """The package that `# @package …` at the top of `text` names, as Hydra reads it, and what is wrong with it."""
     package = None
     in_header = True
@@ -128,30 +139,56 @@ def _package(text: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
         if problem:
             location = Location(file=file, line=number)
             note = "write the full place of the values, such as `# @package servers.frontdoor`"
-            finding = fault("config/package-header", "", problem, note, location=location)
-            return None, (finding,)
+            return None, [fault("config/package-header", "", problem, note, location=location)]
         package = value
-    return package, ()
+    return package, []
 
 
-def _implied_package(path: str, file: str) -> tuple[str | None, tuple[Finding, ...]]:
+def _implied_package(path: str) -> str | None:
     """The package of a file without a header in an entry group."""
     group, _, rest = path.partition("/")
     if not rest or group not in ENTRY_GROUPS:
-        return None, ()
-    if group == "engine":
-        return DEFAULT_ENGINE, ()
-    name = rest.rpartition("/")[2]
-    if "." in name:
-        finding = fault(
-            "config/package-header",
-            ENTRY_GROUPS[group],
-            f"{file} names no package, and its file name cannot be one: a dot starts a new level",
-            f"rename it to {name.replace('.', '_')}.yaml",
-            location=Location(file=file, line=1),
-        )
-        return None, (finding,)
-    return f"{ENTRY_GROUPS[group]}.{name}", ()
+        return None
+    return DEFAULT_ENGINE if group == "engine" else f"{ENTRY_GROUPS[group]}.{rest.rpartition('/')[2]}"
+
+
+def _defaults(
+    path: str, listed: Any, marks: Mapping[str, Location], findings: list[Finding]
+) -> tuple[list[InputDefault], dict[str, Location]]:
+    """The defaults list of the file at `path` as Hydra's objects, and the config paths that it names, with their place.
+
+    What cannot be an item is added to `findings`.
+    """
+
+    def refuse(key: str, message: str, note: str) -> None:
+        place = marks.get(key, marks[""])
+        findings.append(fault("config/defaults", key, message, note, location=place))
+
+    elements: list[InputDefault] = []
+    named: dict[str, Location] = {}
+    if not isinstance(listed, list):
+        refuse("defaults", "the defaults list must be a list", "write one `- group: option` a line below `defaults:`")
+        return elements, named
+    overriding = False
+    directory = path.rpartition("/")[0]
+    for position, item in enumerate(listed):
+        key = f"defaults.{position}"
+        try:
+            element, names = _element(item)
+        except ValueError as error:
+            note = "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`"
+            refuse(key, f"not an item of a defaults list: {error}", note)
+            continue
+        if overriding and not element.is_override() and not element.is_self():
+            message = "`override` items must be at the end of the defaults list, and this comes after one"
+            refuse(key, message, "move it before the first `override`")
+            continue
+        overriding = overriding or element.is_override()
+        elements.append(element)
+        for name in names:
+            absolute = name.removeprefix("/") if name.startswith("/") or not directory else f"{directory}/{name}"
+            named.setdefault(absolute, marks.get(key, marks[""]))
+    return elements, named
 
 
 Virtual = Mapping[str, Callable[[], dict[str, Any]]]
@@ -162,9 +199,8 @@ NO_PROBES: Virtual = MappingProxyType({})
 class FragmentRepository(IConfigRepository):
     """Serves `ConfigResult`s with plain values. Every file and every probe is read at most once.
 
-    `findings` grows with what is wrong in the files read so far. A config path added to `phantoms` is taken for
-    an empty file, so that one unknown name does not hide the next mistake. `interpolates` once some defaults list
-    read so far has a `${…}`. `leads` is what each file's defaults list names: config path → named path → where.
+    `fragments` grows with the files read so far. A config path added to `phantoms` is taken for an empty file, so
+    that one unknown name does not hide the next mistake.
     """
 
     def __init__(self, index: ConfigIndex, virtual: Virtual, draft: str | None = None) -> None:
@@ -173,34 +209,51 @@ class FragmentRepository(IConfigRepository):
         self.virtual = virtual
         self.draft = draft
         self.phantoms: set[str] = set()
-        self.findings: list[Finding] = []
         self.fragments: dict[str, Fragment] = {}
         self.interpolates = False
-        self.mentions: dict[str, Location] = {}
-        self.leads: dict[str, dict[str, Location]] = {}
+        """Whether some defaults list read so far has a `${…}`."""
         self.catalogue: tuple[Fragment, ...] = ()
-        self._results: dict[str, ConfigResult] = {}
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong in the files read so far."""
+        return [finding for fragment in self.fragments.values() for finding in fragment.findings]
+
+    def mention(self, config_path: str) -> Location | None:
+        """Where a defaults list first named `config_path`."""
+        named = (fragment.names.get(config_path) for fragment in self.fragments.values())
+        return next((place for place in named if place is not None), None)
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """The file's header and defaults list; None when there is no such file."""
-        if config_path in self._results:
-            return self._results[config_path]
         if not self.config_exists(config_path):
             return None
-        fragment = self._fragment(config_path)
-        defaults = self._defaults(config_path, fragment)
+        fragment = self.fragment(config_path)
+        defaults = list(fragment.defaults)
         if config_path == PRIMARY:
-            defaults = self._catalogue() + defaults
+            # a list without `_self_` ends with it: what Hydra does, but with a Python warning
+            own = () if any(element.is_self() for element in defaults) else (ConfigDefault(path="_self_"),)
+            defaults = [*self._catalogue(), *defaults, *own]
+        header: dict[str, Any] = {"package": fragment.package}
         config: Any = fragment.tree
-        result = ConfigResult(
-            provider="launch",
-            path=fragment.file,
-            config=config,
-            header={"package": fragment.package},
-            defaults_list=defaults,
-        )
-        self._results[config_path] = result
-        return result
+        return ConfigResult("launch", fragment.file, config, header, defaults)
+
+    def fragment(self, path: str) -> Fragment:
+        """What is at a config path that exists."""
+        if path in self.fragments:
+            return self.fragments[path]
+        if path in self.index.files:
+            whole = path == self.index.fleet
+            draft = self.draft if whole else None
+            fragment = read_fragment(path, self.index.files[path], everywhere=whole, draft=draft)
+        elif path in self.virtual:
+            start = Location(file=THIS_MACHINE, line=1)
+            fragment = Fragment(path, THIS_MACHINE, tree=self.virtual[path](), marks={"": start})
+        else:
+            fragment = Fragment(path, path, _implied_package(path), broken=True)
+        self.fragments[path] = fragment
+        self.interpolates = self.interpolates or fragment.interpolates
+        return fragment
 
     def group_exists(self, config_path: str) -> bool:
         """Whether a directory of that name exists."""
@@ -226,22 +279,6 @@ class FragmentRepository(IConfigRepository):
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         """There is nothing to initialise."""
 
-    def _fragment(self, config_path: str) -> Fragment:
-        if config_path in self.fragments:
-            return self.fragments[config_path]
-        if config_path in self.index.files:
-            whole = config_path == self.index.fleet
-            draft = self.draft if whole else None
-            fragment = read_fragment(config_path, self.index.files[config_path], everywhere=whole, draft=draft)
-        elif config_path in self.virtual:
-            fragment = probed_fragment(self.virtual[config_path]())
-        else:
-            fragment = Fragment(config_path, None, {}, [], {}, broken=True)
-        self.fragments[config_path] = fragment
-        self.interpolates = self.interpolates or has_interpolations(fragment.defaults)
-        self.findings.extend(fragment.findings)
-        return fragment
-
     def _catalogue(self) -> list[InputDefault]:
         """Read every file of the catalogue groups, to be merged first so that any other may amend an entry.
 
@@ -249,42 +286,11 @@ class FragmentRepository(IConfigRepository):
         them: Hydra's algorithm would spend a millisecond on each of these fifty.
         """
         options = {group: list(self.index.options(group)) for group in CATALOGUE_GROUPS if self.index.options(group)}
-        fragments = [self._fragment(f"{group}/{option}") for group, names in options.items() for option in names]
+        fragments = [self.fragment(f"{group}/{option}") for group, names in options.items() for option in names]
         if any(fragment.defaults for fragment in fragments):
             return [GroupDefault(group=group, value=names) for group, names in options.items()]
         self.catalogue = tuple(fragments)
         return []
-
-    def _defaults(self, config_path: str, fragment: Fragment) -> list[InputDefault]:
-        """The defaults list as Hydra's objects; what cannot be one is a finding."""
-        elements: list[InputDefault] = []
-        overriding = False
-        directory = config_path.rpartition("/")[0]
-        for position, item in enumerate(fragment.defaults):
-            mark = fragment.marks.get(f"defaults.{position}", fragment.marks[""])
-            try:
-                element, names = _element(item)
-            except ValueError as error:
-                note = "write `- group: option`, `- /group: [a, b]`, `- override /group: option` or `- _self_`"
-                self._refuse(position, mark, f"not an item of a defaults list: {error}", note)
-                continue
-            if overriding and not element.is_override() and not element.is_self():
-                message = "`override` items must be at the end of the defaults list, and this comes after one"
-                self._refuse(position, mark, message, "move it before the first `override`")
-                continue
-            overriding = overriding or element.is_override()
-            elements.append(element)
-            for name in names:
-                absolute = name.removeprefix("/") if name.startswith("/") or not directory else f"{directory}/{name}"
-                self.mentions.setdefault(absolute, mark)
-                self.leads.setdefault(config_path, {}).setdefault(absolute, mark)
-        if config_path == PRIMARY and not any(e.is_self() for e in elements):
-            # what Hydra does, but with a Python warning
-            elements.append(ConfigDefault(path="_self_"))
-        return elements
-
-    def _refuse(self, position: int, mark: Location, message: str, note: str) -> None:
-        self.findings.append(fault("config/defaults", f"defaults.{position}", message, note, location=mark))
 
 
 def _element(item: Any) -> tuple[InputDefault, tuple[str, ...]]:

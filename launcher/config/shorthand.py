@@ -108,7 +108,6 @@ def know_by_id(located: LocatedTree) -> None:
 
 
 def _move(located: LocatedTree, old: str, new: str) -> None:
-    """Where the values of `old` were written is where those of `new` are."""
     below = f"{old}."
     for key in [key for key in located.locations if key == old or key.startswith(below)]:
         located.locations[new + key[len(old) :]] = located.locations.pop(key)

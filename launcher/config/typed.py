@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice, product
-from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -38,9 +38,8 @@ COMMANDS = frozenset(
 REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
 """What Hydra's parser raises: its cast functions raise what Python does."""
 
-RUNS_MAX = 500
-"""Of a multirun: a plan takes some tenths of a second."""
-_COUNTED_MAX = 100_000
+VALUES_MAX = 100_000
+"""Values of one override that are counted: `range(0,10000000000)` is one zero too many, and fills no memory."""
 
 _NO_GROUPS: Mapping[str, Sequence[str]] = MappingProxyType({})
 
@@ -69,11 +68,6 @@ class Typed(msgspec.Struct, frozen=True):
         return self.text.partition("=")[2]
 
 
-def command_line(position: int) -> Location:
-    """The location of the override at `position`."""
-    return Location(file=COMMAND_LINE, line=position)
-
-
 def parse_overrides(
     texts: Sequence[str], groups: Mapping[str, Sequence[str]] = _NO_GROUPS, *, first: int = 1
 ) -> tuple[list[Typed], list[Finding]]:
@@ -84,13 +78,14 @@ def parse_overrides(
     parser = OverridesParser.create()
     typed, findings = [], []
     for position, text in enumerate(texts, first):
+        location = Location(file=COMMAND_LINE, line=position)
         try:
             text.encode()  # argv may carry bytes that are not UTF-8
             meaning = parser.parse_rule(text, "override")
         except REFUSES as error:
-            findings.append(_unparsed(texts, position, str(error), groups))
+            findings.append(_unparsed(text, texts, str(error), groups, location))
             continue
-        override = Typed(command_line(position), text, meaning, meaning.key_or_group, meaning.value())
+        override = Typed(location, text, meaning, meaning.key_or_group, meaning.value())
         if not override.key.strip("."):
             message = f"{text!r} names no key"
             findings.append(fault("config/override", override.key, message, _HOW_TO, location=override.location))
@@ -107,12 +102,13 @@ def refused(override: Typed, why: str, *notes: str, fixes: tuple[Fix, ...] = ())
     return fault("config/override", override.key, message, *notes, fixes=fixes, location=override.location)
 
 
-def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[str, Sequence[str]]) -> Finding:
-    text = texts[position - 1]
+def _unparsed(
+    text: str, texts: Sequence[str], error: str, groups: Mapping[str, Sequence[str]], location: Location
+) -> Finding:
     key, equals, value = text.partition("=")
     bare_key = key.strip().lstrip("+~")
     if bare_key and not equals and not text.startswith("~"):
-        return _bare(texts, position, groups)
+        return _bare(text.strip(), [other for other in texts if other is not text], groups, location)
     fixes: tuple[Fix, ...] = ()
     if (
         equals
@@ -122,14 +118,8 @@ def _unparsed(texts: Sequence[str], position: int, error: str, groups: Mapping[s
         and all(part.isidentifier() for part in bare_key.split("."))
     ):
         fixes = (Fix(override=f"{key.strip()}={_quoted(value)}", effect="quotes the value"),)
-    return fault(
-        "config/override",
-        bare_key,
-        f"cannot read the override {text!r}: {_why_unread(text, error)}",
-        _HOW_TO,
-        fixes=fixes,
-        location=command_line(position),
-    )
+    message = f"cannot read the override {text!r}: {_why_unread(text, error)}"
+    return fault("config/override", bare_key, message, _HOW_TO, fixes=fixes, location=location)
 
 
 def _why_unread(text: str, error: str) -> str:
@@ -166,31 +156,23 @@ def _unmatched(text: str) -> str:
     return open_brackets[-1] if open_brackets else ""
 
 
-def _bare(texts: Sequence[str], position: int, groups: Mapping[str, Sequence[str]]) -> Finding:
+def _bare(word: str, others: Sequence[str], groups: Mapping[str, Sequence[str]], location: Location) -> Finding:
     """The finding for a word without a `=`: a command in the wrong place, a group, or an option of a group."""
-    word = texts[position - 1].strip()
     having = [group for group, options in groups.items() if word in options]
     fixes = tuple(Fix(override=f"{group}={word}", effect=f"chooses it in {group}/") for group in having[:3])
     if word in COMMANDS:
-        others = [text for i, text in enumerate(texts, 1) if i != position and text not in COMMANDS]
-        notes: tuple[str, ...] = (f"commands go first: {' '.join(['launch', word, *others])}",)
+        rest = [text for text in others if text not in COMMANDS]
+        notes: tuple[str, ...] = (f"commands go first: {' '.join(['launch', word, *rest])}",)
     elif word.lstrip("+") in groups:
         notes = (listing(f"choose one: {word}=…, of", groups[word.lstrip("+")]),)
     else:
         near = nearest(word, COMMANDS)
         notes = (f"write KEY=VALUE: {word}=…", *((f"the command {near} goes first",) if near else ()))
-    return fault(
-        "config/override",
-        "",
-        f"{word!r} is no override: it has no `=`",
-        *notes,
-        fixes=fixes,
-        location=command_line(position),
-    )
+    message = f"{word!r} is no override: it has no `=`"
+    return fault("config/override", "", message, *notes, fixes=fixes, location=location)
 
 
 def _quoted(value: str) -> str:
-    """`value` as a quoted string, whatever it looks like."""
     spelled = spell(value)
     return spelled if spelled[:1] == "'" else f"'{spelled}'"
 
@@ -222,18 +204,19 @@ def _sweep(override: Typed) -> Finding:
     return fault("config/override", override.key, message, note, fixes=fixes, location=override.location)
 
 
-def each_run(overrides: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def each_run(overrides: Sequence[str], most: int) -> tuple[tuple[str, ...], ...]:
     """Overrides with several values (Hydra's `a=1,2`, `range()`, `choice()`) as one list for each combination.
 
-    The last override's values change first.
+    The last override's values change first. Raises ConfigError where there are more than `most`, before any is made.
 
     What has no values to go through (an interval, a `glob()`, no override at all) stays: who compiles it says so.
-    Raises ConfigError for more than RUNS_MAX.
     """
     parser = OverridesParser.create()
     values = [_values(parser, text) for text in overrides]
-    if (count := prod(map(len, values))) > RUNS_MAX:
-        raise ConfigError.of("config/override", f"{count} combinations are more than {RUNS_MAX}")
+    count = math.prod(map(len, values))
+    if count > most:
+        counted = "at least " if any(len(found) == VALUES_MAX for found in values) else ""
+        raise ConfigError.of("config/override", f"{counted}{count} combinations are more than {most}")
     return tuple(product(*values))
 
 
@@ -242,7 +225,7 @@ def _values(parser: OverridesParser, text: str) -> list[str]:
         override = parser.parse_rule(text, "override")
         if not override.is_sweep_override() or not override.is_discrete_sweep():
             return [text]
-        counted = islice(override.sweep_string_iterator(), _COUNTED_MAX)  # of a range nobody knows the end
-        return [f"{override.get_key_element()}={value}" for value in counted]
+        found = islice(override.sweep_string_iterator(), VALUES_MAX)
+        return [f"{override.get_key_element()}={value}" for value in found]
     except REFUSES:
         return [text]

@@ -128,8 +128,6 @@ def _refuse_depth(text: str) -> None:
 
 
 class _Builder:
-    """Builds plain values from nodes, noting where each was written."""
-
     def __init__(self, file: str, prefix: str, most: int) -> None:
         self.file = file
         self.prefix = prefix
@@ -153,7 +151,6 @@ class _Builder:
         )
 
     def syntax(self, error: Exception, text: str) -> None:
-        """Turn PyYAML's error into a finding at its mark."""
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         position = getattr(error, "position", None)
         if mark is None and isinstance(position, int):
@@ -250,7 +247,6 @@ class _Builder:
         raise _unfit("a key must be a plain name", node)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
-        """A string, number, flag or null."""
         if node.tag == _STR:
             return node.value
         if node.value.isdecimal() and node.value[0] != "0" and node.tag == _TAG + "int":
@@ -260,6 +256,6 @@ class _Builder:
         try:
             # PyYAML's own: octal, hexadecimal, sexagesimal, yes/no, .inf
             return self.loader.construct_object(node)
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, IndexError) as error:
             problem = f"{node.value[:40]!r} does not fit its tag {node.tag.removeprefix(_TAG)}"
             raise _unfit(problem, node) from error

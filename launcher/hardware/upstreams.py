@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from launcher.base.credentials import server_key
 from launcher.base.decoding import decoded
+from launcher.base.regular import server_key
 from launcher.ir.fleet import OutsideUnit, RouteTarget, RoutingTable
 
 _PATIENCE_S = 5.0

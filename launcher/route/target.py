@@ -13,7 +13,7 @@ from time import monotonic
 import msgspec
 
 from launcher.base.addresses import is_path, spelled
-from launcher.base.credentials import server_key
+from launcher.base.regular import server_key
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
 from launcher.ir.live import ServerState

@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.base import claimed_name, procfs
 from launcher.base.addresses import is_path, place
-from launcher.base.credentials import server_key
+from launcher.base.regular import server_key
 from launcher.supervise import http, ports
 from launcher.supervise.owner import OwnedProcess
 from launcher.supervise.spec import ProcessSpec

@@ -10,8 +10,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launcher.cli.arguments import with_command
-from launcher.cli.build import plan_each
-from launcher.config.typed import RUNS_MAX, each_run
+from launcher.cli.build import RUNS_MAX, plan_each
+from launcher.config.typed import each_run
 from launcher.errors import ConfigError
 from tests.cli.test_documents import holds
 
@@ -30,13 +30,13 @@ def test_combinations_are_hydras(words: list[str]) -> None:
     """The same as its basic sweeper's, in its order."""
     parsed = OverridesParser.create().parse_overrides(words)
     theirs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
-    assert sorted(map(list, each_run(words))) == sorted(map(list, theirs))
+    assert sorted(map(list, each_run(words, RUNS_MAX))) == sorted(map(list, theirs))
 
 
 def test_what_has_no_values_stays() -> None:
     """An interval and words that are no overrides are left for the compiler to refuse."""
     words = ("a=interval(0,1)", "nothing", "a=[", "b=1,2")
-    assert each_run(words) == tuple(product(*([w] for w in words[:3]), ["b=1", "b=2"]))
+    assert each_run(words, RUNS_MAX) == tuple(product(*([w] for w in words[:3]), ["b=1", "b=2"]))
 
 
 def test_a_row_for_each_plan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,16 +55,21 @@ def test_a_row_for_each_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown[2].split()[1] == "no"
     assert "error[config/" in shown[2]
     assert plan_each([*DEV, "servers.assistant.slots=998,999"], [], as_json=False) == 4
-    with pytest.raises(ConfigError, match="more than"):
-        plan_each([f"servers.assistant.slots=range({RUNS_MAX + 2})"], [], as_json=False)
 
 
-def test_more_than_could_ever_be_planned() -> None:
-    """They are not written out to be counted."""
-    many = ["servers.assistant.slots=range(0,1000000000)"]
-    for words in (many, [f"{letter}=1,2" for letter in "abcdefghijklmnopqrstuvwxyz"], ["a=range(0,1,0.000000001)"]):
-        with pytest.raises(ConfigError, match="are more than"):
-            each_run(words)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([f"servers.assistant.slots=range({RUNS_MAX + 2})"], "502 combinations are more than 500"),
+        (["a=range(0,400)"] * 4, "25600000000 combinations are more than 500"),
+        (["a=range(0,1000000000000)", "b=1,2"], "at least 200000 combinations are more than 500"),
+    ],
+)
+def test_too_many_are_not_made_first(words: list[str], said: str) -> None:
+    """They are counted before they are put together: a slip in a range must not fill the memory."""
+    with pytest.raises(ConfigError) as refused:
+        plan_each(words, [], as_json=False)
+    assert [f.message for f in refused.value.findings] == [said]
 
 
 def test_it_is_written_as_hydra_writes_it() -> None:

@@ -27,6 +27,8 @@ from tests.config.conftest import Conf
         ("just words\n", "server/coder.yaml:1:1", "must be a mapping"),
         ("a: !!python/object:os.system {}\n", "server/coder.yaml:1:4", "unsupported tag"),
         ("a: !!int many\n", "server/coder.yaml:1:4", "does not fit its tag int"),
+        ('a: !!int ""\n', "server/coder.yaml:1:4", "does not fit its tag int"),
+        ('!!float "_": 1\n', "server/coder.yaml:1:1", "does not fit its tag float"),
         ("? [a]\n: 1\n", "server/coder.yaml:1:3", "a key must be a plain name"),
         ("a: &a [*a]\n", "server/coder.yaml:1:4", "an alias contains itself"),
         ("a: &a {<<: *a}\n", "server/coder.yaml:1:8", "<< needs a mapping"),

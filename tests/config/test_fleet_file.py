@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.base.names import PROCESS
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import CatalogError, ConfigError, LaunchError
 from launcher.ir.config import ServerConfig
@@ -56,6 +57,7 @@ def errors(compilation: Compilation) -> list[str]:
     return [f.code for f in compilation.findings if f.severity != "note" and f.code != "cpu/oversubscribed"]
 
 
+LONG_S = [604800, 1000000, 1234567, 1234568, 100000.25, 0.25]
 ONE_LINERS = """\
 servers:
   chat: ~/models/Qwen3-8B-Q8_0.gguf
@@ -344,12 +346,39 @@ def test_a_draft_of_a_file(home: Path) -> None:
         path.write_text("servers: {other: models/bge-small-en-v1.5-f16.gguf}\n")
 
 
+def test_long_times_to_live_are_told_apart(home: Path) -> None:
+    """Each is its own tier, whose name ends in a unit's: no exponent, no digit less."""
+    text = "".join(f"  s{i}: {{file: ~/models/llama-f16.gguf, ttl_s: {t}}}\n" for i, t in enumerate(LONG_S))
+    fleet = compiled(home, f"servers:\n{text}").composed.fleet
+    assert [fleet.tiers[s.tier].idle_timeout_s for s in fleet.servers.values()] == LONG_S
+    assert all(PROCESS.fullmatch(s.tier) for s in fleet.servers.values())
+
+
+def test_one_fleet_file_at_a_time(home: Path) -> None:
+    """The last that is named is the fleet; of the other it is said that nobody reads it."""
+    for name in ("a", "b"):
+        (home / f"{name}.yaml").write_text(f"servers: {{{name}: ~/models/llama-f16.gguf}}\n")
+    done = compile_fleet(["hardware=dev"], config_dirs=[home / "a.yaml", home / "b.yaml"])
+    assert list(servers(done)) == ["b"]
+    (said,) = [f for f in done.findings if f.code == "config/unreadable"]
+    assert (said.severity, said.location.file) == ("warning", str(home / "a.yaml"))
+
+
+def test_a_fleet_file_is_read_whatever_profiles_there_are(home: Path) -> None:
+    """A directory that was named before it has a profile of its name; the file is the fleet all the same."""
+    (home / "own/profile").mkdir(parents=True)
+    (home / "own/profile/dev.yaml").write_text("# @package _global_\nservers: {}\n")
+    (home / "dev.yaml").write_text("servers: {mine: ~/models/llama-f16.gguf}\n")
+    assert list(servers(compile_fleet(["hardware=dev"], config_dirs=[home / "own", home / "dev.yaml"]))) == ["mine"]
+
+
 @pytest.mark.parametrize(
     "junk",
     [
         *("+servers.third={model: [a]}", "servers.chat.tier=[a]", "++servers.chat.port=[1]", "++ports={chat: [1]}"),
         *("++services={a: {port: [1]}}", "++runtime.front.port=[1]", "++servers.chat.draft={model: [a]}"),
         *("++tiers.hot=[1]", "++models={a: {b: [1]}}", "++hardware.gpus=[1]", "++engines.default=[1]"),
+        *("+servers.other.n_ctx_per_slot={a: 1}", "+servers.other.slots=[1]"),
     ],
 )
 def test_what_cannot_be_looked_up_is_a_finding(home: Path, junk: str) -> None:
@@ -358,3 +387,18 @@ def test_what_cannot_be_looked_up_is_a_finding(home: Path, junk: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compiled(home, text, junk, "include_warm=[chat]")
     assert {"config/type", "config/missing", "config/override"} & {f.code for f in caught.value.findings}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "    n_ctx_per_slot: {a: 1}\n    embedding: true\n",
+        "    n_ctx_per_slot: [1, 2]\n    embedding: true\n    slots: 1000000000000\n",
+        "    projector: ~/models/mmproj-Qwen2.5-VL-7B-Instruct-f16.gguf\nmodels: [a]\n",
+    ],
+)
+def test_what_cannot_be_counted_or_added_to_is_a_finding(home: Path, written: str) -> None:
+    """A mapping or a list where a number belongs, a list where the file's model goes: no traceback, whatever it is."""
+    with pytest.raises(ConfigError) as caught:
+        compiled(home, f"servers:\n  other:\n    file: ~/models/Qwen2.5-VL-7B-Instruct-f16.gguf\n{written}")
+    assert "config/type" in {f.code for f in caught.value.findings}

@@ -12,11 +12,11 @@ from launcher.base.programs import interpreter, unrunnable
 LOADER = b"/lib/ld-nowhere.so.1\0"
 
 
-def foreign() -> bytes:
-    """An ELF file for a loader that is not there."""
-    head = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0>\0\1\0\0\0" + bytes(8) + (64).to_bytes(8, "little") + bytes(14)
-    program = (3).to_bytes(4, "little") + bytes(4) + (120).to_bytes(8, "little") + bytes(16)
-    return head + b"\x38\0\1\0" + bytes(6) + program + len(LOADER).to_bytes(8, "little") + bytes(16) + LOADER
+def foreign(*, table: int = 64, offset: int = 120, length: int = len(LOADER)) -> bytes:
+    """An ELF file for a loader that is not there; a broken one says that its parts are elsewhere."""
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0>\0\1\0\0\0" + bytes(8) + table.to_bytes(8, "little") + bytes(14)
+    program = (3).to_bytes(4, "little") + bytes(4) + offset.to_bytes(8, "little") + bytes(16)
+    return head + b"\x38\0\1\0" + bytes(6) + program + length.to_bytes(8, "little") + bytes(16) + LOADER
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,10 @@ def foreign() -> bytes:
         ("{}/foreign", "is a program for the loader /lib/ld-nowhere.so.1, which is not there"),
         ("{}/garbage", None),
         ("{}/stump", None),
+        ("{}/no-table", None),
+        ("{}/no-name", None),
+        ("{}/endless", "is a program for the loader /lib/ld-nowhere.so.1, which is not there"),
+        ("{}/long", f"is a script for /{'a' * 4000}, which is not there"),
         ("sh", None),
     ],
 )
@@ -53,6 +57,10 @@ def test_each_reason(name: str, why: str | None, tmp_path: Path) -> None:
         "foreign": foreign(),
         "garbage": b"\x7fELF\x02\x01",
         "stump": b"#!",
+        "no-table": foreign(table=2**64 - 1),
+        "no-name": foreign(offset=2**63),
+        "endless": foreign(length=2**64 - 1),
+        "long": b"#!/" + b"a" * 4000 + b"\n",
     }
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)

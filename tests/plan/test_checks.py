@@ -402,6 +402,12 @@ def test_cpusets_on_several_nodes() -> None:
     assert not planned({"a": server(cpus="2-5", numa=policy)}, hardware=host).findings
 
 
+def test_cores_beyond_count() -> None:
+    """A number with some zeros too many is no list of that length: it would fill the memory."""
+    host = hardware(cpu=CpuConfig(physical_cores=8, logical_cores=10**15))
+    assert not planned({"a": server(cpus="0-3")}, hardware=host).findings
+
+
 def test_memlock() -> None:
     """Locked bytes of a process against its limit, shared or not."""
     locked = {"a": server(load_mode="mmap+mlock"), "b": server(load_mode="mmap+mlock")}

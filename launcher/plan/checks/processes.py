@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from launcher.base.addresses import is_path, place, spelled
-from launcher.cpulist import format_cpulist, parse_cpulist
+from launcher.cpulist import CPUS_MAX, format_cpulist, parse_cpulist
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.architectures import traits
 from launcher.ir.backends import BACKENDS
@@ -73,10 +73,10 @@ def check_cpusets(planning: Planning) -> Iterator[Finding]:
     """`cpu/unknown-cpus`, `cpu/cpuset-straddles`: CPUs that are not there; several nodes without a memory policy."""
     cpu = planning.fleet.hardware.cpu
     try:
-        nodes = {n.id: parse_cpulist(n.cpus) for n in cpu.nodes}
+        nodes = {n.id: parse_cpulist(n.cpus.replace(" ", "")) for n in cpu.nodes}
     except ValueError:
         nodes = {}
-    there = frozenset[int]().union(*nodes.values()) or frozenset(range(cpu.logical_cores))
+    there = frozenset[int]().union(*nodes.values()) or frozenset(range(min(cpu.logical_cores, CPUS_MAX)))
     for server in planning.running:
         pinned = cpus_of(server)
         if not pinned:
