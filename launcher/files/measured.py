@@ -9,7 +9,7 @@ from statistics import median
 
 import msgspec
 
-from launcher.base.decoding import UNREADABLE
+from launcher.base.regular import read_json
 from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
 from launcher.ir.measured import Measurement, ReadSpeed
@@ -25,10 +25,7 @@ def measured_file() -> Path:
 
 def read_measured() -> tuple[Measurement, ...]:
     """All of them, oldest first. None where there is no file, or one that an other version wrote."""
-    try:
-        return msgspec.json.decode(measured_file().read_bytes(), type=tuple[Measurement, ...])
-    except (OSError, *UNREADABLE):
-        return ()
+    return read_json(measured_file(), tuple[Measurement, ...]) or ()
 
 
 def known_rates(hardware: str) -> dict[str, int]:
@@ -64,10 +61,7 @@ def read_speed_file() -> Path:
 
 def known_read_speed() -> ReadSpeed | None:
     """What was measured last; None where nothing was, or by an other version."""
-    try:
-        return msgspec.json.decode(read_speed_file().read_bytes(), type=ReadSpeed)
-    except (OSError, *UNREADABLE):
-        return None
+    return read_json(read_speed_file(), ReadSpeed)
 
 
 def keep_read_speed(found: ReadSpeed) -> Path:
