@@ -23,7 +23,7 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     help: str = ""
 
 
-class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+class Dialect(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """Every flag of one build. `digest` is the sha256 of the binary it was probed from ("" if recorded by hand).
 
     `architectures`: the models it loads, by GGUF `general.architecture`; empty when that is not known.

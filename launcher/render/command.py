@@ -32,12 +32,12 @@ def server_words(
     server: ServerPlan,
     dialect: Dialect,
     binary: str,
-    gpus: Mapping[str, GpuConfig] | None = None,
+    gpus: Mapping[str, GpuConfig],
     config: ServerConfig | None = None,
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
     """The words that start `server` with `binary`, and what `dialect` refuses of them.
 
-    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
+    `gpus` is hardware.gpus of its host.
     Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
     `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
     `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
@@ -45,10 +45,10 @@ def server_words(
     """
     index = known(dialect).flags
     draft = server.config.draft
-    own = (draft.devices or ()) if draft is not None else ()
+    own = server.settings.devices if draft is None or draft.devices is None else draft.devices
     seeing = (server.config.projector_device,) if server.config.projector_device not in (None, "cpu") else ()
     together = tuple(d for d in dict.fromkeys((*server.settings.devices, *own, *seeing)) if d is not None)
-    placement, found = place(together, gpus or {}, f"servers.{server.name}.devices")
+    placement, found = place(together, gpus, f"servers.{server.name}.devices")
     names = dict(zip(together, placement.devices, strict=False))
     placement = placement._replace(
         devices=tuple(names[d] for d in server.settings.devices if d in names),
@@ -162,7 +162,7 @@ def _is_written(config: ServerConfig, field: str) -> bool:
 
 def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: Dialect, may_be_silent: bool) -> Finding:
     """The finding for a choice that this build has no words for: an error where saying nothing is wrong for sure."""
-    index = dialect.index()
+    index = known(dialect).flags
     first = " ".join(next(words for words in alternatives if words))
     if may_be_silent:
         severity: Severity = "note" if meaning.soft else "warning"

@@ -152,14 +152,15 @@ def _exports(
     environment: Environment,
     values: Mapping[str, str],
 ) -> tuple[list[RenderedFile], list[Finding]]:
-    from launcher.render.exports import EXPORTS, export_values  # noqa: PLC0415 - fleets without targets do without
+    from launcher.render.exports import EXPORTS  # noqa: PLC0415 - fleets without targets do without
 
     files: list[RenderedFile] = []
     findings: list[Finding] = []
     for target in dict.fromkeys(plan.config.deploy.targets):
-        export, found = export_values(target, plan, commands, engines)
-        text = environment.get_template(f"exports/{EXPORTS[target].file}.j2").render({**values, **export})
-        files.append(RenderedFile(path=f"exports/{EXPORTS[target].file}", text=text))
+        file, values_for = EXPORTS[target]
+        export, found = values_for(plan, commands, engines)
+        text = environment.get_template(f"exports/{file}.j2").render({**values, **export})
+        files.append(RenderedFile(path=f"exports/{file}", text=text))
         findings += found
     return files, findings
 
