@@ -20,14 +20,13 @@ from launcher.render.routes import outside_targets
 from launcher.render.units import (
     EXPOSURE_RUNTIME,
     HIDDEN,
-    RESTART_S,
     device_nodes,
     hidden_paths,
     runtime_tier,
     runtime_user,
     sandbox,
-    start_limit,
     unit_name,
+    unit_values,
     units_of,
 )
 from launcher.sizes import MIB
@@ -191,25 +190,23 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     """What `command.service.j2` needs for a service that is a command."""
-    config, runtime = service.config, plan.config.runtime
+    config = service.config
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
         **sandbox(plan, _folder_of(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
-        "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
-        "unit": unit_name(plan, service.name),
-        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": unit_name(plan, config.tier, "target"),
-        "slice": unit_name(plan, config.tier, "slice"),
-        **start_limit(config.start_timeout_s, runtime),
-        "command": " ".join(quote_command(config.command)),
-        "start_timeout_s": math.ceil(config.start_timeout_s),
-        "boot": service.starts == "boot",
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
+        **_service_values(service, plan),
         "environment": quote_assignments(config.env),
+        "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
+        "command": " ".join(quote_command(config.command)),
         "memory_max": str(memory_limit(config.ram_bytes) or "infinity"),
-        "oom_score_adjust": plan.config.tiers[config.tier].oom_score_adjust,
         "state_directory": f"{plan.config.deploy.unit_prefix}-{service.name}",
     }
+
+
+def _service_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
+    config, unit = service.config, unit_name(plan, service.name)
+    values = unit_values(plan, unit, config.tier, f"{service.name}: {config.description}", config.start_timeout_s)
+    return {**values, "boot": service.starts == "boot"}
 
 
 def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
@@ -217,29 +214,22 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
 
     Where the service is for this machine only, so are its published ports. Values that systemd splits are quoted.
     """
-    config, runtime, container = service.config, plan.config.runtime, service.config.container
+    config, container = service.config, service.config.container
     if container is None:
         raise ValueError(f"{service.name} is no container")
     own = cards(config, plan.config.hardware.machine(service.on).gpus)
     limit = memory_limit(config.ram_bytes)
     options = (*((f"--memory={limit}",) if limit else ()), *(("--group-add=keep-groups",) if own.group else ()))
     return {
-        "unit": unit_name(plan, service.name),
+        **_service_values(service, plan),
+        "environment": quote_assignments({**own.env, **config.env}),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
-        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": unit_name(plan, config.tier, "target"),
-        "slice": unit_name(plan, config.tier, "slice"),
         "image": container.image.replace("%", "%%"),
         "ports": published_ports(config, container),
         "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
         "devices": own.devices,
-        "environment": quote_assignments({**own.env, **config.env}),
         "arguments": " ".join(quote_command(("", *container.args))[1:]),
         "podman_arguments": " ".join(options),
-        "start_timeout_s": math.ceil(config.start_timeout_s),
-        "boot": service.starts == "boot",
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
-        **start_limit(config.start_timeout_s, runtime),
     }
 
 

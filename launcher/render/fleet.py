@@ -224,8 +224,9 @@ def _units(
                 files.append(RenderedFile(path=f"sysusers/{name}.conf", text=text))
         tiers |= {tier for tier in (runtime_tier(plan),) if tier is not None}
     for tier in sorted(tiers):
-        add(TARGET_TEMPLATE, unit_name(plan, tier, "target"), tier_values(plan, tier))
-        add(SLICE_TEMPLATE, unit_name(plan, tier, "slice"), tier_values(plan, tier))
+        unit = tier_values(plan, tier)
+        add(TARGET_TEMPLATE, unit_name(plan, tier, "target"), unit)
+        add(SLICE_TEMPLATE, unit_name(plan, tier, "slice"), unit)
     return files, findings
 
 

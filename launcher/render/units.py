@@ -139,11 +139,25 @@ HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # nam
 _GROUPS = ("render", "video")
 
 
+def unit_values(plan: FleetPlan, unit: str, tier: str, description: str, start_timeout_s: float) -> dict[str, Any]:
+    """What the templates of all units need that have a process: where it belongs, and how it is started."""
+    return {
+        "unit": unit,
+        "description": " ".join(description.split()).replace("%", "%%"),
+        "target": unit_name(plan, tier, "target"),
+        "slice": unit_name(plan, tier, "slice"),
+        "oom_score_adjust": plan.config.tiers[tier].oom_score_adjust,
+        "start_timeout_s": math.ceil(min(LONGEST_S, start_timeout_s)),
+        "restart_s": f"{max(plan.config.runtime.backoff_s, RESTART_S):g}",
+        **start_limit(start_timeout_s, plan.config.runtime),
+    }
+
+
 def service_values(
     server: ServerPlan, plan: FleetPlan, command: Command, *, unit: str
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Everything that `server.service.j2` needs for `server`, or a fallback of it; `command` is how it is run."""
-    deploy, runtime = plan.config.deploy, plan.config.runtime
+    deploy = plan.config.deploy
     hidden = hidden_paths(server, command.words[0])
     keys = own_key_file(server.config.extra_args)
     credential = keys is not None and deploy.scope != "user"
@@ -153,15 +167,10 @@ def service_values(
     waited_for = boot and any(server.name in other.after for other in plan.servers if starts_at_boot(other))
     numa = server.config.numa
     values = {
-        "unit": unit,
-        "description": " ".join(f"llama-server {server.name}: {server.entry}".split()).replace("%", "%%"),
+        **unit_values(plan, unit, server.tier, f"llama-server {server.name}: {server.entry}", server.start_timeout_s),
         "after": ("network.target", *(unit_name(plan, n) for n in server.after if boot)),
-        "target": unit_name(plan, server.tier, "target"),
-        "slice": unit_name(plan, server.tier, "slice"),
-        **start_limit(server.start_timeout_s, runtime),
         "memory_max": memory_max(server),
         "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
-        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
         "cpus": server.config.cpus,
         "numa_policy": numa.policy if numa else None,
         "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
@@ -170,9 +179,7 @@ def service_values(
         "gate": _gate(server) if waited_for else None,
         "boot": boot,
         "credential": credential_path(keys) if credential and keys else None,
-        "start_timeout_s": math.ceil(min(LONGEST_S, server.start_timeout_s)),
         "stop_timeout_s": math.ceil(server.config.stop_grace_s),
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(command.env),
         **_confined(server, plan, hidden),
     }
