@@ -19,10 +19,10 @@ from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.manifest import argv_digest, encode_document
+from launcher.manifest import encode_document
 from launcher.render.command import Command, Engines
 from launcher.render.jobs import JobScripts, job_command
-from launcher.render.led import asked_of, device_name, node_budgets
+from launcher.render.led import asked_of, device_name, node_budgets, placed
 from launcher.render.left_out import left_out
 from launcher.render.nodes import crowded_nodes, shared_cards
 from launcher.render.passed import files_of, own_key_file
@@ -140,24 +140,10 @@ def _led(plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Comman
 
     def as_job(unit: ServerUnit) -> ServerUnit:
         """Nobody waits for another: they lie on nodes of their own, and one may wait long for its node."""
-        argv, limit = commands[unit.name].words, limits[unit.name]
-        return msgspec.structs.replace(
-            unit,
-            argv=argv,
-            argv_digest=argv_digest(argv),
-            host=NOWHERE,
-            port=pod_port(unit.port),
-            files=(),
-            rungs=(),
-            after=(),
-            cooldown_s=0,
-            fatal=False,
-            slot_save_path=None,
-            proved=None,
-            stall_timeout_s=unit.start_timeout_s,
-            stop_grace_s=unit.stop_grace_s + _END_S,
-            memory=asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole),
-        )
+        limit = limits[unit.name]
+        memory = asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole)
+        job = placed(unit, commands[unit.name].words, NOWHERE, end_s=_END_S, memory=memory)
+        return msgspec.structs.replace(job, after=(), cooldown_s=0)
 
     servers = tuple(as_job(unit) for unit in manifest.servers if unit.name in commands)
     return msgspec.structs.replace(
