@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.engine import UnreadableError, parse_dry_run
+from launcher.engine.breakdown import UnreadableError, parse_dry_run
 from launcher.sizes import MIB
 
 MODEL = "/m/target.gguf"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.engine import locate_binary, probe, record, recorded, recorded_names, resolve_binary
+from launcher.engine import locate_binary, probe, recorded, recorded_names, resolve_binary
 from launcher.engine.asking import ask
+from launcher.engine.probing import record
 from launcher.errors import EngineError, Finding
 from launcher.ir.config import EngineConfig
 

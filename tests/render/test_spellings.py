@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.engine import parse_help, recorded, recorded_names
+from launcher.engine import recorded, recorded_names
+from launcher.engine.help import parse_help
 from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig, ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import ServerPlan
