@@ -19,8 +19,8 @@ from launcher.render.quoting import credential_path, quote_assignments, quote_bi
 from launcher.render.routes import outside_targets
 from launcher.render.units import (
     EXPOSURE_RUNTIME,
-    HIDDEN,
     device_nodes,
+    hidden_folder,
     hidden_paths,
     runtime_tier,
     runtime_user,
@@ -135,7 +135,7 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     tier = runtime_tier(plan)
     name = f"{deploy.unit_prefix}-{plan.deployment}"
     hidden = {path for server in plan.servers for binary in binaries for path in hidden_paths(server, binary)}
-    hidden |= set(_folder_of(deploy.launch))
+    hidden |= set(hidden_folder(deploy.launch))
     allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
@@ -190,11 +190,12 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     """What `command.service.j2` needs for a service that is a command."""
-    config = service.config
+    config, called = service.config, f"{service.name}: {service.config.description}"
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
-        **sandbox(plan, _folder_of(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
-        **_service_values(service, plan),
+        **sandbox(plan, hidden_folder(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
+        **unit_values(plan, unit_name(plan, service.name), config.tier, called, config.start_timeout_s),
+        "boot": service.starts == "boot",
         "environment": quote_assignments(config.env),
         "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
         "command": " ".join(quote_command(config.command)),
@@ -203,25 +204,21 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     }
 
 
-def _service_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
-    config, unit = service.config, unit_name(plan, service.name)
-    values = unit_values(plan, unit, config.tier, f"{service.name}: {config.description}", config.start_timeout_s)
-    return {**values, "boot": service.starts == "boot"}
-
-
 def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     """What `quadlet.container.j2` needs for a service that is a container.
 
     Where the service is for this machine only, so are its published ports. Values that systemd splits are quoted.
     """
     config, container = service.config, service.config.container
+    called = f"{service.name}: {config.description}"
     if container is None:
         raise ValueError(f"{service.name} is no container")
     own = cards(config, plan.config.hardware.machine(service.on).gpus)
     limit = memory_limit(config.ram_bytes)
     options = (*((f"--memory={limit}",) if limit else ()), *(("--group-add=keep-groups",) if own.group else ()))
     return {
-        **_service_values(service, plan),
+        **unit_values(plan, unit_name(plan, service.name), config.tier, called, config.start_timeout_s),
+        "boot": service.starts == "boot",
         "environment": quote_assignments({**own.env, **config.env}),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
         "image": container.image.replace("%", "%%"),
@@ -231,8 +228,3 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
         "arguments": " ".join(quote_command(("", *container.args))[1:]),
         "podman_arguments": " ".join(options),
     }
-
-
-def _folder_of(program: str) -> tuple[str, ...]:
-    """The folder of a program where the sandbox would hide it."""
-    return (program.rpartition("/")[0],) if program.startswith(tuple(f"{directory}/" for directory in HIDDEN)) else ()

@@ -137,11 +137,10 @@ def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ..
             return (*reasons, f"{switch} takes no value" if switch else f"{word} is not known")
         if flag.removed:
             return (f"{word} was removed: {flag.help}",)
-        arity = 0 if word in flag.negations else flag.arity
-        if len(values) < arity:
+        if len(values) < flag.takes(word):
             return (f"{word} takes a value",)
         reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
-        switch = None if arity else word
+        switch = None if values else word
     return tuple(reasons)
 
 
@@ -218,8 +217,8 @@ def rung_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, tuple[Co
     for server in plan.servers:
         rungs = [server_command(rung.server, plan, engines) for rung in plan.ladders.get(server.name, ())]
         commands[server.name] = tuple(command for command, _ in rungs)
-        known = set(server_command(server, plan, engines)[1]) if rungs else set()
-        findings += dict.fromkeys(finding for _, found in rungs for finding in found if finding not in known)
+        own = server_command(server, plan, engines)[1] if rungs else ()
+        findings += dict.fromkeys(finding for _, found in rungs for finding in found if finding not in own)
     return commands, tuple(findings)
 
 

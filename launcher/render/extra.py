@@ -67,7 +67,7 @@ def walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[in
     while position < len(words):
         word = words[position]
         flag = index.get(word)
-        arity = 0 if flag is None or word in flag.negations else flag.arity
+        arity = flag.takes(word) if flag is not None else 0
         yield position, word, flag, words[position + 1 : position + 1 + arity]
         position += 1 + arity
 
@@ -188,9 +188,8 @@ def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], s
 
 
 def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
-    arity = 0 if word in flag.negations else flag.arity
-    if len(values) < arity:
-        yield fault("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
+    if len(values) < (takes := flag.takes(word)):
+        yield fault("engine/bad-value", key, f"{word} takes {takes} value{'s' * (takes > 1)}, {len(values)} given")
     for value in values:
         if reason := refused_value(flag, word, value):
             yield fault("engine/bad-value", key, reason)

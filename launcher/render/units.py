@@ -133,7 +133,7 @@ LONGEST_S = 10**9
 GPU_HOST_BYTES = 2048 * MIB
 """Room for a GPU driver's host memory, which no plan counts."""
 
-HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # names of what ProtectHome and PrivateTmp hide
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 # what ProtectHome and PrivateTmp hide
 """Directories that the sandbox hides; files of a server below them are bound in, read-only."""
 
 _GROUPS = ("render", "video")
@@ -284,8 +284,13 @@ def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
 
 def hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
     """What the sandbox would hide from `server`: its files, and the directory of its binary (libraries lie there)."""
-    wanted = (*files_of(server), *((binary.rpartition("/")[0],) if binary.startswith("/") else ()))
-    return tuple(sorted({path for path in wanted if path.startswith(tuple(f"{d}/" for d in HIDDEN))}))
+    files = (path for path in files_of(server) if path.startswith(_HIDDEN))
+    return tuple(sorted({*files, *hidden_folder(binary)}))
+
+
+def hidden_folder(program: str) -> tuple[str, ...]:
+    """The folder of a program where the sandbox would hide it."""
+    return (program.rpartition("/")[0],) if program.startswith(_HIDDEN) else ()
 
 
 def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
