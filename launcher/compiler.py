@@ -6,7 +6,7 @@ overrides ─config→ FleetConfig ─catalog→ Catalog ─plan→ FleetPlan �
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,8 @@ def compile_fleet(
 
 def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str | None) -> Compilation:
     dirs = tuple(config_dirs)
-    headers = catalog.Headers(_lock_file(dirs))
+    lock_file = _lock_file(dirs)
+    headers = catalog.Headers(lock_file)
     composed = compose_config(overrides, config_dirs=dirs, headers=headers, draft=draft)
     fleet = composed.fleet
     try:
@@ -113,7 +114,7 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
     commands, spelled = render_commands(planned, engines)
     written = composed.sources.locations
     found = tuple(f for f in found if f.code != "catalog/declared-mismatch" or f.key in written)
-    kept = _keep(headers.lock(), dirs) if draft is None else ()
+    kept = _keep(headers.lock(), lock_file) if draft is None else ()
     beside = (*composed.findings, *found, *kept, *spelled)
     return Compilation(
         composed=composed,
@@ -208,24 +209,16 @@ def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
     return next((path.with_suffix(".lock") for path in config_dirs if config.is_fleet_file(path)), None)
 
 
-def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Finding, ...]:
+def _keep(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
     """Write the lock file where it is out of date; a note where that cannot be done."""
-    path = _lock_file(config_dirs)
     if lock is None or path is None:
-        return ()
+        return
     try:
         write_atomic(path, msgspec.json.encode(lock) + b"\n")
     except OSError as error:
-        return (
-            fault(
-                "catalog/lock-unwritten",
-                "",
-                f"{path} cannot be written: {error.strerror or error}",
-                "it would keep what model headers say, for a plan where the models are not",
-                severity="note",
-            ),
-        )
-    return ()
+        message = f"{path} cannot be written: {error.strerror or error}"
+        note = "it would keep what model headers say, for a plan where the models are not"
+        yield fault("catalog/lock-unwritten", "", message, note, severity="note")
 
 
 def render(compiled: Compilation) -> Rendered:
