@@ -21,7 +21,17 @@ from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
-from launcher.render.nodes import bad_keys, bad_values, crowded_nodes, is_scaled, scaled, shared_cards, without_image
+from launcher.render.nodes import (
+    bad_containers,
+    bad_keys,
+    bad_values,
+    crowded_nodes,
+    inner_port,
+    is_scaled,
+    scaled,
+    shared_cards,
+    without_image,
+)
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
@@ -61,12 +71,12 @@ def kubernetes_files(
     """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects`,
-    `bad_values` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
+    `bad_values`, `bad_containers` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
     """
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*bad_values(plan, settings), *bad_keys(plan)]
+    findings = [*bad_values(plan, settings), *bad_containers(plan), *bad_keys(plan)]
     findings += [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
     lost = list(without_fleet(plan))
     lenders = peers(plan)
@@ -250,7 +260,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
             continue  # `without_service` says so
         mounts.append({"name": f"data-{i}", "mountPath": target or source, "readOnly": "ro" in options.split(",")})
         volumes.append({"name": f"data-{i}", "hostPath": {"path": source}})
-    inside = int(container.ports[0].rpartition(":")[2].partition("/")[0]) if container.ports else beside.port
+    inside = (inner_port(container.ports[0]) if container.ports else None) or beside.port
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
     served = {

@@ -186,6 +186,44 @@ def bad_values(plan: FleetPlan, settings: KubernetesConfig) -> Iterator[Finding]
             yield _value(f"hardware.hosts.{host}", message, fix)
 
 
+_PUBLISHED = re.compile(r"(?:.*:)?(\d{1,5})(?:/tcp)?")
+"""`[ADDRESS:][PORT:]PORT[/tcp]`; a range leads to no single one."""
+
+
+def inner_port(published: str) -> int | None:
+    """The port of its container that `published` leads to; None where that is none, or several."""
+    found = _PUBLISHED.fullmatch(published)
+    port = int(found[1]) if found else 0
+    return port if 1 <= port <= 65535 else None
+
+
+def bad_containers(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/kubernetes-value` and `render/kubernetes-path`: what no pod of a container that is a service may have."""
+    for beside in plan.services:
+        container, key = beside.config.container, f"services.{beside.name}.container"
+        if container is None or beside.starts == "never":
+            continue
+        if not _IMAGE.fullmatch(container.image):
+            yield _value(f"{key}.image", f"{container.image[:80]!a} is no image: REGISTRY/NAME:TAG")
+        if container.ports and inner_port(container.ports[0]) is None:
+            message = f"{container.ports[0][:80]!a} is no port that its Service has: [ADDRESS:][PORT:]PORT[/tcp]"
+            yield _value(f"{key}.ports.0", message)
+        taken = {"/", "/tmp"}  # noqa: S108 # the pod's own
+        for position, volume in enumerate(container.volumes):
+            source, _, rest = volume.partition(":")
+            target = (rest.partition(":")[0] or source).rstrip("/") or "/"
+            if not source.startswith("/"):
+                continue  # `without_service` says so
+            if not target.startswith("/") or ".." in (*source.split("/"), *target.split("/")):
+                why = "are no two absolute paths without .."
+            elif target in taken:
+                why = "would be mounted where something is already, or nothing can be"
+            else:
+                taken.add(target)
+                continue
+            yield fault("render/kubernetes-path", f"{key}.volumes.{position}", f"{volume[:120]!a}: {why}")
+
+
 def bad_keys(plan: FleetPlan) -> Iterator[Finding]:
     """`render/kubernetes-key`: key files that are no entries of one secret, an entry a file by its name."""
     front = plan.config.runtime.front

@@ -33,9 +33,10 @@ RESERVED_CPUS = 3
 """CPUs of a node for two fronts and the kubelet."""
 OWN = ("front", "fleet", "servers", "clients", "peers", "heads")
 """Objects that belong to no server."""
+MOST_CHARACTERS = 63
+"""Of a label."""
 LABEL_CHARACTERS = 57
-"""Of the 63 of a label, so that names of pods and their sets show it whole."""
-
+"""Of those, so that names of pods and their sets show it whole."""
 
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 """What the name of a deployment may have and no label's value."""
@@ -45,19 +46,28 @@ Object = dict[str, Any]
 
 def object_name(plan: FleetPlan, name: str) -> str:
     """`launch-worker-general`: a DNS label (RFC 1035) for a server's or service's objects, its own for every name."""
-    label = own_name(plan, name)
+    label = _label(plan, name)
     names = [server.name for server in plan.servers] + [service.name for service in plan.services]
-    alone = sum(own_name(plan, other) == label for other in names) == 1
-    reserved = {own_name(plan, other) for other in OWN}
+    alone = sum(_label(plan, other) == label for other in names) == 1
+    reserved = {_label(plan, other) for other in OWN}
     if alone and len(label) <= LABEL_CHARACTERS and label[0].isalpha() and label not in reserved:
         return label
-    return f"l-{label[:46].strip('-')}-{zlib.crc32(name.encode()):08x}"
+    return _marked(label, name)
 
 
 def own_name(plan: FleetPlan, what: str) -> str:
-    """The name of an object of the fleet as a whole, one of `OWN`."""
+    """The name of an object of the fleet as a whole, one of `OWN`; a DNS label, too."""
+    label = _label(plan, what)
+    return label if label[0].isalpha() and len(label) <= MOST_CHARACTERS else _marked(label, what)
+
+
+def _label(plan: FleetPlan, what: str) -> str:
     written = f"{plan.config.deploy.unit_prefix}-{what}".lower()
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in written).strip("-")
+
+
+def _marked(label: str, written: str) -> str:
+    return f"l-{label[:46].strip('-')}-{zlib.crc32(written.encode()):08x}"
 
 
 def instance(plan: FleetPlan) -> dict[str, str]:
