@@ -116,8 +116,8 @@ def _card_words(own: Cards, engine: str) -> tuple[str, ...]:
 
 RUNTIME_BYTES = 1024 * MIB
 """The runtime's MemoryMax=, its front's part: 60 MiB at rest, and room for the request bodies that it may hold."""
-_IN_RUN = re.compile(r"/run/([^/]+)/[^/]+$")
-"""A path in a folder that systemd can make, and give to the runtime."""
+_IN_RUN = re.compile(r"/run/([^/:]+)/[^/]+$")
+"""A path in a folder that systemd can make (behind a colon it reads a link's name), and give to the runtime."""
 _JOURNAL = "systemd-journal"
 
 
@@ -156,8 +156,10 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
         "memlock": "infinity" if plan.config.orchestration else "8M",
         "state": "LAUNCH_STATE_DIR=%h/.local/state/launch-installed" if user else f"LAUNCH_STATE_DIR=%S/{name}",
         "state_directory": name,
-        "runtime_directories": tuple(dict.fromkeys(folder for p in paths if (folder := _own_folder(p, plan)))),
-        "writable": tuple(dict.fromkeys(str(PurePath(p).parent) for p in paths if not _own_folder(p, plan))),
+        "runtime_directories": tuple(dict.fromkeys(quote_bind(f) for p in paths if (f := _own_folder(p, plan)))),
+        "writable": tuple(
+            dict.fromkeys(quote_bind(str(PurePath(p).parent)) for p in paths if not _own_folder(p, plan))
+        ),
         "runtime_user": runtime_user(plan),
         "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
         "exposure": EXPOSURE_RUNTIME,

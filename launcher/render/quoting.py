@@ -29,6 +29,8 @@ _QUOTED = frozenset(
 _SECRET = re.compile(
     r"(?i)(?:^|_)(?:(?:API|ACCESS|AUTH|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
 )
+_MARKS = ("@", "-", ":", "+", "!", "|")
+"""What may stand before a program in a unit (systemd.service(5) "Command lines"), and is found in quotes, too."""
 _ELSEWHERE_A_LINE_END = re.compile("[\x80-\x9f\u2028\u2029]")
 _SECRET_FLAG = re.compile(r"--(?:[a-z-]+-)?(?:api-key|token|password|secret)(?:=.+)?")
 
@@ -56,6 +58,14 @@ def control_characters(plan: FleetPlan) -> Iterator[Finding]:
     parts = {"deploy": config.deploy, "runtime": config.runtime, "services": services, "tiers": config.tiers}
     for name, value in {**parts, "hardware": config.hardware, "engines": config.engines}.items():
         yield from _walk(value, name)
+    programs = {"deploy.launch": config.deploy.launch}
+    programs |= {f"engines.{name}.binary": engine.binary for name, engine in config.engines.items()}
+    programs |= {f"services.{n}.command.0": service.command[0] for n, service in services.items() if service.command}
+    for key, program in programs.items():
+        if program.startswith(_MARKS):
+            yield _bad(
+                f"{program[:80]!a} begins with {program[0]}: in a unit that says with what rights it is run", key
+            )
 
 
 def open_secrets(plan: FleetPlan) -> Iterator[Finding]:

@@ -130,6 +130,9 @@ RESTART_S = 3.0
 LONGEST_S = 10**9
 """The longest interval a unit gets (32 years): systemd counts microseconds in 64 bits, and refuses more."""
 
+MOST_STARTS = 2**31 - 1
+"""The highest StartLimitBurst=: systemd ignores what has more than 32 bits."""
+
 GPU_HOST_BYTES = 2048 * MIB
 """Room for a GPU driver's host memory, which no plan counts."""
 
@@ -148,7 +151,7 @@ def unit_values(plan: FleetPlan, unit: str, tier: str, description: str, start_t
         "slice": unit_name(plan, tier, "slice"),
         "oom_score_adjust": plan.config.tiers[tier].oom_score_adjust,
         "start_timeout_s": math.ceil(min(LONGEST_S, start_timeout_s)),
-        "restart_s": f"{max(plan.config.runtime.backoff_s, RESTART_S):g}",
+        "restart_s": restart_s(plan.config.runtime),
         **start_limit(start_timeout_s, plan.config.runtime),
     }
 
@@ -248,9 +251,14 @@ def _gate(server: ServerPlan) -> str:
     return f'/bin/sh -c "{script}"'
 
 
+def restart_s(runtime: RuntimeConfig) -> str:
+    """Seconds after which what ended is started again; without an exponent, which systemd would not read."""
+    return f"{max(runtime.backoff_s, RESTART_S):f}".rstrip("0").rstrip(".")
+
+
 def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any]:
     """How often a process may fail, within what time: long enough for that many whole starts."""
-    attempts = max(1, runtime.crash_loop_failures)
+    attempts = min(MOST_STARTS, max(1, runtime.crash_loop_failures))
     starts_s = attempts * (start_timeout_s + runtime.backoff_s) * 1.1
     return {
         "start_limit_burst": attempts,

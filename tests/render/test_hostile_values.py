@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import has_errors
-from launcher.ir.config import ContainerConfig, DeployConfig, FrontConfig, RuntimeConfig, ServiceConfig
+from launcher.ir.config import ContainerConfig, DeployConfig, EngineConfig, FrontConfig, RuntimeConfig, ServiceConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.fleet import render_fleet
 from launcher.render.quoting import control_characters, open_secrets, refused_value
@@ -214,3 +214,15 @@ def test_systemd_reads_what_was_meant(tmp_path_factory: pytest.TempPathFactory, 
     assert "Unknown key" not in said
     assert "Unknown section" not in said
     assert "Unbalanced quoting" not in said
+
+
+@pytest.mark.parametrize("mark", "@-:+!|")
+def test_a_name_that_systemd_takes_for_rights(mark: str) -> None:
+    """What stands before a program in a unit says how it is run (`+`: with all rights), in quotes, too."""
+    plan = plan_with("launch", f"{mark}launch")
+    engines = {"default": EngineConfig(binary=f"{mark}llama-server", dialect="b10434")}
+    config = msgspec.structs.replace(plan.config, engines=engines)
+    config = msgspec.structs.replace(config, services={"web": ServiceConfig(port=9001, command=(f"{mark}web", "-x"))})
+    found = control_characters(msgspec.structs.replace(plan, config=config))
+    assert {f.key for f in found} == {"deploy.launch", "engines.default.binary", "services.web.command.0"}
+    assert all(f.code == "render/bad-character" for f in found)

@@ -173,12 +173,13 @@ def test_the_front_has_folders_of_its_own_alone(templates: dict[str, str]) -> No
     """What systemd makes for a unit it removes with all that is in it: never another's folder below /run."""
     plan = fleet_plan(server_plan("a"))
     listen = ("/run/launch/front.sock", "/run/launch-x/front.sock", "/run/systemd/front.sock", "/srv/front.sock")
+    listen += ("/run/launch-a b/front.sock", "/run/launch-%n/front.sock", "/run/launch-a:b/f.sock", "/srv/a b/f.sock")
     front = msgspec.structs.replace(plan.config.runtime.front, listen=listen)
     runtime = msgspec.structs.replace(plan.config.runtime, front=front)
     config = msgspec.structs.replace(plan.config, runtime=runtime)
     text = unit(rendered(msgspec.structs.replace(plan, config=config), templates), "launch-epyc-hot_only.service")
-    assert values(text, "RuntimeDirectory") == ["launch launch-x"]
-    assert {"/run/systemd", "/srv"} <= {word for line in values(text, "ReadWritePaths") for word in line.split()}
+    assert values(text, "RuntimeDirectory") == ['launch launch-x "launch-a b" "launch-%%n"']
+    assert values(text, "ReadWritePaths") == ['/run/systemd /srv "/run/launch-a:b" "/srv/a b"']
 
 
 def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
@@ -310,9 +311,12 @@ def test_restarts_are_bounded_by_load_time(templates: dict[str, str]) -> None:
 
 def test_the_start_interval_has_an_end(templates: dict[str, str]) -> None:
     """Numbers as large as the config types hold make no interval that systemd refuses, and no overflow."""
-    plan = fleet_plan(server_plan(start_timeout_s=1e7), runtime=RuntimeConfig(crash_loop_failures=2**62))
+    runtime = RuntimeConfig(crash_loop_failures=2**62, backoff_s=1234567.5)
+    plan = fleet_plan(server_plan(start_timeout_s=1e7), runtime=runtime)
     text = unit(rendered(plan, templates), "launch-frontdoor.service")
     assert values(text, "StartLimitIntervalSec") == ["1000000000"]
+    assert values(text, "StartLimitBurst") == [str(2**31 - 1)]
+    assert values(text, "RestartSec") == ["1234567.5"]
 
 
 def test_memory_max() -> None:
