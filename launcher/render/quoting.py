@@ -17,6 +17,7 @@ import msgspec
 
 from launcher.base.names import control_character
 from launcher.errors import Finding, fault
+from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan
 
 _QUOTED = frozenset(
@@ -58,6 +59,8 @@ def control_characters(plan: FleetPlan) -> Iterator[Finding]:
     parts = {"deploy": config.deploy, "runtime": config.runtime, "services": services, "tiers": config.tiers}
     for name, value in {**parts, "hardware": config.hardware, "engines": config.engines}.items():
         yield from _walk(value, name)
+    for key, word in _given(config):
+        yield from bad_characters([word], key)
     programs = {"deploy.launch": config.deploy.launch}
     programs |= {f"engines.{name}.binary": engine.binary for name, engine in config.engines.items()}
     programs |= {f"services.{n}.command.0": service.command[0] for n, service in services.items() if service.command}
@@ -66,6 +69,17 @@ def control_characters(plan: FleetPlan) -> Iterator[Finding]:
             yield _bad(
                 f"{program[:80]!a} begins with {program[0]}: in a unit that says with what rights it is run", key
             )
+
+
+def _given(config: FleetConfig) -> Iterator[tuple[str, str]]:
+    """What services and hooks are run with, beside what `_walk` looks at, by its key."""
+    for name, service in config.services.items():
+        args = service.container.args if service.container else ()
+        yield from ((f"services.{name}.command.{i}", word) for i, word in enumerate(service.command) if i)
+        yield from ((f"services.{name}.container.args.{i}", word) for i, word in enumerate(args))
+        yield from ((f"services.{name}.env.{variable}", value) for variable, value in service.env.items())
+    for name, hook in config.hooks.items():
+        yield from ((f"hooks.{name}.command.{i}", word) for i, word in enumerate(hook.command))
 
 
 def open_secrets(plan: FleetPlan) -> Iterator[Finding]:
