@@ -224,8 +224,8 @@ def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]
             while block := file.read(_BLOCK_BYTES):
                 summed.update(block)
             after = os.fstat(file.fileno())
-    except OSError as error:
-        return FileDigest(path=path, error=error.strerror or str(error)), None
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        return FileDigest(path=path, error=getattr(error, "strerror", None) or str(error)), None
     if _facts(before) != _facts(after):
         return FileDigest(path=path, size_bytes=after.st_size, error="it changed while it was read"), None
     digest = f"sha256:{summed.hexdigest()}"
@@ -306,7 +306,7 @@ def changed_since(path: str, moment: float) -> bool:
     """Whether the file was written or replaced after `moment` (Unix time)."""
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return max(found.st_mtime, found.st_ctime) > moment
 

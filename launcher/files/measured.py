@@ -16,6 +16,8 @@ from launcher.ir.measured import Measurement, ReadSpeed
 
 KEPT = 500
 """Measurements, the newest; one a key."""
+LARGEST_RATE = 1e18
+"""Bytes a second that no memory gives: what says so was not measured."""
 
 
 def measured_file() -> Path:
@@ -37,7 +39,8 @@ def known_rates(hardware: str) -> dict[str, int]:
     for one in read_measured():
         if one.hardware == hardware and len(one.touched.bytes) == 1 and not one.drafts:
             ((device, size),) = one.touched.bytes.items()
-            found.setdefault(device, []).append(one.decode * size)
+            if 1 <= (rate := one.decode * size) < LARGEST_RATE:
+                found.setdefault(device, []).append(rate)
     return {device: int(float(f"{median(rates):.2g}")) for device, rates in found.items()}
 
 
