@@ -28,13 +28,13 @@ RAM = "ram"
 ROUNDING_MIB = 3
 """A row's sum may be off by this from its three parts, each rounded down."""
 _ROW = re.compile(
-    r"\|\s+- (.+?)\s+\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
+    r"\|\s+- ([^|]+)\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
     r"(\d{1,12})\s*=\s*(\d{1,12})\s*\+\s*(\d{1,12})\s*\+\s*(\d{1,12})\b"
 )
 _NOT_A_ROW = "common_memory_breakdown_print: |   - "
 _FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?)(?: \(version .*\))?\s*$")
 _FITTING = "fitting params to device memory"
-_KV = re.compile(r"llama_kv_cache\w*: size =\s*(\d{1,12}\.?\d*) MiB")
+_KV = re.compile(r"llama_kv_cache\w{0,40}: size =\s*(\d{1,12}\.?\d*) MiB")
 _RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*(\d{1,12}\.?\d*) MiB")
 _OUTPUT = re.compile(r"output buffer size =\s*(\d{1,12}\.?\d*) MiB")
 _COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*(\d{1,12}\.?\d*) MiB")
@@ -159,7 +159,7 @@ def _row(line: str) -> _Row | None:
     if match is None:
         raise UnreadableError(f"a row of the memory breakdown cannot be read: {line.strip()[:160]}")
     whole, model, context, compute = map(int, match.groups()[1:])
-    return _checked(_Row(match[1], whole, model, context, compute))
+    return _checked(_Row(match[1].rstrip(), whole, model, context, compute))
 
 
 def _checked(row: _Row) -> _Row:
