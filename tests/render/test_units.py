@@ -362,6 +362,14 @@ def test_f25_files_of_words_are_bound_into_the_sandbox(templates: dict[str, str]
     assert {*hidden, "/srv/b.gguf"} <= {*json.loads(manifest)["servers"][0]["files"]}
 
 
+@pytest.mark.parametrize("binary", ["/root/llama-server", "/home/me/bin/llama-server", "/opt/bin/llama-server"])
+def test_the_folder_of_the_binary_is_bound_into_the_sandbox(binary: str, templates: dict[str, str]) -> None:
+    """Libraries lie there; also where it is itself what the sandbox hides."""
+    result = render_fleet(fleet_plan(server_plan("a")), {"default": (binary, NEWEST)}, templates, "0.1.0")
+    bound = values(unit(result, "launch-a.service"), "BindReadOnlyPaths")
+    assert (binary.rpartition("/")[0] in bound) == (not binary.startswith("/opt"))
+
+
 def test_what_the_sandbox_lets_through(templates: dict[str, str]) -> None:
     """Loopback only where the server listens on loopback; files below /home bound in; device nodes per backend."""
     result = rendered(everything(), templates)
