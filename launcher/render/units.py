@@ -70,51 +70,46 @@ _OF_THE_MACHINE = re.compile(r"/run/([^/]+)/[^/]+")
 _OF_A_USER = re.compile(r"/run/user/\d+/([^/]+)/[^/]+")
 
 
-def socket_folder(path: str, *, scope: str, prefix: str) -> str | None:
+def _folder_below_run(path: str, plan: FleetPlan) -> str | None:
     """The name of the folder of `path` below /run, or below a user's own there; None where it is none for a unit.
 
     systemd gives such a folder to the unit and removes it with all that is in it: it has to be the fleet's own, whose
-    name begins with `prefix`.
+    name begins with `deploy.unit_prefix`.
     """
-    found = (_OF_A_USER if scope == "user" else _OF_THE_MACHINE).fullmatch(path)
-    return found[1] if found is not None and found[1].startswith(f"{prefix}-") else None
-
-
-def own_folder(server: ServerPlan, plan: FleetPlan) -> str | None:
-    """The folder that the unit of `server` has made for its unix socket; None where it cannot."""
     deploy = plan.config.deploy
-    folder = socket_folder(server.config.host, scope=deploy.scope, prefix=deploy.unit_prefix)
-    return None if folder is None or any(_sharing(server, folder, plan)) else folder
+    found = (_OF_A_USER if deploy.scope == "user" else _OF_THE_MACHINE).fullmatch(path)
+    return found[1] if found is not None and found[1].startswith(f"{deploy.unit_prefix}-") else None
 
 
-def _without_folder(server: ServerPlan, plan: FleetPlan) -> Finding:
-    """`render/socket-folder`: the unit of `server` has no folder for its unix socket."""
+def _socket_folder(server: ServerPlan, plan: FleetPlan) -> tuple[str | None, Finding | None]:
+    """The folder that the unit of `server` has made for its unix socket, or `render/socket-folder`: why none."""
     deploy, path = plan.config.deploy, server.config.host
-    folder = socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix)
+    if not is_path(path):
+        return None, None
+    folder = _folder_below_run(path, plan)
+    others = " and ".join(dict.fromkeys(_sharing(server, folder, plan))) if folder else ""
+    if folder and not others:
+        return folder, None
     base = "/run/user/UID" if deploy.scope == "user" else "/run"
-    if folder is None:
-        message = f"no unit makes a folder for {path}: that is {base}/{deploy.unit_prefix}-…/NAME{SOCKET_END}"
-    else:
-        others = " and ".join(dict.fromkeys(_sharing(server, folder, plan)))
+    message = f"no unit makes a folder for {path}: that is {base}/{deploy.unit_prefix}-…/NAME{SOCKET_END}"
+    if folder:
         message = f"{base}/{folder} is also the folder of {others}: who stops first removes it"
     key = f"servers.{server.name}.host"
     own = f"{base}/{deploy.unit_prefix}-{server.name}/http{SOCKET_END}"
     fixes = (Fix(override=f"{key}={own}", effect="a folder of its own"),) if deploy.scope == "system" else ()
-    notes = ("`launch up` does without; `launch install` refuses such a unit",)
-    return fault("render/socket-folder", key, message, *notes, fixes=fixes, severity="warning")
+    note = "`launch up` does without; `launch install` refuses such a unit"
+    return None, fault("render/socket-folder", key, message, note, fixes=fixes, severity="warning")
 
 
 def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
     """Who else has a unix socket in `folder`, and does not take turns with `server`."""
-    deploy = plan.config.deploy
     for other in plan.servers:
         turns = server.config.exclusive is not None and server.config.exclusive == other.config.exclusive
-        there = socket_folder(other.config.host, scope=deploy.scope, prefix=deploy.unit_prefix) == folder
+        there = _folder_below_run(other.config.host, plan) == folder
         if there and other.name != server.name and other.starts != "never" and not turns:
             yield other.name
-    for path in plan.config.runtime.front.listen:
-        if socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix) == folder:
-            yield "the front"
+    if any(_folder_below_run(path, plan) == folder for path in plan.config.runtime.front.listen):
+        yield "the front"
 
 
 EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_COMMAND, EXPOSURE_RUNTIME = 1.0, 1.5, 1.5, 2.0
@@ -169,6 +164,7 @@ def service_values(
     boot = starts_at_boot(server) and unit == unit_name(plan, server.name)
     waited_for = boot and any(server.name in other.after for other in plan.servers if starts_at_boot(other))
     numa = server.config.numa
+    folder, homeless = _socket_folder(server, plan)
     values = {
         **unit_values(plan, unit, server.tier, f"llama-server {server.name}: {server.entry}", server.start_timeout_s),
         "after": ("network.target", *(unit_name(plan, n) for n in server.after if boot)),
@@ -185,11 +181,11 @@ def service_values(
         "stop_timeout_s": math.ceil(server.config.stop_grace_s),
         "environment": quote_assignments(command.env),
         **_confined(server, plan, hidden),
+        "socket_folder": folder,
     }
     bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
-    homeless = is_path(server.config.host) and values["socket_folder"] is None
-    homeless = homeless and unit == unit_name(plan, server.name)
-    return values, (*bad, *((_without_folder(server, plan),) if homeless else ()))
+    lacks = (homeless,) if homeless is not None and unit == unit_name(plan, server.name) else ()
+    return values, (*bad, *lacks)
 
 
 def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> dict[str, Any]:
@@ -213,7 +209,6 @@ def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> d
         "denied_calls": "~@privileged" if allow or own_priority else "~@privileged @resources",
         "alone": alone,
         "device_allow": allow,
-        "socket_folder": own_folder(server, plan) if is_path(config.host) else None,
         "socket_group": runtime_user(plan) if others else None,
         "umask": "0007" if others else "0077",
     }
