@@ -48,19 +48,17 @@ class Systemd:
         elif units:
             self._run(["disable", "--quiet", *units])
 
-    def start(self, units: Sequence[str]) -> None:
-        """Start `units` and wait. What did not start, its properties say."""
-        if units:
-            self._run(["start", *units])
+    def start(self, units: Sequence[str]) -> int:
+        """Start `units` and wait; systemd's exit status, 0 = all."""
+        return self._run(["start", *units]).returncode if units else 0
 
-    def restart(self, units: Sequence[str]) -> None:
-        """Restart `units` (those that do not run are started) and wait, ordered by their After=.
+    def restart(self, units: Sequence[str]) -> int:
+        """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all.
 
         What somebody asks for does not count as a start too many (StartLimitBurst=).
         """
         self.forget_failures(units)
-        if units:
-            self._run(["restart", *units])
+        return self._run(["restart", *units]).returncode if units else 0
 
     def stop(self, units: Sequence[str]) -> int:
         """Stop `units` and wait; forget their failures. systemd's exit status, 0 = all."""

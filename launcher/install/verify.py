@@ -93,6 +93,8 @@ def _finding(line: str, layout: Layout, optional: Collection[str]) -> Finding:
     if absent:
         key = "deploy.launch" if absent[1].endswith("/launch") else "engines.NAME.binary"
         notes = (f"where it is on this machine is the config's to say: {key}=PATH, then render and install again",)
+    if line.startswith("Failed to prepare filename"):
+        notes = ("a unit's name has letters, digits and . _ - in it: deploy.unit_prefix, hardware.name, profile.name",)
     return fault("install/verify", "", line, *notes, severity=severity)
 
 

@@ -49,9 +49,10 @@ def runtime_tier(plan: FleetPlan) -> str | None:
 
 
 def runtime_user(plan: FleetPlan) -> str:
-    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name has at most 31 bytes."""
+    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name systemd-sysusers takes."""
     name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}".replace(".", "_").lower()
-    short = name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
+    plain = re.sub(r"^(?![a-z_])|[^a-z0-9_-]", "_", name)
+    short = name if plain == name and len(name) <= 31 else f"{plain[:22]}-{zlib.crc32(name.encode()):08x}"
     return plan.config.deploy.user or short
 
 

@@ -418,3 +418,22 @@ def test_names_that_would_leave_the_directory(name: str, templates: dict[str, st
     """A server's name becomes a path and a unit: an error, before anything is written."""
     result = rendered(fleet_plan(server_plan(name)), templates)
     assert ("render/bad-name", "error") in [(f.code, f.severity) for f in result.findings]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "deployment", "user"),
+    [
+        ("launch", "epyc-hot.only", "launch-epyc-hot_only"),
+        ("1fleet", "d", "_1fleet-d-df32fa5a"),
+        ("launch", "epyc-a+b", "launch-epyc-a_b-979724fe"),
+        ("a=b", "d", "a_b-d-4197697c"),
+    ],
+)
+def test_users_have_names_that_sysusers_takes(
+    prefix: str, deployment: str, user: str, templates: dict[str, str]
+) -> None:
+    """Letters, digits, _ and -, and no digit first; what two deployments would have in common is told apart."""
+    plan = fleet_plan(server_plan("a"), deploy=DeployConfig(unit_prefix=prefix))
+    result = rendered(msgspec.structs.replace(plan, deployment=deployment), templates)
+    made = next(f.text for f in result.deployment.files if f.path.startswith("sysusers/"))
+    assert re.findall(r"^u ([a-z_][a-z0-9_-]{0,30}) ", made, re.MULTILINE) == [user]
