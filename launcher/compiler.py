@@ -6,8 +6,7 @@ overrides ─config→ FleetConfig ─catalog→ Catalog ─plan→ FleetPlan �
 from __future__ import annotations
 
 import gc
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from launcher.errors import CatalogError, ConfigError, EngineError, Finding, Lau
 from launcher.files import known_codes, packaged_dir, write_atomic
 from launcher.ir.catalog import Catalog, HeaderLock, ReadHeader, SeenDevice
 from launcher.ir.config import Composed, EngineConfig, FleetConfig
+from launcher.ir.deployment import content_digest
 from launcher.ir.dialect import Dialect
 from launcher.ir.measured import Proved, ServerSpeed
 from launcher.ir.plan import RAM, FleetPlan
@@ -90,9 +90,9 @@ def compile_fleet(
 
 
 def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str | None) -> Compilation:
-    """`compile_fleet`, stage by stage."""
     dirs = tuple(config_dirs)
-    headers = catalog.Headers(_lock_file(dirs))
+    lock_file = _lock_file(dirs)
+    headers = catalog.Headers(lock_file)
     composed = compose_config(overrides, config_dirs=dirs, headers=headers, draft=draft)
     fleet = composed.fleet
     try:
@@ -114,7 +114,7 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
     commands, spelled = render_commands(planned, engines)
     written = composed.sources.locations
     found = tuple(f for f in found if f.code != "catalog/declared-mismatch" or f.key in written)
-    kept = _keep(headers.lock(), dirs) if draft is None else ()
+    kept = _keep(headers.lock(), lock_file) if draft is None else ()
     beside = (*composed.findings, *found, *kept, *spelled)
     return Compilation(
         composed=composed,
@@ -209,24 +209,16 @@ def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
     return next((path.with_suffix(".lock") for path in config_dirs if config.is_fleet_file(path)), None)
 
 
-def _keep(lock: HeaderLock | None, config_dirs: tuple[Path, ...]) -> tuple[Finding, ...]:
+def _keep(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
     """Write the lock file where it is out of date; a note where that cannot be done."""
-    path = _lock_file(config_dirs)
     if lock is None or path is None:
-        return ()
+        return
     try:
         write_atomic(path, msgspec.json.encode(lock) + b"\n")
     except OSError as error:
-        return (
-            fault(
-                "catalog/lock-unwritten",
-                "",
-                f"{path} cannot be written: {error.strerror or error}",
-                "it would keep what model headers say, for a plan where the models are not",
-                severity="note",
-            ),
-        )
-    return ()
+        message = f"{path} cannot be written: {error.strerror or error}"
+        note = "it would keep what model headers say, for a plan where the models are not"
+        yield fault("catalog/lock-unwritten", "", message, note, severity="note")
 
 
 def render(compiled: Compilation) -> Rendered:
@@ -305,4 +297,4 @@ def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, t
         "headers": {key: file.header_digest for key, file in models.files.items() if file.source == "gguf"},
         "dialects": {name: dialect.version for name, (_, dialect) in engines.items()},
     }
-    return "sha256:" + hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
+    return content_digest(msgspec.json.encode(inputs, order="sorted"))

@@ -6,7 +6,7 @@ written, whoever made it: names become files, units and addresses, numbers becom
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
@@ -17,12 +17,11 @@ from launcher.base.addresses import is_path, wrong_path
 from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT, PROCESS, VARIABLE, control_character
 from launcher.errors import ConfigError, Finding, fault
+from launcher.ir.deployment import content_digest
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 
 RESTART_FIELDS = ("argv", "env", "host", "port", "files")
 """What a running server cannot take over: a change restarts it. Everything else is the runtime's own."""
-
-SERVICE_RESTART_FIELDS = ("argv", "env", "host", "port")
 
 _HIGHEST = 1 << 62
 _LONGEST_S = 1e9
@@ -47,7 +46,7 @@ class ManifestDiff(msgspec.Struct, frozen=True, kw_only=True):
 def argv_digest(argv: Iterable[str]) -> str:
     """`sha256:…` of a command line: its words in UTF-8, each ended by NUL, as /proc/PID/cmdline shows them."""
     words = b"".join(word.encode(errors="surrogatepass") + b"\0" for word in argv)
-    return f"sha256:{hashlib.sha256(words).hexdigest()}"
+    return content_digest(words)
 
 
 def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
@@ -90,7 +89,6 @@ def front_changes(old: RoutingTable, new: RoutingTable) -> tuple[str, ...]:
 
 
 def _value(value: object) -> str:
-    """A field of the front, for people."""
     if value is None or value == ():
         return "none"
     return ",".join(value) if isinstance(value, tuple) else str(value)
@@ -105,8 +103,7 @@ def _why_restart(old: ServerUnit | ServiceUnit, new: ServerUnit | ServiceUnit) -
     """Why a process cannot go on as it is ("" if it can): what differs, words of argv spelled out."""
     if type(old) is not type(new):
         return "server and service changed places"
-    fields = RESTART_FIELDS if isinstance(new, ServerUnit) else SERVICE_RESTART_FIELDS
-    changed = [name for name in fields if getattr(old, name) != getattr(new, name)]
+    changed = [name for name in RESTART_FIELDS if getattr(old, name) != getattr(new, name)]
     parts = [f"argv: {', '.join(argv_changes(old.argv, new.argv))}" if name == "argv" else name for name in changed]
     return "; ".join(parts)
 
@@ -138,7 +135,6 @@ def _options(argv: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 
 def _spelled(values: tuple[str, ...] | None) -> str:
-    """The values of an option; None: it is not there."""
     return "absent" if values is None else " ".join(values) or "set"
 
 
@@ -175,19 +171,18 @@ def _decode(
 
 
 def _refused(code: str, source: str, why: str) -> Finding:
-    """The finding for a document that cannot be used, with the way to get a good one."""
     return fault(f"manifest/{code}", "", f"{source} cannot be used: {why}", "run `launch render` to write it again")
 
 
 def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
     """What `launch render` would never have written, with where it stands; None when there is nothing."""
     processes: list[ServerUnit | ServiceUnit] = [*manifest.servers, *manifest.services]
-    names = [process.name for process in processes]
+    counted = Counter(process.name for process in processes)
     wrong = chain(
         _bad_deployment(manifest.deployment),
         _bad_names("servers", (s.name for s in manifest.servers)),
         _bad_names("services", (s.name for s in manifest.services)),
-        (f"{name!r} names two processes" for name in sorted(set(names)) if names.count(name) > 1),
+        (f"{name!r} names two processes" for name, count in sorted(counted.items()) if count > 1),
         (f"{s.name}: argv is empty" for s in manifest.servers if not all((s.argv, *(r.argv for r in s.rungs)))),
         (f"{s.name}: argv is empty" for s in manifest.services if not s.argv and s.builtin is None),
         _bad_variables({p.name: p.env for p in processes}),
@@ -199,7 +194,6 @@ def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
 
 
 def _wrong_in_routes(table: RoutingTable) -> str | None:
-    """The same of `routes.json`."""
     targets = table.targets
     wrong = chain(
         _bad_deployment(table.deployment),
@@ -223,7 +217,6 @@ def _bad_deployment(name: str) -> Iterator[str]:
 
 
 def _bad_names(field: str, names: Iterable[str]) -> Iterator[str]:
-    """Names that are no file's."""
     for name in names:
         if not PROCESS.fullmatch(name):
             yield f"{name!r} cannot name a file and a unit - at `$.{field}`"
@@ -237,7 +230,6 @@ def _bad_addresses(listening: Iterable[tuple[str, str, int]]) -> Iterator[str]:
 
 
 def _bad_variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Names that no environment can carry."""
     for process, env in environments.items():
         for name in env:
             if not VARIABLE.fullmatch(name):
@@ -245,7 +237,6 @@ def _bad_variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[st
 
 
 def _bad_values(value: Any, at: str, field: str = "") -> Iterator[str]:
-    """Everything below `value`, a Struct, collection or scalar."""
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             if name not in _ANYTHING:
@@ -264,7 +255,6 @@ def _bad_values(value: Any, at: str, field: str = "") -> Iterator[str]:
 
 
 def _bad_text(value: str, at: str, field: str) -> Iterator[str]:
-    """A text that no path, argument or line can carry."""
     if "\0" in value:
         yield f"a NUL character - at `{at}`"
     elif field in _ONE_LINE and (found := control_character(value)) is not None:
@@ -272,7 +262,6 @@ def _bad_text(value: str, at: str, field: str) -> Iterator[str]:
 
 
 def _bad_number(value: float, at: str, field: str) -> Iterator[str]:
-    """A number that is no size, count, port or time."""
     lowest, highest = float(field in _AT_LEAST_ONE), float(_HIGHEST)
     if field == "budget_bytes":  # less than nothing where the reserve is more than there is
         lowest = -highest

@@ -24,9 +24,9 @@ from launcher.compiler import (
     with_speeds,
 )
 from launcher.errors import STALE_EXIT_CODE, ConfigError, Finding, HostError, LaunchError, PlanError, has_errors
-from launcher.files import FileDifference, compare_deployment, write_deployment
+from launcher.files import compare_deployment, write_deployment
 from launcher.ir.config import FleetConfig
-from launcher.ir.deployment import RECORDS
+from launcher.ir.deployment import RECORDS, FileDifference
 from launcher.ir.measured import ServerSpeed
 from launcher.sizes import gib
 
@@ -138,10 +138,8 @@ def write(
     written = not check and not diff
     changes: list[FileDifference] = []
     for below, rendered in bundles.items():
-        found = compare_deployment(rendered.deployment, target / below)
+        found = (write_deployment if written else compare_deployment)(rendered.deployment, target / below)
         changes += (msgspec.structs.replace(change, path=f"{below}{change.path}") for change in found)
-        if written:
-            write_deployment(rendered.deployment, target / below)
     if as_json:
         from launcher.ir.documents import RenderDocument
 

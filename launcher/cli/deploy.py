@@ -31,9 +31,9 @@ from launcher.errors import (
 from launcher.files import FileDifference, compare_deployment, owned_files, writing
 from launcher.install import Change, Changes, Installed, Layout, Report, Source, Systemd
 from launcher.install.changes import SIGNS
-from launcher.install.ownership import digest, shown
+from launcher.install.ownership import shown
 from launcher.install.steps import not_active
-from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.ir.deployment import Deployment, RenderedFile, content_digest
 from launcher.supervise import reach_runtime
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
@@ -225,7 +225,7 @@ def read_bundle(directory: Path) -> Deployment:
         except (OSError, UnicodeDecodeError):
             wrong.append(path)
             continue
-        if digest(raw) != expected:
+        if content_digest(raw) != expected:
             wrong.append(path)
             continue
         require_ours(file.parent, file.parent.lstat())

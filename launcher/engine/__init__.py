@@ -9,13 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from launcher.engine.asking import NoAnswerError, list_devices
-from launcher.engine.help import parse_help
 from launcher.engine.identity import binary_digest, may_be_kept
 from launcher.engine.probing import (
     locate_binary,
     probe,
     probe_failed,
-    record,
     recorded,
     recorded_names,
     resolve_binary,
@@ -24,7 +22,7 @@ from launcher.engine.probing import (
 from launcher.ir.catalog import SeenDevice
 
 if TYPE_CHECKING:
-    from launcher.engine.breakdown import Proven, UnreadableError, parse_dry_run
+    from launcher.engine.breakdown import Proven
     from launcher.engine.prove import (
         AS_JSON,
         EMBEDDED,
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
         without_dry_run,
     )
 
-_OF_BREAKDOWN = ("Proven", "UnreadableError", "parse_dry_run")
-
 __all__ = [
     "AS_JSON",
     "EMBEDDED",
@@ -48,7 +44,6 @@ __all__ = [
     "NoAnswerError",
     "Proven",
     "SeenDevice",
-    "UnreadableError",
     "binary_digest",
     "dry_run",
     "keep_proof",
@@ -56,13 +51,10 @@ __all__ = [
     "list_devices",
     "locate_binary",
     "may_be_kept",
-    "parse_dry_run",
-    "parse_help",
     "probe",
     "probe_failed",
     "proof_key",
     "read_proof",
-    "record",
     "recorded",
     "recorded_names",
     "resolve_binary",
@@ -77,5 +69,4 @@ def __getattr__(name: str) -> Any:
     """What a dry run needs, imported on first use. AttributeError for any other name."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "breakdown" if name in _OF_BREAKDOWN else "prove"
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__name__}.prove"), name)

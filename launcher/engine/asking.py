@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -54,6 +55,8 @@ def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float
     except NoAnswerError as error:
         _unanswered[question] = monotonic(), error
         raise
+    except ValueError as error:  # a NUL
+        raise OSError(errno.EINVAL, str(error)) from None
 
 
 def _file(program: str) -> tuple[int, ...]:

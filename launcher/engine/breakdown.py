@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from launcher.base.decoding import UNREADABLE
+from launcher.base.decoding import decoded
 from launcher.ir.proof import Breakdown, ProvenMemory
 from launcher.sizes import MIB
 
@@ -28,13 +28,13 @@ RAM = "ram"
 ROUNDING_MIB = 3
 """A row's sum may be off by this from its three parts, each rounded down."""
 _ROW = re.compile(
-    r"\|\s+- (.+?)\s+\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
+    r"\|\s+- ([^|]+)\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
     r"(\d{1,12})\s*=\s*(\d{1,12})\s*\+\s*(\d{1,12})\s*\+\s*(\d{1,12})\b"
 )
 _NOT_A_ROW = "common_memory_breakdown_print: |   - "
 _FILE = re.compile(r"loaded meta data with \d+ key-value pairs and \d+ tensors from (.+?)(?: \(version .*\))?\s*$")
 _FITTING = "fitting params to device memory"
-_KV = re.compile(r"llama_kv_cache\w*: size =\s*(\d{1,12}\.?\d*) MiB")
+_KV = re.compile(r"llama_kv_cache\w{0,40}: size =\s*(\d{1,12}\.?\d*) MiB")
 _RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*(\d{1,12}\.?\d*) MiB")
 _OUTPUT = re.compile(r"output buffer size =\s*(\d{1,12}\.?\d*) MiB")
 _COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*(\d{1,12}\.?\d*) MiB")
@@ -55,6 +55,23 @@ class Proven(NamedTuple):
     compiled_for: tuple[str, ...] = ()
 
 
+class _Row(msgspec.Struct):
+    """One row of a table, in MiB. `description`: of a device, as JSON has it apart from its name."""
+
+    name: str
+    whole: int = msgspec.field(name="self")
+    model: int
+    context: int
+    compute: int
+    description: str = ""
+
+
+class _Data(msgspec.Struct):
+    """A breakdown as JSON."""
+
+    rows: tuple[_Row, ...] = ()
+
+
 class _Line(msgspec.Struct):
     """One line under `--log-jsonl`."""
 
@@ -63,42 +80,12 @@ class _Line(msgspec.Struct):
     data: _Data | None = None
 
 
-class _Data(msgspec.Struct):
-    """A breakdown as JSON."""
-
-    rows: tuple[_JsonRow, ...] = ()
-
-
-class _JsonRow(msgspec.Struct):
-    """One row, in MiB. `description`: of a device, as the table has it behind its name."""
-
-    name: str
-    self: int
-    model: int
-    context: int
-    compute: int
-    description: str = ""
-
-
-class _Row(NamedTuple):
-    """One row of a table, in MiB."""
-
-    name: str
-    whole: int
-    model: int
-    context: int
-    compute: int
-
-
 class _Table(NamedTuple):
     """One pass: the file it was about, whether it came after `fitting params`, and what it said."""
 
     file: str
     fitted: bool
     breakdown: Breakdown
-
-
-_DECODER = msgspec.json.Decoder(_Line)
 
 
 def parse_dry_run(log: Sequence[str], *, model: str, draft: str | None, devices: Mapping[str, str]) -> Proven:
@@ -155,14 +142,12 @@ def _decoded(raw: str) -> tuple[str, list[_Row]]:
     """The text of a line, plain or JSON, and the rows of a breakdown that is JSON."""
     if not raw.startswith("{"):
         return raw, []
-    try:
-        line = _DECODER.decode(raw)
-    except UNREADABLE:
+    line = decoded(raw, _Line)
+    if line is None:
         return raw, []
     if line.type == "fit_memory_breakdown" and line.data is not None:
-        return "", [
-            _checked(_Row(f"{r.name} ({r.description})", r.self, r.model, r.context, r.compute)) for r in line.data.rows
-        ]
+        rows = (msgspec.structs.replace(row, name=f"{row.name} ({row.description})") for row in line.data.rows)
+        return "", [_checked(row) for row in rows]
     return line.msg, []
 
 
@@ -173,15 +158,17 @@ def _row(line: str) -> _Row | None:
     match = _ROW.search(line)
     if match is None:
         raise UnreadableError(f"a row of the memory breakdown cannot be read: {line.strip()[:160]}")
-    return _checked(_Row(match[1], *map(int, match.groups()[1:])))
+    whole, model, context, compute = map(int, match.groups()[1:])
+    return _checked(_Row(match[1].rstrip(), whole, model, context, compute))
 
 
 def _checked(row: _Row) -> _Row:
     """`row`, if its parts make its sum. Raises UnreadableError."""
-    if not all(0 <= size < LARGEST_MIB for size in row[1:]):
-        raise UnreadableError(f"no server takes what a row of the memory breakdown says: {row.name} {row[1:]}")
+    sizes = (row.whole, row.model, row.context, row.compute)
+    if not all(0 <= size < LARGEST_MIB for size in sizes):
+        raise UnreadableError(f"no server takes what a row of the memory breakdown says: {row.name} {sizes}")
     if abs(row.whole - row.model - row.context - row.compute) > ROUNDING_MIB:
-        raise UnreadableError(f"a row of the memory breakdown does not add up: {row.name} {row[1:]}")
+        raise UnreadableError(f"a row of the memory breakdown does not add up: {row.name} {sizes}")
     return row
 
 
@@ -238,5 +225,4 @@ def _place(name: str, devices: Mapping[str, str]) -> str:
 
 
 def _sum(pattern: re.Pattern[str], text: str) -> int:
-    """Bytes of all matches."""
     return round(sum(float(size) for size in pattern.findall(text)) * MIB)

@@ -80,9 +80,11 @@ def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
     `pkg://package/file` is found through the package's spec, without importing it; `built://file` in the engine that
     `make engine` built last. Raises EngineError (`engine/missing-binary`, at `key`.binary) where there is none.
     """
+    if "\0" in engine.binary:
+        raise EngineError([_missing(key, f"{engine.binary!a} names no program")])
     if engine.binary.startswith(BUILT_SCHEME):
         built = engines_dir() / "current/bin" / engine.binary.removeprefix(BUILT_SCHEME)
-        if not built.exists():
+        if not os.path.exists(built):  # noqa: PTH110 - False, too, for what may not be looked at
             raise EngineError([_missing(key, f"no engine was built here: there is no {built}", remedy="`make engine`")])
         return str(built)
     if not engine.binary.startswith(PACKAGE_SCHEME):
@@ -245,7 +247,6 @@ def probe_failed(key: str, message: str, notes: tuple[str, ...] = ()) -> Finding
 
 
 def _missing(key: str, message: str, package: str | None = None, *, remedy: str = "") -> Finding:
-    """An `engine/missing-binary` error at the engine's binary, with what to do about it."""
     first = remedy or (f"install {package}" if package else "")
     rest = f"set {key}.binary to the path of a llama-server; planning needs none with {key}.dialect=b10434"
     note = f"{first}, or {rest}" if first else rest

@@ -162,6 +162,8 @@ def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) ->
         except OSError as error:
             cause: Cause = "unfit" if error.errno == errno.ENOEXEC else "refused"
             raise DryRunError(cause, f"{words[0]} cannot be run: {error.strerror}") from None
+        except ValueError as error:  # a NUL
+            raise DryRunError("refused", f"{words[0]} cannot be run: {error}") from None
         yield child
 
 

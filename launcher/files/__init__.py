@@ -18,11 +18,9 @@ from launcher.files.atomic import (
 )
 from launcher.files.deployment import compare_deployment, owned_files, write_deployment
 from launcher.files.packaged import known_codes, packaged_dir
-from launcher.ir.deployment import FileDifference
 
 __all__ = [
     "ChangedMeanwhileError",
-    "FileDifference",
     "cannot_read",
     "compare_deployment",
     "drop_leftovers",

@@ -5,6 +5,7 @@ Digests of big files are computed once: one is kept as long as nothing about its
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -21,10 +22,10 @@ from typing import Any, Literal
 import msgspec
 
 from launcher.base.decoding import UNREADABLE
-from launcher.base.regular import read_regular
+from launcher.base.regular import read_json, read_regular
 from launcher.errors import ConfigError, Finding, fault
 from launcher.files.atomic import write_atomic, writing
-from launcher.files.deployment import sha256
+from launcher.ir.deployment import content_digest
 from launcher.ir.fleet import FleetManifest
 from launcher.ir.live import FleetStatus
 
@@ -87,7 +88,7 @@ def save_checkpoint(state_dir: Path, checkpoint: Checkpoint, files: Mapping[str,
     if target.exists():
         remedy = f"`launch checkpoint delete {checkpoint.name}`, or take another name"
         raise ConfigError([_refused("exists", f"there is a checkpoint {checkpoint.name} already", remedy)])
-    contents = {path: sha256(data) for path, data in sorted(files.items())}
+    contents = {path: content_digest(data) for path, data in sorted(files.items())}
     checkpoint = msgspec.structs.replace(checkpoint, contents=contents)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -119,9 +120,8 @@ def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
         raise ConfigError([_refused("unknown", f"{state_dir.name} has no checkpoint {name}", hint)])
     try:
         checkpoint = msgspec.json.decode(read_regular(directory / _RECORD), type=Checkpoint)
-        wrong = [
-            p for p, digest in checkpoint.contents.items() if sha256(read_regular(directory / _inside(p))) != digest
-        ]
+        found = {path: content_digest(read_regular(directory / _inside(path))) for path in checkpoint.contents}
+        wrong = [path for path, digest in checkpoint.contents.items() if found[path] != digest]
     except (OSError, ValueError, *UNREADABLE) as error:
         raise ConfigError([_damaged(directory, str(error))]) from None
     if checkpoint.name != name or checkpoint.deployment != state_dir.name:
@@ -198,14 +198,16 @@ def file_digests(
     `on_file(path, size in bytes)` is called, from a thread of our own, before a file is read. Never raises for a
     file; a cache that cannot be read or written is done without.
     """
-    known = _read(cache)
+    known = read_json(cache, dict[str, _Known]) or {}
     wanted = sorted(set(paths))
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
         found = list(pool.map(lambda path: _digest(path, known.get(path), on_file), wanted))
     fresh = {path: kept for path, (_, kept) in zip(wanted, found, strict=True) if kept is not None}
     merged = {path: entry for path, entry in {**known, **fresh}.items() if os.path.exists(path)}  # noqa: PTH110 - str
     if merged != known:
-        _write(cache, merged)
+        with contextlib.suppress(OSError):
+            cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomic(cache, msgspec.json.encode(merged, order="sorted"), mode=0o600)
     return {digest.path: digest for digest, _ in found}
 
 
@@ -222,8 +224,8 @@ def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]
             while block := file.read(_BLOCK_BYTES):
                 summed.update(block)
             after = os.fstat(file.fileno())
-    except OSError as error:
-        return FileDigest(path=path, error=error.strerror or str(error)), None
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        return FileDigest(path=path, error=getattr(error, "strerror", None) or str(error)), None
     if _facts(before) != _facts(after):
         return FileDigest(path=path, size_bytes=after.st_size, error="it changed while it was read"), None
     digest = f"sha256:{summed.hexdigest()}"
@@ -240,21 +242,6 @@ def _open(path: str, flags: int) -> int:
 def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
     """What a file's content cannot change without; ctime cannot be set back."""
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-def _read(cache: Path) -> dict[str, _Known]:
-    try:
-        return msgspec.json.decode(read_regular(cache), type=dict[str, _Known])
-    except (OSError, *UNREADABLE):
-        return {}
-
-
-def _write(cache: Path, known: dict[str, _Known]) -> None:
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(cache, msgspec.json.encode(known, order="sorted"), mode=0o600)
-    except OSError:
-        return
 
 
 _SECRET_FLAGS = frozenset({"--api-key-file", "--ssl-key-file"})
@@ -319,7 +306,7 @@ def changed_since(path: str, moment: float) -> bool:
     """Whether the file was written or replaced after `moment` (Unix time)."""
     try:
         found = Path(path).stat()
-    except OSError:
+    except (OSError, ValueError):
         return False
     return max(found.st_mtime, found.st_ctime) > moment
 

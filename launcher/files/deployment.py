@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import msgspec
 
 from launcher.base.regular import read_regular
 from launcher.files.atomic import cannot_write, discard, stage, sync_dir, writing
-from launcher.ir.deployment import Deployment, FileDifference, RenderedFile
+from launcher.ir.deployment import Deployment, FileDifference, RenderedFile, content_digest, unified
 
 OWNED_NAME = ".launch-files.json"
 """Lists what we wrote into a deployment's directory, with digests: only these are ever pruned."""
@@ -26,15 +25,6 @@ class OwnedFiles(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = "launch.files/v1"
     deployment: str
     files: dict[str, str]
-
-
-class WriteReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `write_deployment` did, as relative paths. `kept` are stale files that somebody edited by hand."""
-
-    written: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    pruned: tuple[str, ...]
-    kept: tuple[str, ...]
 
 
 def owned_files(directory: Path) -> dict[str, str]:
@@ -56,16 +46,14 @@ def compare_deployment(deployment: Deployment, directory: Path) -> tuple[FileDif
     _refuse_links(directory, (file.path for file in deployment.files))
     with writing(directory):
         differences = [d for file in deployment.files if (d := _compare(file, directory)) is not None]
-        wanted = {file.path for file in deployment.files}
-        for path in sorted(set(owned_files(directory)) - wanted):
-            target = directory / _safe(path)
-            if target.is_file() and _link_above(directory, path) is None:
-                differences.append(FileDifference(path=path, kind="extra", diff=_unified(path, _read(target), None)))
+        for path in _stale(deployment, directory):
+            diff = unified(f"a/{path}", f"b/{path}", (directory / path).read_bytes(), None)
+            differences.append(FileDifference(path=path, kind="extra", diff=diff))
     return tuple(sorted(differences, key=lambda d: d.path))
 
 
-def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
-    """Write every file of `deployment` that differs, then remove the stale ones that we own.
+def write_deployment(deployment: Deployment, directory: Path) -> tuple[FileDifference, ...]:
+    """Write every file of `deployment` that differs, then remove the stale ones that we own; what differed before.
 
     All new content is on disk in temporary files before the first one is renamed, so that a full disk changes
     nothing. A second call writes nothing. A stale file that no longer has the content we wrote is kept.
@@ -73,23 +61,30 @@ def write_deployment(deployment: Deployment, directory: Path) -> WriteReport:
     Raises HostError `host/cannot-write` when the system refuses, or when `directory` or a directory in it is a
     symlink; ValueError on a path that leaves `directory`.
     """
-    for file in deployment.files:
-        _safe(file.path)
-    _refuse_links(directory, (file.path for file in deployment.files))
+    found = compare_deployment(deployment, directory)
+    changed = {difference.path for difference in found}
     with writing(directory):
-        before = owned_files(directory)
-        changed = [file for file in deployment.files if _compare(file, directory) is not None]
-        content = {file.path: (file.text.encode(), 0o755 if file.executable else 0o644) for file in changed}
-        digests = {file.path: sha256(file.text.encode()) for file in deployment.files}
-        owned = OwnedFiles(deployment=deployment.name, files=digests)
-        raw = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
-        if not (directory / OWNED_NAME).is_file() or (directory / OWNED_NAME).read_bytes() != raw:
-            content[OWNED_NAME] = (raw, 0o644)  # the last: it never lists a file that is not there
+        stale = _stale(deployment, directory)
+        data = {file.path: file.text.encode() for file in deployment.files}
+        modes = {file.path: 0o755 if file.executable else 0o644 for file in deployment.files}
+        content = {path: (data[path], modes[path]) for path in data if path in changed}
+        owned = OwnedFiles(deployment=deployment.name, files={path: content_digest(raw) for path, raw in data.items()})
+        listed = msgspec.json.format(msgspec.json.encode(owned, order="sorted"), indent=2) + b"\n"
+        if not (directory / OWNED_NAME).is_file() or (directory / OWNED_NAME).read_bytes() != listed:
+            content[OWNED_NAME] = (listed, 0o644)  # the last: it never lists a file that is not there
         _replace_all(directory, content)
-        pruned, kept = _prune(directory, {p: d for p, d in before.items() if p not in digests})
-    written = tuple(file.path for file in changed)
-    unchanged = tuple(file.path for file in deployment.files if file.path not in content)
-    return WriteReport(written=written, unchanged=unchanged, pruned=pruned, kept=kept)
+        _prune(directory, stale)
+    return found
+
+
+def _stale(deployment: Deployment, directory: Path) -> dict[str, str]:
+    """Files that we wrote into `directory` and that `deployment` lacks, sorted, with the digest of what we wrote."""
+    wanted = {file.path for file in deployment.files}
+    return {
+        path: digest
+        for path, digest in sorted(owned_files(directory).items())
+        if path not in wanted and _is_plain(directory / path) and _link_above(directory, path) is None
+    }
 
 
 def _replace_all(directory: Path, content: Mapping[str, tuple[bytes, int]]) -> None:
@@ -102,8 +97,7 @@ def _replace_all(directory: Path, content: Mapping[str, tuple[bytes, int]]) -> N
     try:
         for path, (data, mode) in content.items():
             target = directory / path
-            _make_directories(target.parent, made)
-            _refuse_directory(target)  # a rename would find out, but too late
+            _make_way(target, made)
             staged.append((stage(target, data, mode), target))
         for temporary, target in staged:
             temporary.replace(target)
@@ -118,20 +112,19 @@ def _replace_all(directory: Path, content: Mapping[str, tuple[bytes, int]]) -> N
         sync_dir(parent)
 
 
-def _make_directories(directory: Path, made: list[Path]) -> None:
-    """Make `directory` and its parents, adding those that were missing to `made`, outermost first."""
+def _make_way(target: Path, made: list[Path]) -> None:
+    """Make the directories above `target`, adding those that were missing to `made`, outermost first. Raises OSError.
+
+    Also for a directory at `target` itself: a rename would find out, but too late.
+    """
     missing = []
-    for part in (directory, *directory.parents):
+    for part in target.parents:
         if part.is_dir():
             break
         missing.append(part)
     for part in reversed(missing):
         part.mkdir(mode=0o755)  # whatever the umask: what others may write is not run
         made.append(part)
-
-
-def _refuse_directory(target: Path) -> None:
-    """Raise IsADirectoryError when no file can be at `target`."""
     if target.is_dir() and not target.is_symlink():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
 
@@ -157,45 +150,35 @@ def _link_above(directory: Path, path: str) -> Path | None:
     return next((part for part in above if part.is_symlink()), None)
 
 
-def _prune(directory: Path, stale: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Remove `stale` files whose content is still ours, and directories that this empties."""
-    pruned, kept = [], []
-    for path, digest in sorted(stale.items()):
-        target = directory / _safe(path)
-        if not target.is_file() or target.is_symlink() or _link_above(directory, path) is not None:
-            continue
-        if sha256(target.read_bytes()) != digest:
-            kept.append(path)
+def _prune(directory: Path, stale: Mapping[str, str]) -> None:
+    """Remove `stale` files (path → digest) whose content is still ours, and directories that this empties."""
+    for path, digest in stale.items():
+        target = directory / path
+        if content_digest(target.read_bytes()) != digest:
             continue
         target.unlink()
         sync_dir(target.parent)
-        pruned.append(path)
         for parent in target.relative_to(directory).parents:
             if parent == Path() or any((directory / parent).iterdir()):
                 break
             (directory / parent).rmdir()
-    return tuple(pruned), tuple(kept)
 
 
 def _compare(file: RenderedFile, directory: Path) -> FileDifference | None:
     """How the file on disk differs from `file`, or None."""
-    target = directory / _safe(file.path)
-    if not target.is_file() or target.is_symlink():
-        return FileDifference(path=file.path, kind="missing", diff=_unified(file.path, None, file.text))
-    if target.read_bytes() != file.text.encode():
-        return FileDifference(path=file.path, kind="changed", diff=_unified(file.path, _read(target), file.text))
+    target, path, wanted = directory / file.path, file.path, file.text.encode()
+    found = target.read_bytes() if _is_plain(target) else None
+    if found != wanted:
+        kind: Literal["missing", "changed"] = "missing" if found is None else "changed"
+        return FileDifference(path=path, kind=kind, diff=unified(f"a/{path}", f"b/{path}", found, wanted))
     if bool(target.stat().st_mode & 0o100) != file.executable:
-        wanted = "executable" if file.executable else "not executable"
-        return FileDifference(path=file.path, kind="mode", diff=(f"{file.path} should be {wanted}",))
+        mode = "executable" if file.executable else "not executable"
+        return FileDifference(path=path, kind="mode", diff=(f"{path} should be {mode}",))
     return None
 
 
-def _unified(path: str, old: str | None, new: str | None) -> tuple[str, ...]:
-    """Lines of one file's unified diff, as `git` prints them; None = there is no such file."""
-    before = "/dev/null" if old is None else f"a/{path}"
-    after = "/dev/null" if new is None else f"b/{path}"
-    lines = difflib.unified_diff((old or "").splitlines(), (new or "").splitlines(), before, after, lineterm="")
-    return tuple(lines)
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _safe(path: str) -> PurePosixPath:
@@ -204,12 +187,3 @@ def _safe(path: str) -> PurePosixPath:
     if pure.is_absolute() or not pure.parts or {"..", OWNED_NAME} & {*pure.parts} or "\0" in path:
         raise ValueError(f"not a path inside a deployment: {path!r}")
     return pure
-
-
-def sha256(raw: bytes) -> str:
-    """`sha256:` and the hex digest."""
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")

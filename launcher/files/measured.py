@@ -9,13 +9,15 @@ from statistics import median
 
 import msgspec
 
-from launcher.base.decoding import UNREADABLE
+from launcher.base.regular import read_json
 from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
 from launcher.ir.measured import Measurement, ReadSpeed
 
 KEPT = 500
 """Measurements, the newest; one a key."""
+LARGEST_RATE = 1e18
+"""Bytes a second that no memory gives: what says so was not measured."""
 
 
 def measured_file() -> Path:
@@ -25,10 +27,7 @@ def measured_file() -> Path:
 
 def read_measured() -> tuple[Measurement, ...]:
     """All of them, oldest first. None where there is no file, or one that an other version wrote."""
-    try:
-        return msgspec.json.decode(measured_file().read_bytes(), type=tuple[Measurement, ...])
-    except (OSError, *UNREADABLE):
-        return ()
+    return read_json(measured_file(), tuple[Measurement, ...]) or ()
 
 
 def known_rates(hardware: str) -> dict[str, int]:
@@ -40,7 +39,8 @@ def known_rates(hardware: str) -> dict[str, int]:
     for one in read_measured():
         if one.hardware == hardware and len(one.touched.bytes) == 1 and not one.drafts:
             ((device, size),) = one.touched.bytes.items()
-            found.setdefault(device, []).append(one.decode * size)
+            if 1 <= (rate := one.decode * size) < LARGEST_RATE:
+                found.setdefault(device, []).append(rate)
     return {device: int(float(f"{median(rates):.2g}")) for device, rates in found.items()}
 
 
@@ -64,10 +64,7 @@ def read_speed_file() -> Path:
 
 def known_read_speed() -> ReadSpeed | None:
     """What was measured last; None where nothing was, or by an other version."""
-    try:
-        return msgspec.json.decode(read_speed_file().read_bytes(), type=ReadSpeed)
-    except (OSError, *UNREADABLE):
-        return None
+    return read_json(read_speed_file(), ReadSpeed)
 
 
 def keep_read_speed(found: ReadSpeed) -> Path:

@@ -88,7 +88,6 @@ class LockHeldError(Exception):
     """Somebody else holds the lock; `owner` is None when the file does not say who."""
 
     def __init__(self, path: Path, owner: LockOwner | None) -> None:
-        """`path` is the lock file."""
         self.path = path
         self.owner = owner
         super().__init__(f"{path} is held by " + (f"process {owner.pid}" if owner else "an unknown process"))
@@ -147,8 +146,7 @@ class OwnedLock:
         """Drop the lock; nothing happens when it is not held. The file stays, empty."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = None
+        self.drop()
 
 
 _STARTS = "starting.lock"

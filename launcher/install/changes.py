@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -13,8 +12,8 @@ import msgspec
 from launcher.base.tree import Found
 from launcher.errors import Finding, fault
 from launcher.install.layout import Layout, foreign_names, is_unit, placements
-from launcher.install.ownership import Record, Source, digest, installed_names, read_record, record_path, shown
-from launcher.ir.deployment import Deployment
+from launcher.install.ownership import Record, Source, installed_names, read_record, record_path, shown
+from launcher.ir.deployment import Deployment, content_digest, unified
 
 Kind = Literal["add", "change", "remove"]
 SIGNS: dict[Kind, str] = {"add": "+", "change": "~", "remove": "-"}
@@ -63,10 +62,10 @@ def plan_changes(
     findings += foreign_names(deployment, [Path(shown(path, layout)) for path in placed], layout)
     for path, file in placed.items():
         name, data, mode = shown(path, layout), file.text.encode(), 0o755 if file.executable else 0o644
-        files[name] = digest(data)
+        files[name] = content_digest(data)
         found = _read(path, layout)
         old = None if found is None else found.data
-        if found == Found(data, mode) and before.files.get(name) == digest(data):
+        if found == Found(data, mode) and before.files.get(name) == files[name]:
             continue
         if old is not None and old != data:
             findings += _in_the_way(name, old, before, owners.get(name), force=force)
@@ -78,7 +77,7 @@ def plan_changes(
                 mode=mode,
                 unit=is_unit(path, layout),
                 restarts=path.suffix in PROCESSES and (old is None or process(old) != process(data)),
-                diff=unified(name, old, data),
+                diff=unified(name, name, old, data),
             )
         )
     removed, kept = _removals(before, set(before.files) - set(files), layout, force=force)
@@ -119,13 +118,6 @@ def process(raw: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def unified(name: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
-    """Lines of one file's unified diff; None = there is no such file."""
-    before, after = ((raw or b"").decode(errors="replace").splitlines() for raw in (old, new))
-    names = ("/dev/null" if old is None else name, "/dev/null" if new is None else name)
-    return tuple(difflib.unified_diff(before, after, *names, lineterm=""))
-
-
 def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
     """What is wrong with replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
     if name in before.files:
@@ -150,7 +142,7 @@ def _removals(
         if edited:
             findings.append(_hand_edited(name, force=force))
         if force or not edited:
-            diff = unified(name, found.data, None)
+            diff = unified(name, name, found.data, None)
             changes.append(Change(path=path, kind="remove", unit=is_unit(path, layout), restarts=True, diff=diff))
     return changes, findings
 

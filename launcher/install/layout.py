@@ -39,7 +39,6 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return Tree(self.root)
 
     def _at(self, system: str, user: str) -> Path:
-        """`system`, or `user` below the home, below the root."""
         path = Path(system) if self.scope == "system" else self.home / user
         return self.root / path.relative_to("/")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT
 from launcher.errors import ConfigError
 from launcher.install.layout import Layout, not_ours
+from launcher.ir.deployment import content_digest
 
 SCHEMA = "launch.installed/v1"
 
@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def wrote(self, name: str, raw: bytes) -> bool:
         """Whether `raw` is what we wrote to `name`."""
-        return digest(raw) in (self.files.get(name), self.previous.get(name))
+        return content_digest(raw) in (self.files.get(name), self.previous.get(name))
 
 
 def record_path(deployment: str, layout: Layout) -> Path:
@@ -97,8 +97,3 @@ def encode_record(record: Record) -> bytes:
 def shown(path: Path, layout: Layout) -> str:
     """`path` as the installed machine names it."""
     return str(Path("/") / path.relative_to(layout.root))
-
-
-def digest(raw: bytes) -> str:
-    """`sha256:` and the hex digest."""
-    return f"sha256:{hashlib.sha256(raw).hexdigest()}"

@@ -14,8 +14,9 @@ import msgspec
 from launcher.errors import Finding, HostError, SuperviseError, fault, has_errors
 from launcher.install.changes import Changes
 from launcher.install.layout import Layout, is_unit
-from launcher.install.ownership import Record, digest, encode_record, read_record, record_path, shown
+from launcher.install.ownership import Record, encode_record, read_record, record_path, shown
 from launcher.install.systemd import Systemd
+from launcher.ir.deployment import content_digest
 
 Write = Callable[[Path, bytes, int], None]
 """Replaces a file atomically, its directory made: path, content, permission bits (`Tree.write`)."""
@@ -127,7 +128,7 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
     old = read_record(changes.deployment, layout)
     if changes.changes:
         previous = old.files if old else {}
-        known = previous | {shown(c.path, layout): digest(c.data) for c in changes.changes if c.data}
+        known = previous | {shown(c.path, layout): content_digest(c.data) for c in changes.changes if c.data}
         _write_record(msgspec.structs.replace(record, files=known, previous=previous), layout, write)
     for change in sorted(changes.changes, key=lambda c: (c.unit, c.kind == "remove")):
         if change.kind == "remove":

@@ -62,9 +62,7 @@ class Systemd:
 
     def stop(self, units: Sequence[str]) -> int:
         """Stop `units` and wait; forget their failures. systemd's exit status, 0 = all."""
-        if not units:
-            return 0
-        status = self._run(["stop", *units]).returncode
+        status = self._run(["stop", *units]).returncode if units else 0
         self.forget_failures(units)
         return status
 

@@ -46,7 +46,6 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
 
 
 def _homeless(unit: str, text: str) -> Finding | None:
-    """The error for a unit that listens on a unix socket for which no folder is made; None for any other."""
     path = None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
     if path is None:
         return None
@@ -94,6 +93,8 @@ def _finding(line: str, layout: Layout, optional: Collection[str]) -> Finding:
     if absent:
         key = "deploy.launch" if absent[1].endswith("/launch") else "engines.NAME.binary"
         notes = (f"where it is on this machine is the config's to say: {key}=PATH, then render and install again",)
+    if line.startswith("Failed to prepare filename"):
+        notes = ("a unit's name has letters, digits and . _ - in it: deploy.unit_prefix, hardware.name, profile.name",)
     return fault("install/verify", "", line, *notes, severity=severity)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 from typing import Literal
 
 import msgspec
@@ -39,3 +41,15 @@ class FileDifference(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: Literal["changed", "missing", "extra", "mode"]
     diff: tuple[str, ...]
+
+
+def content_digest(raw: bytes) -> str:
+    """`sha256:` and the hex digest."""
+    return f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def unified(before: str, after: str, old: bytes | None, new: bytes | None) -> tuple[str, ...]:
+    """Lines of a unified diff from the content `old` of file `before` to `new` of `after`; None: there is no file."""
+    was, becomes = ((raw or b"").decode(errors="replace").splitlines() for raw in (old, new))
+    names = ("/dev/null" if old is None else before, "/dev/null" if new is None else after)
+    return tuple(difflib.unified_diff(was, becomes, *names, lineterm=""))

@@ -22,8 +22,12 @@ class Flag(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool = False
     help: str = ""
 
+    def takes(self, spelling: str) -> int:
+        """How many values follow this spelling of it: none what switches it off."""
+        return 0 if spelling in self.negations else self.arity
 
-class Dialect(msgspec.Struct, frozen=True, kw_only=True):
+
+class Dialect(msgspec.Struct, frozen=True, kw_only=True, cache_hash=True):
     """Every flag of one build. `digest` is the sha256 of the binary it was probed from ("" if recorded by hand).
 
     `architectures`: the models it loads, by GGUF `general.architecture`; empty when that is not known.

@@ -4,7 +4,7 @@ In: the plan, a binary and a dialect per engine, templates by name. Out: `Render
 A plan needs argv alone: `fleet`, with all that only the files need, is imported by who makes them.
 """
 
-from launcher.render.command import Command, placement_prefix, render_commands, server_command, server_words
-from launcher.render.spellings import NOT_FLAGS, TABLE
+from launcher.render.command import Command, render_commands, server_command
+from launcher.render.spellings import TABLE
 
-__all__ = ["NOT_FLAGS", "TABLE", "Command", "placement_prefix", "render_commands", "server_command", "server_words"]
+__all__ = ["TABLE", "Command", "render_commands", "server_command"]

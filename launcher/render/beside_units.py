@@ -19,15 +19,14 @@ from launcher.render.quoting import credential_path, quote_assignments, quote_bi
 from launcher.render.routes import outside_targets
 from launcher.render.units import (
     EXPOSURE_RUNTIME,
-    HIDDEN,
-    RESTART_S,
     device_nodes,
+    hidden_folder,
     hidden_paths,
     runtime_tier,
     runtime_user,
     sandbox,
-    start_limit,
     unit_name,
+    unit_values,
     units_of,
 )
 from launcher.sizes import MIB
@@ -117,8 +116,8 @@ def _card_words(own: Cards, engine: str) -> tuple[str, ...]:
 
 RUNTIME_BYTES = 1024 * MIB
 """The runtime's MemoryMax=, its front's part: 60 MiB at rest, and room for the request bodies that it may hold."""
-_IN_RUN = re.compile(r"/run/([^/]+)/[^/]+$")
-"""A path in a folder that systemd can make, and give to the runtime."""
+_IN_RUN = re.compile(r"/run/([^/:]+)/[^/]+$")
+"""A path in a folder that systemd can make (behind a colon it reads a link's name), and give to the runtime."""
 _JOURNAL = "systemd-journal"
 
 
@@ -136,7 +135,7 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
     tier = runtime_tier(plan)
     name = f"{deploy.unit_prefix}-{plan.deployment}"
     hidden = {path for server in plan.servers for binary in binaries for path in hidden_paths(server, binary)}
-    hidden |= set(_folder_of(deploy.launch))
+    hidden |= set(hidden_folder(deploy.launch))
     allow = device_nodes(gpu.backend for gpu in plan.config.hardware.gpus.values())
     paths = [host for host in front.listen if host.startswith("/")]
     addresses = (front.host, *(host for host in front.listen if host not in paths))
@@ -157,8 +156,10 @@ def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
         "memlock": "infinity" if plan.config.orchestration else "8M",
         "state": "LAUNCH_STATE_DIR=%h/.local/state/launch-installed" if user else f"LAUNCH_STATE_DIR=%S/{name}",
         "state_directory": name,
-        "runtime_directories": tuple(dict.fromkeys(folder for p in paths if (folder := _own_folder(p, plan)))),
-        "writable": tuple(dict.fromkeys(str(PurePath(p).parent) for p in paths if not _own_folder(p, plan))),
+        "runtime_directories": tuple(dict.fromkeys(quote_bind(f) for p in paths if (f := _own_folder(p, plan)))),
+        "writable": tuple(
+            dict.fromkeys(quote_bind(str(PurePath(p).parent)) for p in paths if not _own_folder(p, plan))
+        ),
         "runtime_user": runtime_user(plan),
         "groups": (_JOURNAL, *(("render", "video") if "char-drm" in allow else ())),
         "exposure": EXPOSURE_RUNTIME,
@@ -191,23 +192,16 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
     """What `command.service.j2` needs for a service that is a command."""
-    config, runtime = service.config, plan.config.runtime
+    config, called = service.config, f"{service.name}: {service.config.description}"
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
-        **sandbox(plan, _folder_of(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
-        "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
-        "unit": unit_name(plan, service.name),
-        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": unit_name(plan, config.tier, "target"),
-        "slice": unit_name(plan, config.tier, "slice"),
-        **start_limit(config.start_timeout_s, runtime),
-        "command": " ".join(quote_command(config.command)),
-        "start_timeout_s": math.ceil(config.start_timeout_s),
+        **sandbox(plan, hidden_folder(config.command[0]), (service.port,), loopback=is_loopback(config.host)),
+        **unit_values(plan, unit_name(plan, service.name), config.tier, called, config.start_timeout_s),
         "boot": service.starts == "boot",
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(config.env),
+        "device_allow": device_nodes(gpus[device].backend for device in config.vram_bytes),
+        "command": " ".join(quote_command(config.command)),
         "memory_max": str(memory_limit(config.ram_bytes) or "infinity"),
-        "oom_score_adjust": plan.config.tiers[config.tier].oom_score_adjust,
         "state_directory": f"{plan.config.deploy.unit_prefix}-{service.name}",
     }
 
@@ -217,32 +211,22 @@ def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
 
     Where the service is for this machine only, so are its published ports. Values that systemd splits are quoted.
     """
-    config, runtime, container = service.config, plan.config.runtime, service.config.container
+    config, container = service.config, service.config.container
+    called = f"{service.name}: {config.description}"
     if container is None:
         raise ValueError(f"{service.name} is no container")
     own = cards(config, plan.config.hardware.machine(service.on).gpus)
     limit = memory_limit(config.ram_bytes)
     options = (*((f"--memory={limit}",) if limit else ()), *(("--group-add=keep-groups",) if own.group else ()))
     return {
-        "unit": unit_name(plan, service.name),
+        **unit_values(plan, unit_name(plan, service.name), config.tier, called, config.start_timeout_s),
+        "boot": service.starts == "boot",
+        "environment": quote_assignments({**own.env, **config.env}),
         "container": f"{plan.config.deploy.unit_prefix}-{service.name}",
-        "description": " ".join(f"{service.name}: {config.description}".split()).replace("%", "%%"),
-        "target": unit_name(plan, config.tier, "target"),
-        "slice": unit_name(plan, config.tier, "slice"),
         "image": container.image.replace("%", "%%"),
         "ports": published_ports(config, container),
         "volumes": tuple(volume.replace("%", "%%") for volume in container.volumes),
         "devices": own.devices,
-        "environment": quote_assignments({**own.env, **config.env}),
         "arguments": " ".join(quote_command(("", *container.args))[1:]),
         "podman_arguments": " ".join(options),
-        "start_timeout_s": math.ceil(config.start_timeout_s),
-        "boot": service.starts == "boot",
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
-        **start_limit(config.start_timeout_s, runtime),
     }
-
-
-def _folder_of(program: str) -> tuple[str, ...]:
-    """The folder of a program where the sandbox would hide it."""
-    return (program.rpartition("/")[0],) if program.startswith(tuple(f"{directory}/" for directory in HIDDEN)) else ()

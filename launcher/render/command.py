@@ -32,12 +32,12 @@ def server_words(
     server: ServerPlan,
     dialect: Dialect,
     binary: str,
-    gpus: Mapping[str, GpuConfig] | None = None,
+    gpus: Mapping[str, GpuConfig],
     config: ServerConfig | None = None,
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
     """The words that start `server` with `binary`, and what `dialect` refuses of them.
 
-    `gpus` is hardware.gpus, needed only for devices that are reached by RPC or not named like `cuda0`.
+    `gpus` is hardware.gpus of its host.
     Findings: `engine/unknown-flag`, `engine/bad-value`, `engine/deprecated-flag`, `engine/flag-conflict`,
     `engine/secret-in-argv`, `engine/unknown-architecture`, `engine/override-key`,
     `render/unknown-device`, `render/no-endpoint`, `render/bad-character`.
@@ -45,10 +45,10 @@ def server_words(
     """
     index = known(dialect).flags
     draft = server.config.draft
-    own = (draft.devices or ()) if draft is not None else ()
+    own = server.settings.devices if draft is None or draft.devices is None else draft.devices
     seeing = (server.config.projector_device,) if server.config.projector_device not in (None, "cpu") else ()
     together = tuple(d for d in dict.fromkeys((*server.settings.devices, *own, *seeing)) if d is not None)
-    placement, found = place(together, gpus or {}, f"servers.{server.name}.devices")
+    placement, found = place(together, gpus, f"servers.{server.name}.devices")
     names = dict(zip(together, placement.devices, strict=False))
     placement = placement._replace(
         devices=tuple(names[d] for d in server.settings.devices if d in names),
@@ -137,11 +137,10 @@ def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ..
             return (*reasons, f"{switch} takes no value" if switch else f"{word} is not known")
         if flag.removed:
             return (f"{word} was removed: {flag.help}",)
-        arity = 0 if word in flag.negations else flag.arity
-        if len(values) < arity:
+        if len(values) < flag.takes(word):
             return (f"{word} takes a value",)
         reasons += [reason for value in values if (reason := refused_value(flag, word, value))]
-        switch = None if arity else word
+        switch = None if values else word
     return tuple(reasons)
 
 
@@ -162,7 +161,7 @@ def _is_written(config: ServerConfig, field: str) -> bool:
 
 def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: Dialect, may_be_silent: bool) -> Finding:
     """The finding for a choice that this build has no words for: an error where saying nothing is wrong for sure."""
-    index = dialect.index()
+    index = known(dialect).flags
     first = " ".join(next(words for words in alternatives if words))
     if may_be_silent:
         severity: Severity = "note" if meaning.soft else "warning"
@@ -218,8 +217,8 @@ def rung_commands(plan: FleetPlan, engines: Engines) -> tuple[dict[str, tuple[Co
     for server in plan.servers:
         rungs = [server_command(rung.server, plan, engines) for rung in plan.ladders.get(server.name, ())]
         commands[server.name] = tuple(command for command, _ in rungs)
-        known = set(server_command(server, plan, engines)[1]) if rungs else set()
-        findings += dict.fromkeys(finding for _, found in rungs for finding in found if finding not in known)
+        own = server_command(server, plan, engines)[1] if rungs else ()
+        findings += dict.fromkeys(finding for _, found in rungs for finding in found if finding not in own)
     return commands, tuple(findings)
 
 

@@ -46,26 +46,18 @@ _PANELS = (
 )
 
 
+Values = tuple[dict[str, Any], list[Finding]]
+"""What a template needs, and `render/left-out`, a warning for what the format cannot describe."""
+
+
 class Export(NamedTuple):
     """A file below `exports/`; its template has the same name with `.j2`."""
 
     file: str
-    values: Callable[[FleetPlan, Mapping[str, Command], Engines], tuple[dict[str, Any], list[Finding]]]
-    """What the template needs, and a finding for what the format cannot say."""
+    values: Callable[[FleetPlan, Mapping[str, Command], Engines], Values]
 
 
-def export_values(
-    target: ExportName, plan: FleetPlan, commands: Mapping[str, Command], engines: Engines
-) -> tuple[dict[str, Any], tuple[Finding, ...]]:
-    """What the template of `target` needs. KeyError for an unknown target.
-
-    Finding: `render/left-out`, a warning for what the target's format cannot describe.
-    """
-    values, findings = EXPORTS[target].values(plan, commands, engines)
-    return values, tuple(findings)
-
-
-def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) -> tuple[dict[str, Any], list[Finding]]:
+def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) -> Values:
     """Models by name, with a group for each exclusive group and one for what stays loaded."""
     servers, findings = [], []
     for server in _started(plan):
@@ -110,7 +102,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
     return values, findings
 
 
-def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) -> tuple[dict[str, Any], list[Finding]]:
+def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) -> Values:
     """One section a server; options are its flags without dashes."""
     servers, findings = [], []
     for server in _started(plan):
@@ -139,7 +131,7 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
     return list(options.items())
 
 
-def _scrape(target: ExportName, plan: FleetPlan) -> tuple[dict[str, Any], list[Finding]]:
+def _scrape(target: ExportName, plan: FleetPlan) -> Values:
     """Addresses of the front where it is here, and of servers that run from boot; with the front all hosts'.
 
     The labels are what alerts and the dashboard select by: no metric has them of itself.
@@ -167,7 +159,7 @@ def _scrape(target: ExportName, plan: FleetPlan) -> tuple[dict[str, Any], list[F
     return values, [_left_out(target, server, why) for server in unasked]
 
 
-def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> tuple[dict[str, Any], list[Finding]]:
+def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> Values:
     label = f"deployment={_json(plan.deployment)}"
     panels = [
         {"title": _json(title), "unit": _json(unit), "expr": _json(expr % label), "legend": _json(legend)}

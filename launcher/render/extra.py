@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from launcher.base.environment import DEVICE_VARIABLES
@@ -30,10 +31,6 @@ def refused_value(flag: Flag, word: str, value: str) -> str | None:
     return f"{word} takes {', '.join(flag.choices)}, not {wrong[0]!r}" if wrong else None
 
 
-KEPT = 16
-"""Dialects whose answers are kept."""
-
-
 class Known(NamedTuple):
     """Spelling → flag; first spelling of each flag that the plan depends on → its meaning; environment name → flag."""
 
@@ -42,26 +39,18 @@ class Known(NamedTuple):
     by_variable: Mapping[str, Flag]
 
 
-_kept: dict[int, tuple[Dialect, Known]] = {}
-
-
+@lru_cache(maxsize=16)
 def known(dialect: Dialect) -> Known:
-    """The answers for `dialect`, by identity: its flags are many, and to compare them costs more than to list them."""
-    found = _kept.get(id(dialect))
-    if found is None or found[0] is not dialect:
-        if len(_kept) >= KEPT:
-            _kept.clear()
-        index = dialect.index()
-        owners = {
-            index[name].names[0]: meaning
-            for meaning in TABLE
-            if not meaning.soft
-            for name in meaning.owns
-            if name in index and not index[name].removed  # a removed flag belongs to nobody
-        }
-        found = dialect, Known(index, owners, {flag.env: flag for flag in index.values() if flag.env})
-        _kept[id(dialect)] = found
-    return found[1]
+    """What `dialect` has."""
+    index = dialect.index()
+    owners = {
+        index[name].names[0]: meaning
+        for meaning in TABLE
+        if not meaning.soft
+        for name in meaning.owns
+        if name in index and not index[name].removed  # a removed flag belongs to nobody
+    }
+    return Known(index, owners, {flag.env: flag for flag in index.values() if flag.env})
 
 
 SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
@@ -78,7 +67,7 @@ def walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[in
     while position < len(words):
         word = words[position]
         flag = index.get(word)
-        arity = 0 if flag is None or word in flag.negations else flag.arity
+        arity = flag.takes(word) if flag is not None else 0
         yield position, word, flag, words[position + 1 : position + 1 + arity]
         position += 1 + arity
 
@@ -199,9 +188,8 @@ def _unknown(key: str, word: str, dialect: Dialect, index: Mapping[str, Flag], s
 
 
 def _check_values(key: str, word: str, flag: Flag, values: tuple[str, ...]) -> Iterator[Finding]:
-    arity = 0 if word in flag.negations else flag.arity
-    if len(values) < arity:
-        yield fault("engine/bad-value", key, f"{word} takes {arity} value{'s' * (arity > 1)}, {len(values)} given")
+    if len(values) < (takes := flag.takes(word)):
+        yield fault("engine/bad-value", key, f"{word} takes {takes} value{'s' * (takes > 1)}, {len(values)} given")
     for value in values:
         if reason := refused_value(flag, word, value):
             yield fault("engine/bad-value", key, reason)

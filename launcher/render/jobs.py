@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import msgspec
 
@@ -16,14 +16,9 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
 from launcher.render.pods import as_in_pod, card_amounts, pod_port
 from launcher.render.quoting import shell_lines
-from launcher.render.units import RESTART_S, memory_max, start_limit, starts_at_boot
+from launcher.render.units import memory_max, restart_s, start_limit, starts_at_boot
 from launcher.sizes import MIB
 
-if TYPE_CHECKING:
-    from jinja2 import Environment
-
-JOB_TEMPLATE = "slurm/job.sbatch.j2"
-FRONT_TEMPLATE = "slurm/front.sbatch.j2"
 PLACES, LOGS = "places", "logs"
 """Folders of the fleet's directory: where jobs say where they are, and where they write."""
 _FURTHER = 9
@@ -74,74 +69,67 @@ def job_cpus(server: ServerPlan, plan: FleetPlan) -> int:
     return max(1, math.floor(_threads(server) * share))
 
 
-class JobScripts:
-    """Writes batch scripts, from templates and with the line that says where they come from."""
+def job_values(
+    server: ServerPlan, plan: FleetPlan, command: Command, *, name: str, folder: str
+) -> tuple[dict[str, Any], list[str]]:
+    """What `job.sbatch.j2` needs for `server`, whose job has this `name`, and what its node is not asked for.
 
-    def __init__(self, environment: Environment, header: str) -> None:
-        """Values are quoted before they come to the templates."""
-        self._environment = environment
-        self._header = header
+    `folder`: the fleet's.
+    """
+    settings = plan.config.deploy.slurm or SlurmConfig()
+    asked, lost = _asked(server, plan, settings)
+    limit = start_limit(server.start_timeout_s, plan.config.runtime)
+    restarts = starts_at_boot(server)
+    port = pod_port(server.port)
+    values = {
+        "description": " ".join(f"llama-server {server.name}: {server.entry}".split()),
+        "options": (
+            f"--job-name={name}",
+            f"--comment={server.name}",
+            "--dependency=singleton",
+            "--nodes=1",
+            "--ntasks=1",
+            *asked,
+            *common_options(settings),
+            "--requeue" if restarts else "--no-requeue",
+            f"--output={folder}/{LOGS}/{server.name}.log",
+            "--open-mode=append",
+        ),
+        "kept": " | ".join(
+            [*sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}), "LAUNCH_*", "LC_*", "SLURM*"]
+        ),
+        "places": shlex.quote(f"{folder}/{PLACES}"),
+        "name": server.name,
+        "listen": shlex.quote(settings.listen),
+        "port": port,
+        "further": " ".join(str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT)
+        or port,
+        "command": " \\\n    ".join((*_own_environment(command.env), *_lines(command.words))),
+        "restarts": restarts,
+        "burst": limit["start_limit_burst"],
+        "interval_s": limit["start_limit_interval_s"],
+        "restart_s": restart_s(plan.config.runtime),
+    }
+    return values, lost
 
-    def job(
-        self, server: ServerPlan, plan: FleetPlan, command: Command, name: str, folder: str
-    ) -> tuple[str, list[str]]:
-        """The script of `server`, whose job has this `name`; what its node is not asked for. `folder`: the fleet's."""
-        settings = plan.config.deploy.slurm or SlurmConfig()
-        asked, lost = _asked(server, plan, settings)
-        limit = start_limit(server.start_timeout_s, plan.config.runtime)
-        restarts = starts_at_boot(server)
-        port = pod_port(server.port)
-        values = {
-            "header": self._header,
-            "description": " ".join(f"llama-server {server.name}: {server.entry}".split()),
-            "options": (
-                f"--job-name={name}",
-                f"--comment={server.name}",
-                "--dependency=singleton",
-                "--nodes=1",
-                "--ntasks=1",
-                *asked,
-                *common_options(settings),
-                "--requeue" if restarts else "--no-requeue",
-                f"--output={folder}/{LOGS}/{server.name}.log",
-                "--open-mode=append",
-            ),
-            "kept": " | ".join(
-                [*sorted({*PASSED_ON, *DEVICE_VARIABLES} - {"GGML_VK_DEVICE"}), "LAUNCH_*", "LC_*", "SLURM*"]
-            ),
-            "places": shlex.quote(f"{folder}/{PLACES}"),
-            "name": server.name,
-            "listen": shlex.quote(settings.listen),
-            "port": port,
-            "further": " ".join(str(p) for i in range(1, _FURTHER + 1) if (p := port + i * _FURTHER_STEP) <= _LAST_PORT)
-            or port,
-            "command": " \\\n    ".join((*_own_environment(command.env), *_lines(command.words))),
-            "restarts": restarts,
-            "burst": limit["start_limit_burst"],
-            "interval_s": limit["start_limit_interval_s"],
-            "restart_s": f"{max(plan.config.runtime.backoff_s, RESTART_S):g}",
-        }
-        return self._environment.get_template(JOB_TEMPLATE).render(values), lost
 
-    def front(self, plan: FleetPlan, name: str) -> str:
-        """The script of the front, for whoever runs it as a job."""
-        settings = plan.config.deploy.slurm or SlurmConfig()
-        held = plan.config.runtime.front.max_held_bytes
-        values = {
-            "header": self._header,
-            "options": (
-                f"--job-name={name}",
-                "--nodes=1",
-                "--ntasks=1",
-                "--cpus-per-task=1",
-                f"--mem={_mib(_FRONT_BYTES + held)}M",
-                *common_options(settings),
-                "--requeue",
-                "--output=front-%j.log",
-            ),
-            "launch": shlex.quote(plan.config.deploy.launch),
-        }
-        return self._environment.get_template(FRONT_TEMPLATE).render(values)
+def front_values(plan: FleetPlan, name: str) -> dict[str, Any]:
+    """What `front.sbatch.j2` needs, for whoever runs the front as a job."""
+    settings = plan.config.deploy.slurm or SlurmConfig()
+    held = plan.config.runtime.front.max_held_bytes
+    return {
+        "options": (
+            f"--job-name={name}",
+            "--nodes=1",
+            "--ntasks=1",
+            "--cpus-per-task=1",
+            f"--mem={_mib(_FRONT_BYTES + held)}M",
+            *common_options(settings),
+            "--requeue",
+            "--output=front-%j.log",
+        ),
+        "launch": shlex.quote(plan.config.deploy.launch),
+    }
 
 
 def common_options(settings: SlurmConfig) -> tuple[str, ...]:

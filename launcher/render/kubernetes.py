@@ -17,20 +17,30 @@ from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, RouteTarget, RoutingTable
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.manifest import argv_digest, encode_document
-from launcher.render.beside_units import memory_limit
 from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
-from launcher.render.nodes import bad_keys, bad_values, crowded_nodes, is_scaled, scaled, shared_cards, without_image
+from launcher.render.nodes import (
+    bad_containers,
+    bad_keys,
+    bad_values,
+    crowded_nodes,
+    inner_port,
+    is_scaled,
+    scaled,
+    shared_cards,
+    without_image,
+)
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
-    cards_asked,
+    alike,
     confined,
     deployment,
     disruption_budget,
     environment,
+    instance,
     key_mounts,
     labels,
     literal,
@@ -42,6 +52,8 @@ from launcher.render.pods import (
     pod_port,
     server_objects,
     service,
+    service_resources,
+    with_tmp,
 )
 from launcher.render.routes import outside_targets, routing_table
 
@@ -59,12 +71,12 @@ def kubernetes_files(
     """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
 
     `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects`,
-    `bad_values` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
+    `bad_values`, `bad_containers` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
     """
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*bad_values(plan, settings), *bad_keys(plan)]
+    findings = [*bad_values(plan, settings), *bad_containers(plan), *bad_keys(plan)]
     findings += [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
     lost = list(without_fleet(plan))
     lenders = peers(plan)
@@ -144,7 +156,7 @@ def _front(
     findings: list[Finding] = []
     lost: list[str] = []
     name = own_name(plan, FRONT)
-    own = labels(plan, name, FRONT)
+    own = labels(plan, FRONT, name)
     table = cluster_routes(plan, routing_table(plan))
     data = {"fleet.json": encode_document(manifest).decode(), "routes.json": encode_document(table).decode()}
     if (size := sum(len(text.encode()) for text in data.values())) > CONFIG_MAP_BYTES:
@@ -208,7 +220,6 @@ def _front_container(
 ) -> Object:
     """The front's container: it reads `files` of its ConfigMap, and `keys` are mounted."""
     config = plan.config.runtime.front
-    amounts = {"cpu": 1, "memory": _FRONT_BYTES + config.max_held_bytes}
     scheme = {"scheme": "HTTPS"} if config.tls_cert_file else {}
     look = {"httpGet": {"path": "/health", "port": "http", **scheme}, "periodSeconds": 5, "timeoutSeconds": 5}
     return {
@@ -218,7 +229,7 @@ def _front_container(
         "args": ["serve", FLEET_DIR, "--route-only"],
         **environment({"HOME": STATE_DIR, "XDG_STATE_HOME": STATE_DIR}),
         "ports": [{"name": "http", "containerPort": port}],
-        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "resources": alike({"cpu": 1, "memory": _FRONT_BYTES + config.max_held_bytes}),
         "startupProbe": {**look, "failureThreshold": 12},
         "readinessProbe": {**look, "failureThreshold": 1},
         "livenessProbe": {**look, "failureThreshold": 6},
@@ -240,7 +251,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
     if container is None:
         return [], lost
     name = object_name(plan, beside.name)
-    own = labels(plan, name, "service")
+    own = labels(plan, "service", name)
     mounts, volumes = [], []
     for i, volume in enumerate(container.volumes):
         source, _, rest = volume.partition(":")
@@ -249,32 +260,20 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
             continue  # `without_service` says so
         mounts.append({"name": f"data-{i}", "mountPath": target or source, "readOnly": "ro" in options.split(",")})
         volumes.append({"name": f"data-{i}", "hostPath": {"path": source}})
-    inside = int(container.ports[0].rpartition(":")[2].partition("/")[0]) if container.ports else beside.port
-    amounts: Object = {"cpu": max(1, config.threads)}
-    if limit := memory_limit(config.ram_bytes):
-        amounts["memory"] = limit
-    amounts |= cards_asked(config.vram_bytes, beside.on, plan, lost)
+    inside = (inner_port(container.ports[0]) if container.ports else None) or beside.port
     attempts = max(1, math.ceil(config.start_timeout_s / 5))
     look = {"httpGet": {"path": config.health_path, "port": "http"}, "periodSeconds": 5, "timeoutSeconds": 5}
-    pod = {
-        **pod_defaults(30),
-        **on_node(beside.on, settings),
-        "containers": [
-            {
-                "name": "service",
-                "image": container.image,
-                **({"args": [literal(word) for word in container.args]} if container.args else {}),
-                **environment(config.env),
-                "ports": [{"name": "http", "containerPort": inside}],
-                "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-                "startupProbe": {**look, "failureThreshold": attempts},
-                "readinessProbe": {**look, "failureThreshold": 1},
-                "securityContext": confined(),
-                "volumeMounts": [*mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
-            }
-        ],
-        "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
+    served = {
+        "name": "service",
+        "image": container.image,
+        **({"args": [literal(word) for word in container.args]} if container.args else {}),
+        **environment(config.env),
+        "ports": [{"name": "http", "containerPort": inside}],
+        "resources": service_resources(beside, plan, lost),
+        "startupProbe": {**look, "failureThreshold": attempts},
+        "readinessProbe": {**look, "failureThreshold": 1},
     }
+    pod = {**pod_defaults(30), **on_node(beside.on, settings), **with_tmp(served, mounts, volumes)}
     return [
         deployment(plan, name, own, pod, replicas=int(not is_scaled(beside))),
         service(plan, name, own, beside.port),
@@ -283,10 +282,9 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
 
 def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
     """Who may speak with whom: the namespace with the front, the front with servers and names, servers with nobody."""
-    front = labels(plan, own_name(plan, FRONT), FRONT)
-    instance = {k: v for k, v in front.items() if k.endswith("instance")}
+    front = labels(plan, FRONT, own_name(plan, FRONT))
     processes = {
-        "matchLabels": instance,
+        "matchLabels": instance(plan),
         "matchExpressions": [
             {"key": "app.kubernetes.io/name", "operator": "In", "values": ["launch-server", "launch-service"]}
         ],
@@ -313,7 +311,7 @@ def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
         {
             "apiVersion": "networking.k8s.io/v1",
             "kind": "NetworkPolicy",
-            "metadata": {"name": own_name(plan, what), "namespace": settings.namespace, "labels": instance},
+            "metadata": {"name": own_name(plan, what), "namespace": settings.namespace, "labels": instance(plan)},
             "spec": spec,
         }
         for what, spec in (("servers", servers), ("clients", own), *peer_network(plan))

@@ -12,7 +12,7 @@ from launcher.ir.fleet import ClusterUnit, DeviceBudget, DeviceNeed, FleetManife
 from launcher.ir.plan import DevicePlan, FleetPlan, ServerPlan, ServicePlan
 from launcher.manifest import argv_digest
 from launcher.render.nodes import scaled
-from launcher.render.pods import Object, labels, metadata, object_name, own_name, pod_port, written
+from launcher.render.pods import Object, instance, labels, metadata, object_name, own_name, pod_port, written
 
 API_PORTS = (443, 6443)
 """Where API servers listen, as their Service and as themselves: a network policy is about either."""
@@ -36,8 +36,6 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
     manifest = msgspec.structs.replace(manifest, hooks=(), supervisor=supervisor)
     if not led:
         return msgspec.structs.replace(manifest, servers=(), services=builtin, devices=())
-    selector = labels(plan, "", "")
-    component = "app.kubernetes.io/component"
     whole = {device_name(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
     on = {server.name: server.on for server in plan.servers} | {beside.name: beside.on for beside in plan.services}
     everything: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
@@ -46,8 +44,8 @@ def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str,
     always = [unit.name for unit in units if unit.name not in led]
     cluster = ClusterUnit(
         namespace=settings.namespace,
-        selector={key: value for key, value in selector.items() if key.endswith("instance")},
-        label=component,
+        selector=instance(plan),
+        label="app.kubernetes.io/component",
         deployments={name: object_name(plan, name) for name in led},
         lease=own_name(plan, "front"),
     )
@@ -87,7 +85,7 @@ def rights(plan: FleetPlan) -> list[Object]:
     namespace, and changes none.
     """
     name = own_name(plan, "front")
-    own = labels(plan, name, "front")
+    own = labels(plan, "front", name)
     rules = [
         _rule("apps", "deployments/scale", ("get", "patch"), [object_name(plan, one.name) for one in scaled(plan)]),
         _rule("", "pods", ("list", "watch")),
@@ -133,33 +131,40 @@ def _rule(group: str, resource: str, verbs: Iterable[str], names: Iterable[str] 
     return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs), **limited}
 
 
-def _as_pod(
-    unit: ServerUnit, host: str, container: Object, needs: tuple[DeviceNeed, ...], led: Container[str]
+def placed(
+    unit: ServerUnit, argv: tuple[str, ...], host: str, *, end_s: float, memory: tuple[DeviceNeed, ...]
 ) -> ServerUnit:
-    """`unit` as its pod runs it. How far a load has come is not to be seen from here, nor is there a file of it."""
-    argv = (*container["command"], *(written(word) for word in container["args"]))
+    """`unit` as a scheduler runs it. How far a load has come is not to be seen from here, nor is there a file of it.
+
+    `end_s`: how much longer than its grace it may take to be gone.
+    """
     return msgspec.structs.replace(
         unit,
         argv=argv,
         argv_digest=argv_digest(argv),
-        env={},
         host=host,
         port=pod_port(unit.port),
         files=(),
         rungs=(),
-        after=tuple(name for name in unit.after if name in led),
         fatal=False,
         slot_save_path=None,
         proved=None,
-        peers=(),
         stall_timeout_s=unit.start_timeout_s,
-        stop_grace_s=unit.stop_grace_s + _END_S,
-        memory=needs,
+        stop_grace_s=unit.stop_grace_s + end_s,
+        memory=memory,
     )
 
 
+def _as_pod(
+    unit: ServerUnit, host: str, container: Object, memory: tuple[DeviceNeed, ...], led: Container[str]
+) -> ServerUnit:
+    argv = (*container["command"], *(written(word) for word in container["args"]))
+    after = tuple(name for name in unit.after if name in led)
+    unit = placed(unit, argv, host, end_s=_END_S, memory=memory)
+    return msgspec.structs.replace(unit, env={}, after=after, peers=())
+
+
 def _service_as_pod(unit: ServiceUnit, host: str, container: Object, needs: Iterable[DeviceNeed]) -> ServiceUnit:
-    """`unit` as its pod runs it."""
     sizes = {need.device: need.peak_bytes for need in needs}
     return msgspec.structs.replace(
         unit,

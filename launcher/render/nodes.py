@@ -58,8 +58,11 @@ def pod_memory(server: ServerPlan) -> int:
 
 Scheduler = Literal["kubernetes", "slurm"]
 """Who places what on nodes."""
-_CALLED: dict[Scheduler, tuple[str, str]] = {"kubernetes": ("pod", "Kubernetes"), "slurm": ("job", "Slurm")}
-"""What it places, and what it is called."""
+_CALLED: dict[Scheduler, tuple[str, str, str, str]] = {
+    "kubernetes": ("pod", "Kubernetes", "render/kubernetes-node", "render/kubernetes-card"),
+    "slurm": ("job", "Slurm", "render/slurm-node", "render/slurm-card"),
+}
+"""What it places, what it is called, and the codes for a node with too little and a card that is asked for twice."""
 
 
 def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = ()) -> list[Finding]:
@@ -69,7 +72,7 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
     that are looked at; all by default.
     """
     found = []
-    called, _ = _CALLED[scheduler]
+    called, _, code, _ = _CALLED[scheduler]
     for host in tuple(hosts) or plan.config.hardware.hosts or ("",):
         machine = plan.config.hardware.machine(host)
         free = machine.ram_bytes - machine.ram_reserve_bytes
@@ -82,23 +85,19 @@ def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = 
         least = len(pods) + sum(max(1, one.config.threads) for one in beside)
         if scheduler == "kubernetes" and least > machine.cpu.logical_cores:
             message = f"{count} for {least} CPUs at least, and {where} has {machine.cpu.logical_cores}: some would wait"
-            found.append(fault("render/kubernetes-node", "servers", message))
+            found.append(fault(code, "servers", message))
         if taken > free:
             message = f"{count} for {gib(taken)} together, and {where} has {gib(free)}: some would wait"
             note = (
                 f"a {called}'s limit holds its peak, growth and every page of its files, and a tenth and 512 MiB more"
             )
-            found.append(
-                fault(
-                    "render/slurm-node" if scheduler == "slurm" else "render/kubernetes-node", "servers", message, note
-                )
-            )
+            found.append(fault(code, "servers", message, note))
     return found
 
 
 def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
     """Cards that are planned for several servers at once: a scheduler gives each to one pod or job whole."""
-    called, who = _CALLED[scheduler]
+    called, who, _, code = _CALLED[scheduler]
     users: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
 
     def used(on: str, devices: Iterable[str], name: str, turn: str | None, key: str) -> None:
@@ -112,11 +111,8 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
             key = f"servers.{server.name}.devices"
             used(server.on, server.settings.devices, server.name, server.config.exclusive, key)
     for beside in plan.services:
-        if (
-            scheduler == "kubernetes"
-            and beside.config.container
-            and (beside.starts == "boot" or beside.config.exclusive)
-        ):
+        started = beside.starts == "boot" or beside.config.exclusive
+        if scheduler == "kubernetes" and beside.config.container and started:
             key = f"services.{beside.name}.vram_bytes"
             used(beside.on, beside.config.vram_bytes, beside.name, beside.config.exclusive, key)
     found = []
@@ -125,8 +121,7 @@ def shared_cards(plan: FleetPlan, scheduler: Scheduler) -> list[Finding]:
             message = (
                 f"{device} is planned for {', '.join(named)} at once, and {who} gives a card to one {called} whole"
             )
-            key = list(named.values())[-1][1]
-            code = "render/slurm-card" if scheduler == "slurm" else "render/kubernetes-card"
+            *_, (_, key) = named.values()
             found.append(fault(code, key, message))
     return found
 
@@ -189,6 +184,44 @@ def bad_values(plan: FleetPlan, settings: KubernetesConfig) -> Iterator[Finding]
             fix = Fix(override=f"+deploy.kubernetes.nodes.{host}=NODE", effect="what its label says")
             message = f"no node's label kubernetes.io/hostname can be {host[:80]!a}: pods would wait for it for ever"
             yield _value(f"hardware.hosts.{host}", message, fix)
+
+
+_PUBLISHED = re.compile(r"(?:.*:)?(\d{1,5})(?:/tcp)?")
+"""`[ADDRESS:][PORT:]PORT[/tcp]`; a range leads to no single one."""
+
+
+def inner_port(published: str) -> int | None:
+    """The port of its container that `published` leads to; None where that is none, or several."""
+    found = _PUBLISHED.fullmatch(published)
+    port = int(found[1]) if found else 0
+    return port if 1 <= port <= 65535 else None
+
+
+def bad_containers(plan: FleetPlan) -> Iterator[Finding]:
+    """`render/kubernetes-value` and `render/kubernetes-path`: what no pod of a container that is a service may have."""
+    for beside in plan.services:
+        container, key = beside.config.container, f"services.{beside.name}.container"
+        if container is None or beside.starts == "never":
+            continue
+        if not _IMAGE.fullmatch(container.image):
+            yield _value(f"{key}.image", f"{container.image[:80]!a} is no image: REGISTRY/NAME:TAG")
+        if container.ports and inner_port(container.ports[0]) is None:
+            message = f"{container.ports[0][:80]!a} is no port that its Service has: [ADDRESS:][PORT:]PORT[/tcp]"
+            yield _value(f"{key}.ports.0", message)
+        taken = {"/", "/tmp"}  # noqa: S108 # the pod's own
+        for position, volume in enumerate(container.volumes):
+            source, _, rest = volume.partition(":")
+            target = (rest.partition(":")[0] or source).rstrip("/") or "/"
+            if not source.startswith("/"):
+                continue  # `without_service` says so
+            if not target.startswith("/") or ".." in (*source.split("/"), *target.split("/")):
+                why = "are no two absolute paths without .."
+            elif target in taken:
+                why = "would be mounted where something is already, or nothing can be"
+            else:
+                taken.add(target)
+                continue
+            yield fault("render/kubernetes-path", f"{key}.volumes.{position}", f"{volume[:120]!a}: {why}")
 
 
 def bad_keys(plan: FleetPlan) -> Iterator[Finding]:

@@ -9,11 +9,8 @@ import msgspec
 
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
 from launcher.ir.plan import FleetPlan, ServicePlan
-from launcher.render.beside_units import memory_limit
 from launcher.render.pods import (
     Object,
-    cards_asked,
-    confined,
     deployment,
     environment,
     labels,
@@ -22,6 +19,8 @@ from launcher.render.pods import (
     on_node,
     pod_defaults,
     service,
+    service_resources,
+    with_tmp,
 )
 
 KIND = "peer"
@@ -58,11 +57,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
     image = settings.images.get(engine) or ImageConfig(image="none")  # `without_image` finds it
     program = peer.config.command[0].rpartition("/")[2]
     name = object_name(plan, peer.name)
-    own = labels(plan, name, KIND)
-    amounts: Object = {"cpu": max(1, peer.config.threads)}
-    if limit := memory_limit(peer.config.ram_bytes):
-        amounts["memory"] = limit
-    amounts |= cards_asked(peer.config.vram_bytes, peer.on, plan, lost)
+    own = labels(plan, KIND, name)
     container = {
         "name": "rpc-server",
         "image": image.image,
@@ -70,24 +65,16 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
         "args": listening(peer.config.command[1:]),
         **environment({k: v for k, v in peer.config.env.items() if k != "LD_LIBRARY_PATH"}),
         "ports": [{"name": "rpc", "containerPort": peer.port}],
-        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
-        "securityContext": confined(),
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
+        "resources": service_resources(peer, plan, lost),
     }
-    pod = {
-        **pod_defaults(5),
-        **on_node(peer.on, settings),
-        "containers": [container],
-        "volumes": [{"name": "tmp", "emptyDir": {}}],
-    }
+    pod = {**pod_defaults(5), **on_node(peer.on, settings), **with_tmp(container)}
     return [deployment(plan, name, own, pod, replicas=1), service(plan, name, own, peer.port, "rpc")], lost
 
 
 def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
     """Who may speak with peers, which ask nobody for a key: servers of the fleet alone."""
     own, others = peers(plan), _elsewhere(plan)
-    chosen = {key: value for key, value in labels(plan, "", KIND).items() if value}
-    heads = {key: value for key, value in labels(plan, "", "server").items() if value}
+    chosen, heads = labels(plan, KIND), labels(plan, "server")
     names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
     if own:
         yield (

@@ -14,7 +14,8 @@ from launcher.base.names import control_character
 from launcher.errors import Finding, fault
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import GpuConfig, ImageConfig, KubernetesConfig
-from launcher.ir.plan import FleetPlan, ServerPlan
+from launcher.ir.plan import FleetPlan, ServerPlan, ServicePlan
+from launcher.render.beside_units import memory_limit
 from launcher.render.command import Engines, server_command
 from launcher.render.left_out import without_server
 from launcher.render.nodes import beside_together, is_scaled, pods_together
@@ -32,9 +33,10 @@ RESERVED_CPUS = 3
 """CPUs of a node for two fronts and the kubelet."""
 OWN = ("front", "fleet", "servers", "clients", "peers", "heads")
 """Objects that belong to no server."""
+MOST_CHARACTERS = 63
+"""Of a label."""
 LABEL_CHARACTERS = 57
-"""Of the 63 of a label, so that names of pods and their sets show it whole."""
-
+"""Of those, so that names of pods and their sets show it whole."""
 
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
 """What the name of a deployment may have and no label's value."""
@@ -44,28 +46,39 @@ Object = dict[str, Any]
 
 def object_name(plan: FleetPlan, name: str) -> str:
     """`launch-worker-general`: a DNS label (RFC 1035) for a server's or service's objects, its own for every name."""
-    label = own_name(plan, name)
+    label = _label(plan, name)
     names = [server.name for server in plan.servers] + [service.name for service in plan.services]
-    alone = sum(own_name(plan, other) == label for other in names) == 1
-    reserved = {own_name(plan, other) for other in OWN}
+    alone = sum(_label(plan, other) == label for other in names) == 1
+    reserved = {_label(plan, other) for other in OWN}
     if alone and len(label) <= LABEL_CHARACTERS and label[0].isalpha() and label not in reserved:
         return label
-    return f"l-{label[:46].strip('-')}-{zlib.crc32(name.encode()):08x}"
+    return _marked(label, name)
 
 
 def own_name(plan: FleetPlan, what: str) -> str:
-    """The name of an object of the fleet as a whole, one of `OWN`."""
+    """The name of an object of the fleet as a whole, one of `OWN`; a DNS label, too."""
+    label = _label(plan, what)
+    return label if label[0].isalpha() and len(label) <= MOST_CHARACTERS else _marked(label, what)
+
+
+def _label(plan: FleetPlan, what: str) -> str:
     written = f"{plan.config.deploy.unit_prefix}-{what}".lower()
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in written).strip("-")
 
 
-def labels(plan: FleetPlan, component: str, kind: str) -> dict[str, str]:
-    """What objects of one process are found by. `component`: its object's name; `kind`: server, service or front."""
-    return {
-        "app.kubernetes.io/name": f"launch-{kind}",
-        "app.kubernetes.io/instance": _NO_LABEL.sub("-", plan.deployment)[:63].strip("-_."),
-        "app.kubernetes.io/component": component,
-    }
+def _marked(label: str, written: str) -> str:
+    return f"l-{label[:46].strip('-')}-{zlib.crc32(written.encode()):08x}"
+
+
+def instance(plan: FleetPlan) -> dict[str, str]:
+    """The label that all objects of a deployment have."""
+    return {"app.kubernetes.io/instance": _NO_LABEL.sub("-", plan.deployment)[:63].strip("-_.")}
+
+
+def labels(plan: FleetPlan, kind: str, component: str = "") -> dict[str, str]:
+    """What objects are found by. `kind`: server, service, peer or front. `component`: their name; "": all of a kind."""
+    own = {"app.kubernetes.io/component": component} if component else {}
+    return {"app.kubernetes.io/name": f"launch-{kind}", **instance(plan), **own}
 
 
 def metadata(plan: FleetPlan, name: str, own: Mapping[str, str], **annotations: str) -> Object:
@@ -93,26 +106,22 @@ def server_objects(
     volumes, mounts = _model_volumes(files, settings)
     findings += _unreachable(server, files, settings)
     secret, shown = key_mounts(keys, settings)
-    args = listening(command.words[1:])
     name = object_name(plan, server.name)
-    own = labels(plan, name, "server")
+    own = labels(plan, "server", name)
     container = {
         "name": "llama-server",
         "image": image.image,
         "command": [image.program],
-        "args": args,
+        "args": listening(command.words[1:]),
         **environment({k: v for k, v in command.env.items() if k != "LD_LIBRARY_PATH"}),
         "ports": [{"name": "http", "containerPort": here.port}],
         "resources": _resources(server, plan, lost),
         **_probes(server, plan),
-        "securityContext": confined(),
-        "volumeMounts": [*mounts, *shown, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 # the pod's own
     }
     pod = {
         **pod_defaults(server.config.stop_grace_s),
         **on_node(server.on, settings),
-        "containers": [container],
-        "volumes": [*volumes, *secret, {"name": "tmp", "emptyDir": {}}],
+        **with_tmp(container, [*mounts, *shown], [*volumes, *secret]),
     }
     always = not is_scaled(server)
     objects = [deployment(plan, name, own, pod, replicas=int(always)), service(plan, name, own, here.port)]
@@ -195,6 +204,15 @@ def on_node(host: str, settings: KubernetesConfig) -> Object:
     return {"nodeSelector": {"kubernetes.io/hostname": settings.nodes.get(host, host)}} if host else {}
 
 
+def with_tmp(container: Object, mounts: Iterable[Object] = (), volumes: Iterable[Object] = ()) -> Object:
+    """Of a pod its one `container`, confined, with `mounts` of `volumes` and a /tmp of its own."""
+    shown = [*mounts, {"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 # the pod's own
+    return {
+        "containers": [{**container, "securityContext": confined(), "volumeMounts": shown}],
+        "volumes": [*volumes, {"name": "tmp", "emptyDir": {}}],
+    }
+
+
 def confined() -> Object:
     """What every container may: nothing that inference does not need."""
     return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
@@ -240,7 +258,6 @@ def written(text: str) -> str:
 
 
 def _files(server: ServerPlan) -> tuple[str, ...]:
-    """Everything that it opens."""
     keys = own_key_file(server.config.extra_args)
     return tuple(sorted({path for path in files_of(server) if path != keys}))
 
@@ -292,6 +309,18 @@ def _resources(server: ServerPlan, plan: FleetPlan, lost: list[str]) -> dict[str
     amounts |= cards_asked(server.settings.devices, server.on, plan, lost)
     share = max(1, math.floor(threads * _cpu_share(plan, server.on)))
     return {"requests": {"cpu": share, **amounts}, "limits": {"cpu": threads, **amounts}}
+
+
+def alike(amounts: Object) -> Object:
+    """The resources of a container whose requests are its limits."""
+    return {"requests": dict(amounts), "limits": dict(amounts)}
+
+
+def service_resources(beside: ServicePlan, plan: FleetPlan, lost: list[str]) -> Object:
+    """What a process beside the servers gets: CPUs, memory and cards as they are stated."""
+    limit = memory_limit(beside.config.ram_bytes)
+    cards = cards_asked(beside.config.vram_bytes, beside.on, plan, lost)
+    return alike({"cpu": max(1, beside.config.threads), **({"memory": limit} if limit else {}), **cards})
 
 
 def card_amounts(

@@ -17,6 +17,7 @@ import msgspec
 
 from launcher.base.names import control_character
 from launcher.errors import Finding, fault
+from launcher.ir.config import FleetConfig
 from launcher.ir.plan import FleetPlan
 
 _QUOTED = frozenset(
@@ -29,6 +30,8 @@ _QUOTED = frozenset(
 _SECRET = re.compile(
     r"(?i)(?:^|_)(?:(?:API|ACCESS|AUTH|PRIVATE|SECRET)_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
 )
+_MARKS = ("@", "-", ":", "+", "!", "|")
+"""What may stand before a program in a unit (systemd.service(5) "Command lines"), and is found in quotes, too."""
 _ELSEWHERE_A_LINE_END = re.compile("[\x80-\x9f\u2028\u2029]")
 _SECRET_FLAG = re.compile(r"--(?:[a-z-]+-)?(?:api-key|token|password|secret)(?:=.+)?")
 
@@ -56,6 +59,27 @@ def control_characters(plan: FleetPlan) -> Iterator[Finding]:
     parts = {"deploy": config.deploy, "runtime": config.runtime, "services": services, "tiers": config.tiers}
     for name, value in {**parts, "hardware": config.hardware, "engines": config.engines}.items():
         yield from _walk(value, name)
+    for key, word in _given(config):
+        yield from bad_characters([word], key)
+    programs = {"deploy.launch": config.deploy.launch}
+    programs |= {f"engines.{name}.binary": engine.binary for name, engine in config.engines.items()}
+    programs |= {f"services.{n}.command.0": service.command[0] for n, service in services.items() if service.command}
+    for key, program in programs.items():
+        if program.startswith(_MARKS):
+            yield _bad(
+                f"{program[:80]!a} begins with {program[0]}: in a unit that says with what rights it is run", key
+            )
+
+
+def _given(config: FleetConfig) -> Iterator[tuple[str, str]]:
+    """What services and hooks are run with, beside what `_walk` looks at, by its key."""
+    for name, service in config.services.items():
+        args = service.container.args if service.container else ()
+        yield from ((f"services.{name}.command.{i}", word) for i, word in enumerate(service.command) if i)
+        yield from ((f"services.{name}.container.args.{i}", word) for i, word in enumerate(args))
+        yield from ((f"services.{name}.env.{variable}", value) for variable, value in service.env.items())
+    for name, hook in config.hooks.items():
+        yield from ((f"hooks.{name}.command.{i}", word) for i, word in enumerate(hook.command))
 
 
 def open_secrets(plan: FleetPlan) -> Iterator[Finding]:

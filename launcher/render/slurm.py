@@ -19,12 +19,13 @@ from launcher.ir.config import SlurmConfig
 from launcher.ir.deployment import RenderedFile
 from launcher.ir.fleet import FleetManifest, JobUnit, RoutingTable, ServerUnit, SlurmUnit
 from launcher.ir.plan import FleetPlan, ServerPlan
-from launcher.manifest import argv_digest, encode_document
+from launcher.manifest import encode_document
 from launcher.render.command import Command, Engines
-from launcher.render.jobs import JobScripts, job_command
-from launcher.render.led import asked_of, device_name, node_budgets
+from launcher.render.jobs import front_values, job_command, job_values
+from launcher.render.led import asked_of, device_name, node_budgets, placed
 from launcher.render.left_out import left_out
 from launcher.render.nodes import crowded_nodes, shared_cards
+from launcher.render.pages import Pages
 from launcher.render.passed import files_of, own_key_file
 from launcher.render.pods import pod_port
 from launcher.render.routes import here_target, routing_table
@@ -50,7 +51,7 @@ _OURS = frozenset(
 
 
 def slurm_files(
-    plan: FleetPlan, engines: Engines, manifest: FleetManifest, scripts: JobScripts
+    plan: FleetPlan, engines: Engines, manifest: FleetManifest, pages: Pages
 ) -> tuple[list[RenderedFile], list[Finding]]:
     """The jobs of `plan` below `slurm/`; none where the config does not ask for them.
 
@@ -74,10 +75,12 @@ def slurm_files(
             continue
         findings += _unreachable(server)
         command, without = job_command(server, plan, engines)
-        script, more = scripts.job(server, plan, command, job_name(plan, server), folder)
+        name = job_name(plan, server)
+        values, more = job_values(server, plan, command, name=name, folder=folder)
+        script = pages.file(f"slurm/jobs/{server.name}.sbatch", "slurm/job.sbatch.j2", values, script=True)
         commands[server.name] = command
-        jobs[server.name] = JobUnit(name=job_name(plan, server), script=script)
-        files.append(RenderedFile(path=f"slurm/jobs/{server.name}.sbatch", text=script, executable=True))
+        jobs[server.name] = JobUnit(name=name, script=script.text)
+        files.append(script)
         lost += ((what, server.name) for what in (*without, *more))
     findings += _peers(plan)
     for beside in plan.services:
@@ -86,11 +89,11 @@ def slurm_files(
     lost += (("hooks: their commands are this machine's", hook.name) for hook in manifest.hooks)
     findings += left_out(lost, of="jobs", key="deploy.slurm")
     fleet = _led(plan, manifest, commands, SlurmUnit(shared_dir=folder, jobs=jobs))
-    front = scripts.front(plan, fleet_name(plan, "front", ""))
+    front = front_values(plan, fleet_name(plan, "front", ""))
     files += [
         RenderedFile(path="slurm/fleet.json", text=encode_document(fleet).decode()),
         RenderedFile(path="slurm/routes.json", text=encode_document(slurm_routes(plan, routing_table(plan))).decode()),
-        RenderedFile(path="slurm/front.sbatch", text=front, executable=True),
+        pages.file("slurm/front.sbatch", "slurm/front.sbatch.j2", front, script=True),
     ]
     return files, findings
 
@@ -140,24 +143,10 @@ def _led(plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Comman
 
     def as_job(unit: ServerUnit) -> ServerUnit:
         """Nobody waits for another: they lie on nodes of their own, and one may wait long for its node."""
-        argv, limit = commands[unit.name].words, limits[unit.name]
-        return msgspec.structs.replace(
-            unit,
-            argv=argv,
-            argv_digest=argv_digest(argv),
-            host=NOWHERE,
-            port=pod_port(unit.port),
-            files=(),
-            rungs=(),
-            after=(),
-            cooldown_s=0,
-            fatal=False,
-            slot_save_path=None,
-            proved=None,
-            stall_timeout_s=unit.start_timeout_s,
-            stop_grace_s=unit.stop_grace_s + _END_S,
-            memory=asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole),
-        )
+        limit = limits[unit.name]
+        memory = asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole)
+        job = placed(unit, commands[unit.name].words, NOWHERE, end_s=_END_S, memory=memory)
+        return msgspec.structs.replace(job, after=(), cooldown_s=0)
 
     servers = tuple(as_job(unit) for unit in manifest.servers if unit.name in commands)
     return msgspec.structs.replace(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from launcher.ir.config import DraftConfig
 from launcher.ir.plan import ServerPlan
 
 Alternatives = tuple[tuple[str, ...], ...]
@@ -28,7 +29,7 @@ class Placement(NamedTuple):
     devices: tuple[str, ...]
     rpc: tuple[str, ...]
     draft: tuple[str, ...] = ()
-    """Those of the draft, where it has its own."""
+    """Where the layers of a draft go: its own, else the server's."""
     projector: tuple[str, ...] = ()
     """That of the projector, where it has its own."""
 
@@ -157,8 +158,16 @@ def _of_settings(field: str, *flags: str, through: tuple[str, ...] = ()) -> Mean
     return Meaning(field, flags, lambda s, _: _spelled(getattr(s.settings, field), flags[0]), through=through)
 
 
+def _always(*words: str, owns: tuple[str, ...] = (), soft: bool = True) -> Meaning:
+    """`words` for every server, by builds that have them. `owns`: further flags that decide it."""
+    return Meaning("", (words[0], *owns), lambda *_: _unless_default(*words), soft=soft)
+
+
 def _of_draft(
-    field: str, *flags: str, value: Callable[[ServerPlan, Placement], object] | None = None, owns: tuple[str, ...] = ()
+    field: str,
+    *flags: str,
+    value: Callable[[DraftConfig, ServerPlan, Placement], object] | None = None,
+    owns: tuple[str, ...] = (),
 ) -> Meaning:
     """A choice about a draft, as written or as `value` says: nothing without a draft, nor where that is None.
 
@@ -167,34 +176,26 @@ def _of_draft(
 
     def spell(s: ServerPlan, p: Placement) -> Alternatives:
         draft = s.config.draft
-        drafts = draft is not None and (s.draft_path is not None or draft.kind == "mtp")
-        value_given = (value(s, p) if value else getattr(draft, field)) if drafts else None
-        return () if value_given is None else _spelled(value_given, *flags)
+        if draft is None or (s.draft_path is None and draft.kind != "mtp"):
+            return ()
+        said = value(draft, s, p) if value else getattr(draft, field)
+        return () if said is None else _spelled(said, *flags)
 
     return Meaning(f"draft.{field}", (*flags, *owns), spell)
 
 
-def _draft_devices(s: ServerPlan, p: Placement) -> tuple[str, ...] | None:
-    """Where the layers of a draft model may go: its own devices, else the server's; None without such a model."""
-    if s.config.draft is None or s.draft_path is None:
-        return None
-    return p.devices if s.config.draft.devices is None else p.draft
-
-
-def _draft_device(s: ServerPlan, p: Placement) -> str | None:
+def _draft_device(draft: DraftConfig, s: ServerPlan, p: Placement) -> str | None:
     """A draft model runs where its layers go: on devices, or on none."""
-    devices = _draft_devices(s, p)
-    if devices is None or s.config.draft is None:
+    if s.draft_path is None:
         return None
-    return ",".join(devices) if s.config.draft.n_gpu_layers != 0 and devices else "none"
+    return ",".join(p.draft) if draft.n_gpu_layers != 0 and p.draft else "none"
 
 
-def _draft_layers(s: ServerPlan, p: Placement) -> object:
+def _draft_layers(draft: DraftConfig, s: ServerPlan, p: Placement) -> object:
     """Layers of a draft model on devices, as a number; none without devices."""
-    devices = _draft_devices(s, p)
-    if devices is None or s.config.draft is None:
+    if s.draft_path is None:
         return None
-    return (ALL_LAYERS if s.config.draft.n_gpu_layers == "all" else s.config.draft.n_gpu_layers) if devices else 0
+    return (ALL_LAYERS if draft.n_gpu_layers == "all" else draft.n_gpu_layers) if p.draft else 0
 
 
 def _projector_offload(s: ServerPlan, p: Placement) -> Alternatives:
@@ -241,7 +242,6 @@ def _split(s: ServerPlan, p: Placement) -> Alternatives:
 
 
 def _json(value: object) -> str:
-    """`value` as one line of JSON, keys in order."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
@@ -304,7 +304,7 @@ TABLE: tuple[Meaning, ...] = (
     Meaning("embedding", _EMBEDDING, _embedding, through=("pooling",)),
     Meaning("pooling", ("--pooling",), lambda s, _: _say_any(s.pooling, "--pooling")),
     # weights
-    Meaning("", ("--fit", "--fit-target", "--fit-ctx"), lambda *_: _unless_default("--fit", "off")),
+    _always("--fit", "off", owns=("--fit-target", "--fit-ctx"), soft=False),
     Meaning("load_mode", _LOADING, _load_mode),
     Meaning(
         "repack",
@@ -358,7 +358,7 @@ TABLE: tuple[Meaning, ...] = (
     _of_settings("threads_batch", "--threads-batch", through=("threads", "cpus")),
     # speculation
     _of_draft(
-        "model", "--spec-draft-model", "--model-draft", value=lambda s, _: s.draft_path, owns=("--hf-repo-draft",)
+        "model", "--spec-draft-model", "--model-draft", value=lambda _, s, __: s.draft_path, owns=("--hf-repo-draft",)
     ),
     Meaning("ngram", ("--spec-type", "--spec-default"), _speculation, through=("draft",)),
     _of_draft("n_max", "--spec-draft-n-max", "--draft-max"),
@@ -371,12 +371,12 @@ TABLE: tuple[Meaning, ...] = (
     Meaning("ngram.n_max", _NGRAM_MAX, _ngram_max),
     # behaviour
     Meaning("reasoning", ("--reasoning",), _reasoning),
-    Meaning("", ("--slots", "--no-slots"), lambda *_: _unless_default("--slots")),
-    Meaning("", ("--metrics",), lambda *_: _unless_default("--metrics"), soft=True),
+    _always("--slots", owns=("--no-slots",), soft=False),
+    _always("--metrics"),
     Meaning("", ("--no-webui", "--no-ui"), lambda *_: (("--no-ui",), ("--no-webui",), ()), soft=True),
-    Meaning("", ("--cors-origins",), lambda *_: _unless_default("--cors-origins", "localhost"), soft=True),
-    Meaning("", ("--offline",), lambda *_: _unless_default("--offline"), soft=True),
-    Meaning("", ("--no-warmup",), lambda *_: _unless_default("--no-warmup"), soft=True),
+    _always("--cors-origins", "localhost"),
+    _always("--offline"),
+    _always("--no-warmup"),
     Meaning(
         "context_shift",
         ("--no-context-shift", "--context-shift"),
@@ -401,7 +401,7 @@ TABLE: tuple[Meaning, ...] = (
         lambda s, _: _spelled(_json(args), "--chat-template-kwargs") if (args := s.config.chat_template_args) else (),
         soft=True,
     ),
-    Meaning("", ("--log-colors",), lambda *_: _unless_default("--log-colors", "off"), soft=True),
-    Meaning("", ("--log-prefix",), lambda *_: _unless_default("--log-prefix"), soft=True),
-    Meaning("", ("--log-timestamps",), lambda *_: _unless_default("--log-timestamps"), soft=True),
+    _always("--log-colors", "off"),
+    _always("--log-prefix"),
+    _always("--log-timestamps"),
 )

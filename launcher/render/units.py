@@ -49,9 +49,10 @@ def runtime_tier(plan: FleetPlan) -> str | None:
 
 
 def runtime_user(plan: FleetPlan) -> str:
-    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name has at most 31 bytes."""
+    """Whom the runtime runs as: `deploy.user`, else a user of its own, whose name systemd-sysusers takes."""
     name = f"{plan.config.deploy.unit_prefix}-{plan.deployment}".replace(".", "_").lower()
-    short = name if len(name) <= 31 else f"{name[:22]}-{zlib.crc32(name.encode()):08x}"
+    plain = re.sub(r"^(?![a-z_])|[^a-z0-9_-]", "_", name)
+    short = name if plain == name and len(name) <= 31 else f"{plain[:22]}-{zlib.crc32(name.encode()):08x}"
     return plan.config.deploy.user or short
 
 
@@ -70,51 +71,46 @@ _OF_THE_MACHINE = re.compile(r"/run/([^/]+)/[^/]+")
 _OF_A_USER = re.compile(r"/run/user/\d+/([^/]+)/[^/]+")
 
 
-def socket_folder(path: str, *, scope: str, prefix: str) -> str | None:
+def _folder_below_run(path: str, plan: FleetPlan) -> str | None:
     """The name of the folder of `path` below /run, or below a user's own there; None where it is none for a unit.
 
     systemd gives such a folder to the unit and removes it with all that is in it: it has to be the fleet's own, whose
-    name begins with `prefix`.
+    name begins with `deploy.unit_prefix`.
     """
-    found = (_OF_A_USER if scope == "user" else _OF_THE_MACHINE).fullmatch(path)
-    return found[1] if found is not None and found[1].startswith(f"{prefix}-") else None
-
-
-def own_folder(server: ServerPlan, plan: FleetPlan) -> str | None:
-    """The folder that the unit of `server` has made for its unix socket; None where it cannot."""
     deploy = plan.config.deploy
-    folder = socket_folder(server.config.host, scope=deploy.scope, prefix=deploy.unit_prefix)
-    return None if folder is None or any(_sharing(server, folder, plan)) else folder
+    found = (_OF_A_USER if deploy.scope == "user" else _OF_THE_MACHINE).fullmatch(path)
+    return found[1] if found is not None and found[1].startswith(f"{deploy.unit_prefix}-") else None
 
 
-def _without_folder(server: ServerPlan, plan: FleetPlan) -> Finding:
-    """`render/socket-folder`: the unit of `server` has no folder for its unix socket."""
+def _socket_folder(server: ServerPlan, plan: FleetPlan) -> tuple[str | None, Finding | None]:
+    """The folder that the unit of `server` has made for its unix socket, or `render/socket-folder`: why none."""
     deploy, path = plan.config.deploy, server.config.host
-    folder = socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix)
+    if not is_path(path):
+        return None, None
+    folder = _folder_below_run(path, plan)
+    others = " and ".join(dict.fromkeys(_sharing(server, folder, plan))) if folder else ""
+    if folder and not others:
+        return folder, None
     base = "/run/user/UID" if deploy.scope == "user" else "/run"
-    if folder is None:
-        message = f"no unit makes a folder for {path}: that is {base}/{deploy.unit_prefix}-…/NAME{SOCKET_END}"
-    else:
-        others = " and ".join(dict.fromkeys(_sharing(server, folder, plan)))
+    message = f"no unit makes a folder for {path}: that is {base}/{deploy.unit_prefix}-…/NAME{SOCKET_END}"
+    if folder:
         message = f"{base}/{folder} is also the folder of {others}: who stops first removes it"
     key = f"servers.{server.name}.host"
     own = f"{base}/{deploy.unit_prefix}-{server.name}/http{SOCKET_END}"
     fixes = (Fix(override=f"{key}={own}", effect="a folder of its own"),) if deploy.scope == "system" else ()
-    notes = ("`launch up` does without; `launch install` refuses such a unit",)
-    return fault("render/socket-folder", key, message, *notes, fixes=fixes, severity="warning")
+    note = "`launch up` does without; `launch install` refuses such a unit"
+    return None, fault("render/socket-folder", key, message, note, fixes=fixes, severity="warning")
 
 
 def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
     """Who else has a unix socket in `folder`, and does not take turns with `server`."""
-    deploy = plan.config.deploy
     for other in plan.servers:
         turns = server.config.exclusive is not None and server.config.exclusive == other.config.exclusive
-        there = socket_folder(other.config.host, scope=deploy.scope, prefix=deploy.unit_prefix) == folder
+        there = _folder_below_run(other.config.host, plan) == folder
         if there and other.name != server.name and other.starts != "never" and not turns:
             yield other.name
-    for path in plan.config.runtime.front.listen:
-        if socket_folder(path, scope=deploy.scope, prefix=deploy.unit_prefix) == folder:
-            yield "the front"
+    if any(_folder_below_run(path, plan) == folder for path in plan.config.runtime.front.listen):
+        yield "the front"
 
 
 EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_COMMAND, EXPOSURE_RUNTIME = 1.0, 1.5, 1.5, 2.0
@@ -130,20 +126,37 @@ RESTART_S = 3.0
 LONGEST_S = 10**9
 """The longest interval a unit gets (32 years): systemd counts microseconds in 64 bits, and refuses more."""
 
+MOST_STARTS = 2**31 - 1
+"""The highest StartLimitBurst=: systemd ignores what has more than 32 bits."""
+
 GPU_HOST_BYTES = 2048 * MIB
 """Room for a GPU driver's host memory, which no plan counts."""
 
-HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 # names of what ProtectHome and PrivateTmp hide
+_HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 # what ProtectHome and PrivateTmp hide
 """Directories that the sandbox hides; files of a server below them are bound in, read-only."""
 
 _GROUPS = ("render", "video")
+
+
+def unit_values(plan: FleetPlan, unit: str, tier: str, description: str, start_timeout_s: float) -> dict[str, Any]:
+    """What the templates of all units need that have a process: where it belongs, and how it is started."""
+    return {
+        "unit": unit,
+        "description": " ".join(description.split()).replace("%", "%%"),
+        "target": unit_name(plan, tier, "target"),
+        "slice": unit_name(plan, tier, "slice"),
+        "oom_score_adjust": plan.config.tiers[tier].oom_score_adjust,
+        "start_timeout_s": math.ceil(min(LONGEST_S, start_timeout_s)),
+        "restart_s": restart_s(plan.config.runtime),
+        **start_limit(start_timeout_s, plan.config.runtime),
+    }
 
 
 def service_values(
     server: ServerPlan, plan: FleetPlan, command: Command, *, unit: str
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
     """Everything that `server.service.j2` needs for `server`, or a fallback of it; `command` is how it is run."""
-    deploy, runtime = plan.config.deploy, plan.config.runtime
+    deploy = plan.config.deploy
     hidden = hidden_paths(server, command.words[0])
     keys = own_key_file(server.config.extra_args)
     credential = keys is not None and deploy.scope != "user"
@@ -152,16 +165,12 @@ def service_values(
     boot = starts_at_boot(server) and unit == unit_name(plan, server.name)
     waited_for = boot and any(server.name in other.after for other in plan.servers if starts_at_boot(other))
     numa = server.config.numa
+    folder, homeless = _socket_folder(server, plan)
     values = {
-        "unit": unit,
-        "description": " ".join(f"llama-server {server.name}: {server.entry}".split()).replace("%", "%%"),
+        **unit_values(plan, unit, server.tier, f"llama-server {server.name}: {server.entry}", server.start_timeout_s),
         "after": ("network.target", *(unit_name(plan, n) for n in server.after if boot)),
-        "target": unit_name(plan, server.tier, "target"),
-        "slice": unit_name(plan, server.tier, "slice"),
-        **start_limit(server.start_timeout_s, runtime),
         "memory_max": memory_max(server),
         "memlock": "infinity" if "mlock" in server.settings.load_mode else "8M",
-        "oom_score_adjust": plan.config.tiers[server.tier].oom_score_adjust,
         "cpus": server.config.cpus,
         "numa_policy": numa.policy if numa else None,
         "numa_mask": (",".join(str(n) for n in numa.nodes) or "all") if numa else None,
@@ -170,16 +179,14 @@ def service_values(
         "gate": _gate(server) if waited_for else None,
         "boot": boot,
         "credential": credential_path(keys) if credential and keys else None,
-        "start_timeout_s": math.ceil(min(LONGEST_S, server.start_timeout_s)),
         "stop_timeout_s": math.ceil(server.config.stop_grace_s),
-        "restart_s": f"{max(runtime.backoff_s, RESTART_S):g}",
         "environment": quote_assignments(command.env),
         **_confined(server, plan, hidden),
+        "socket_folder": folder,
     }
     bad = _bad_paths(server, (*hidden, *([keys] if keys else [])))
-    homeless = is_path(server.config.host) and values["socket_folder"] is None
-    homeless = homeless and unit == unit_name(plan, server.name)
-    return values, (*bad, *((_without_folder(server, plan),) if homeless else ()))
+    lacks = (homeless,) if homeless is not None and unit == unit_name(plan, server.name) else ()
+    return values, (*bad, *lacks)
 
 
 def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> dict[str, Any]:
@@ -203,7 +210,6 @@ def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> d
         "denied_calls": "~@privileged" if allow or own_priority else "~@privileged @resources",
         "alone": alone,
         "device_allow": allow,
-        "socket_folder": own_folder(server, plan) if is_path(config.host) else None,
         "socket_group": runtime_user(plan) if others else None,
         "umask": "0007" if others else "0077",
     }
@@ -241,9 +247,14 @@ def _gate(server: ServerPlan) -> str:
     return f'/bin/sh -c "{script}"'
 
 
+def restart_s(runtime: RuntimeConfig) -> str:
+    """Seconds after which what ended is started again; without an exponent, which systemd would not read."""
+    return f"{max(runtime.backoff_s, RESTART_S):f}".rstrip("0").rstrip(".")
+
+
 def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any]:
     """How often a process may fail, within what time: long enough for that many whole starts."""
-    attempts = max(1, runtime.crash_loop_failures)
+    attempts = min(MOST_STARTS, max(1, runtime.crash_loop_failures))
     starts_s = attempts * (start_timeout_s + runtime.backoff_s) * 1.1
     return {
         "start_limit_burst": attempts,
@@ -277,8 +288,13 @@ def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
 
 def hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
     """What the sandbox would hide from `server`: its files, and the directory of its binary (libraries lie there)."""
-    wanted = (*files_of(server), *((binary.rpartition("/")[0],) if binary.startswith("/") else ()))
-    return tuple(sorted({path for path in wanted if path.startswith(tuple(f"{d}/" for d in HIDDEN))}))
+    files = (path for path in files_of(server) if path.startswith(_HIDDEN))
+    return tuple(sorted({*files, *hidden_folder(binary)}))
+
+
+def hidden_folder(program: str) -> tuple[str, ...]:
+    """The folder of a program where the sandbox would hide it."""
+    return (program.rpartition("/")[0],) if program.startswith(_HIDDEN) else ()
 
 
 def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:

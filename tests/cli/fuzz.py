@@ -279,9 +279,9 @@ def _judge(seed: int, command: str, code: int, said: str) -> None:
 
 
 def _sum(data: bytes) -> str:
-    from launcher.install.ownership import digest
+    from launcher.ir.deployment import content_digest
 
-    return digest(data)
+    return content_digest(data)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 
 from launcher.base.processes import MARK, ProcessScope, ScopeEndedError, heard, kill_left_behind
 from launcher.engine.asking import NoAnswerError, ask
+from launcher.engine.prove import DryRunError, dry_run
 from tests.children import killed_on_failure
 
 
@@ -143,3 +144,13 @@ def left(word: str) -> list[int]:
     """Processes with that word, but for those that are ending."""
     _, alive = psutil.wait_procs(running(word), timeout=30)
     return [p.pid for p in alive]
+
+
+def test_what_no_program_can_be_given() -> None:
+    """A NUL in a word or a variable: it cannot be run, whoever asks."""
+    for words, env in ((["/bin/true", "a\0b"], {}), (["/bin/true"], {"A": "a\0b"})):
+        with pytest.raises(OSError, match="null byte"):
+            ask(words, env, timeout_s=5)
+        with pytest.raises(DryRunError, match="null byte") as caught:
+            dry_run(words, {}, model="m", env=env)
+        assert caught.value.cause == "refused"

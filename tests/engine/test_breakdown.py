@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.engine import UnreadableError, parse_dry_run
+from launcher.engine.breakdown import UnreadableError, parse_dry_run
 from launcher.sizes import MIB
 
 MODEL = "/m/target.gguf"
@@ -185,3 +186,14 @@ def test_any_log_is_read(lines: list[str]) -> None:
     """Lines in any order and of any text give a proof or one kind of error."""
     with contextlib.suppress(UnreadableError):
         assert parse_dry_run(lines, model=MODEL, draft=DRAFT, devices={}).own.kv_bytes >= 0
+
+
+@pytest.mark.parametrize(
+    "line", ["0.1 I common_memory_breakdown_print: |   - " + " " * 65_000, OWN_PASS + "llama_kv_cache" * 4_000]
+)
+def test_a_long_line_is_read_at_once(line: str) -> None:
+    """A model's own name stands in the log, and may be anything: no pattern goes over it more than once."""
+    begun = time.process_time()
+    with contextlib.suppress(UnreadableError):
+        parse_dry_run([*line.splitlines(keepends=True), OWN_PASS], model=MODEL, draft=None, devices={})
+    assert time.process_time() - begun < 0.5

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.engine import parse_help, recorded
+from launcher.engine import recorded
+from launcher.engine.help import parse_help
 from launcher.ir.dialect import Flag
 
 OLD_HELP = (Path(__file__).parent / "help_b4000.txt").read_text()

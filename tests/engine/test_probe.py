@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.engine import locate_binary, probe, record, recorded, recorded_names, resolve_binary
+from launcher.engine import locate_binary, probe, recorded, recorded_names, resolve_binary
 from launcher.engine.asking import ask
+from launcher.engine.probing import record
 from launcher.errors import EngineError, Finding
 from launcher.ir.config import EngineConfig
 
@@ -196,3 +197,19 @@ def test_locating(llama_server: Path) -> None:
     assert locate_binary(str(llama_server)) == llama_server
     assert locate_binary("sh") is not None
     assert locate_binary("no-such-program") is None
+
+
+@pytest.mark.parametrize("binary", ["/a\0b", "built://a\0b", "pkg://launcher/\0", f"built://{'a' * 5000}"])
+def test_a_name_that_no_program_has(binary: str) -> None:
+    """It is missing, as any other that is not there."""
+    with pytest.raises(EngineError) as caught:
+        probe(Path(resolve_binary(EngineConfig(binary=binary, dialect="probe"))), None)
+    assert [f.code for f in caught.value.findings] == ["engine/missing-binary"]
+
+
+def test_engines_that_may_not_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data directory that is a file, or another user's: no engine was built there."""
+    (tmp_path / "data").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    with pytest.raises(EngineError, match="no engine was built here"):
+        resolve_binary(EngineConfig(binary="built://llama-server", dialect="probe"))

@@ -12,6 +12,7 @@ import pytest
 from launcher.errors import ConfigError
 from launcher.files.checkpoints import (
     Checkpoint,
+    changed_since,
     checkpoint_dir,
     checkpoint_files,
     checkpoint_names,
@@ -81,11 +82,12 @@ def test_a_byte_is_noticed_behind_equal_size_and_mtime(tmp_path: Path, monkeypat
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
-    """Missing files, directories and pipes: an error each, no wait, no exception."""
+    """Missing files, directories, pipes and what is no path: an error each, no wait, no exception."""
     os.mkfifo(tmp_path / "pipe")
-    paths = [str(tmp_path / "gone"), str(tmp_path), str(tmp_path / "pipe")]
+    paths = [str(tmp_path / "gone"), str(tmp_path), str(tmp_path / "pipe"), str(tmp_path / "a\0b")]
     found = file_digests(paths, tmp_path / "cache.json")
-    assert [bool(found[p].error) for p in paths] == [True] * 3
+    assert [bool(found[p].error) for p in paths] == [True] * 4
+    assert not any(changed_since(path, 0) for path in (paths[0], paths[3]))
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -158,12 +158,11 @@ def test_writing_twice_writes_once(tmp_path: Path) -> None:
     files = deployment(a="1\n", sub__b="2\n", run="#!/bin/sh\n")
     assert {d.kind for d in compare_deployment(files, tmp_path / "g")} == {"missing"}
     first = write_deployment(files, tmp_path / "g")
-    assert first.written == ("a", "run", "sub/b")
+    assert [(d.path, d.kind) for d in first] == [("a", "missing"), ("run", "missing"), ("sub/b", "missing")]
     assert (tmp_path / "g/run").stat().st_mode & 0o111
     assert compare_deployment(files, tmp_path / "g") == ()
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "g").rglob("*")}
-    again = write_deployment(files, tmp_path / "g")
-    assert (again.written, again.unchanged) == ((), ("a", "run", "sub/b"))
+    assert write_deployment(files, tmp_path / "g") == ()
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "g").rglob("*")}
 
 
@@ -185,8 +184,8 @@ def test_only_what_we_wrote_is_pruned(tmp_path: Path) -> None:
     write_deployment(deployment(keep="k", sub__stale="s", edited="e"), tmp_path)
     (tmp_path / "edited").write_text("by hand")
     (tmp_path / "theirs.conf").write_text("drop-in")
-    report = write_deployment(deployment(keep="k"), tmp_path)
-    assert (report.pruned, report.kept) == (("sub/stale",), ("edited",))
+    found = write_deployment(deployment(keep="k"), tmp_path)
+    assert [(d.path, d.kind) for d in found] == [("edited", "extra"), ("sub/stale", "extra")]
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == [".launch-files.json", "edited", "keep", "theirs.conf"]
 

@@ -71,3 +71,14 @@ def test_rates_of_devices_are_what_servers_on_one_device_read(tmp_path: Path, mo
         ]
     )
     assert known_rates("dev") == {"ram": 12_000_000_000, "cuda0": 500_000_000_000}
+
+
+@pytest.mark.parametrize("decode", [0.0, -1.0, 1e308])
+def test_a_rate_that_no_memory_has(decode: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody wrote into the file by hand, or half of it, is no rate, and keeps no plan from being made."""
+    monkeypatch.setenv("LAUNCH_STATE_DIR", str(tmp_path / "state"))
+    odd = msgspec.structs.replace(of("a", "2026-01-01", decode), touched=Touched(bytes={"ram": 10**18}, weights=1))
+    keep_measured([odd])
+    assert known_rates("dev") == {}
+    keep_measured([of("b", "2026-01-02", 3.0)])
+    assert known_rates("dev") == {"ram": 3}

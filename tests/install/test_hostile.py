@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from launcher.base.tree import Tree
 from launcher.errors import ConfigError, HostError, LaunchError
 from launcher.install import Layout, Systemd, install, plan_changes, plan_removal, read_record, uninstall
-from launcher.install.ownership import Record, digest, encode_record
-from launcher.ir.deployment import Deployment, RenderedFile
+from launcher.install.ownership import Record, encode_record
+from launcher.ir.deployment import Deployment, RenderedFile, content_digest
 
 LAUNCH = Path(sys.executable).with_name("launch")
 UNITS = "systemd/launch-a.service"
@@ -116,7 +116,7 @@ def test_a_forged_record_removes_nothing(tmp_path: Path, name: str) -> None:
     """H2: whatever a record names beyond its deployment's own files, it is no record."""
     (tmp_path / "hostfile").write_text("x")
     root = tmp_path / "root"
-    record = Record(deployment="d", input_digest="", files={name: digest(b"x")})
+    record = Record(deployment="d", input_digest="", files={name: content_digest(b"x")})
     (root / "var/lib/launch/installed").mkdir(parents=True)
     (root / "var/lib/launch/installed/d.json").write_bytes(encode_record(record))
     with pytest.raises(ConfigError) as refused:

@@ -236,6 +236,8 @@ def test_bad_units_are_refused(tmp_path: Path) -> None:
     runtime = deployment({"systemd/launch-a.service": "[Service]\nExecStart=/opt/x/launch serve\n"})
     assert "deploy.launch=PATH" in verify_units(runtime, Layout())[0].notes[0]
     assert verify_units(absent, Layout(), {Path("/opt/x/absent")}) == ()
+    (finding,) = verify_units(deployment({"systemd/launch-a+b.service": weak}), Layout())[:1]
+    assert "profile.name" in finding.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from launcher.ir.config import (
 )
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import DeviceMemory, DevicePlan, FleetPlan, PlanTotals, ServerPlan, Settings
-from launcher.render import placement_prefix, server_words
+from launcher.render.command import placement_prefix, server_words
 
 MIB = 1024**2
 
@@ -183,5 +183,5 @@ def render_argv(
     server: ServerPlan, dialect: Dialect, binary: str, gpus: Mapping[str, GpuConfig] | None = None
 ) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
     """The command line of one server, its prefix included, and what `dialect` refuses of it."""
-    words, findings = server_words(server, dialect, binary, gpus)
+    words, findings = server_words(server, dialect, binary, gpus or {})
     return (*placement_prefix(server), *words), findings

@@ -339,7 +339,7 @@ def test_an_empty_fleet(templates: dict[str, str]) -> None:
 
 def test_argv_needs_no_templates_engine() -> None:
     """`launch plan` renders argv without importing jinja2."""
-    code = "import sys, launcher.render as r; r.server_words; sys.exit('jinja2' in sys.modules)"
+    code = "import sys, launcher.render as r; r.server_command; sys.exit('jinja2' in sys.modules)"
     import sys
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,7 +20,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import has_errors
-from launcher.ir.config import ContainerConfig, DeployConfig, FrontConfig, RuntimeConfig, ServiceConfig
+from launcher.ir.config import (
+    ContainerConfig,
+    DeployConfig,
+    EngineConfig,
+    FrontConfig,
+    HookConfig,
+    RuntimeConfig,
+    ServiceConfig,
+)
 from launcher.ir.plan import FleetPlan, ServicePlan
 from launcher.render.fleet import render_fleet
 from launcher.render.quoting import control_characters, open_secrets, refused_value
@@ -214,3 +222,29 @@ def test_systemd_reads_what_was_meant(tmp_path_factory: pytest.TempPathFactory, 
     assert "Unknown key" not in said
     assert "Unknown section" not in said
     assert "Unbalanced quoting" not in said
+
+
+@pytest.mark.parametrize("mark", "@-:+!|")
+def test_a_name_that_systemd_takes_for_rights(mark: str) -> None:
+    """What stands before a program in a unit says how it is run (`+`: with all rights), in quotes, too."""
+    plan = plan_with("launch", f"{mark}launch")
+    engines = {"default": EngineConfig(binary=f"{mark}llama-server", dialect="b10434")}
+    config = msgspec.structs.replace(plan.config, engines=engines)
+    config = msgspec.structs.replace(config, services={"web": ServiceConfig(port=9001, command=(f"{mark}web", "-x"))})
+    found = control_characters(msgspec.structs.replace(plan, config=config))
+    assert {f.key for f in found} == {"deploy.launch", "engines.default.binary", "services.web.command.0"}
+    assert all(f.code == "render/bad-character" for f in found)
+
+
+def test_what_no_program_can_be_given() -> None:
+    """A NUL in what services and hooks are run with: a unit with it is no unit, and nothing can be started with it."""
+    services = {
+        "web": ServiceConfig(port=9001, command=("/usr/bin/web", "a\0b"), env={"A": "\0"}),
+        "box": ServiceConfig(port=9002, container=ContainerConfig(image="ocr:1", args=("-x", "\0"))),
+    }
+    hooks = {"after": HookConfig(command=("/bin/true", "\0"))}
+    plan = plan_with("launch", "/x")
+    config = msgspec.structs.replace(plan.config, services=services, hooks=hooks)
+    found = control_characters(msgspec.structs.replace(plan, config=config))
+    keys = {"services.web.command.1", "services.web.env.A", "services.box.container.args.1", "hooks.after.command.1"}
+    assert {f.key for f in found} == keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -154,3 +155,61 @@ def test_pods_beside_the_servers_are_on_the_node_too() -> None:
     crowd = [server_plan(f"s{i}", on="n", port=8100 + i) for i in range(9)]
     (only,) = errors(planned(*crowd, hardware=msgspec.structs.replace(half, ram_bytes=1 << 40))).values()
     assert "for 9 CPUs at least, and node n has 8" in only
+
+
+def boxed(**container: Any) -> FleetPlan:
+    """A fleet with a service that is this container."""
+    config = ServiceConfig(container=ContainerConfig(**{"image": "ocr:1", **container}))
+    return planned(server_plan("a"), services=(ServicePlan(name="box", starts="boot", port=9001, config=config),))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image", ""),
+        ("image", "a b"),
+        ("ports", ("8000-8010:8000-8010",)),
+        ("ports", ("9000:",)),
+        ("ports", ("x:y",)),
+        ("ports", ("9000:99999",)),
+        ("ports", ("9000:80/udp",)),
+        ("volumes", ("/a:/b", "/c:/b")),
+        ("volumes", ("/a:/tmp",)),
+        ("volumes", ("/tmp/",)),
+        ("volumes", ("/a:/",)),
+        ("volumes", ("/a:data",)),
+        ("volumes", ("/a/../b:/c",)),
+        ("volumes", ("/a:/b/../c",)),
+    ],
+    ids=str,
+)
+def test_what_no_container_may_have(field: str, value: Any) -> None:
+    """Of a service that is a container: its image, the port that it is asked at, and where its volumes are mounted."""
+    (found,) = errors(boxed(**{field: value}))
+    code = "kubernetes-path" if field == "volumes" else "kubernetes-value"
+    assert found.startswith(f"render/{code} services.box.container.{field}")
+
+
+@pytest.mark.parametrize("port", ["80", "9000:80", "127.0.0.1:9000:80", "[::1]:9000:80/tcp", "127.0.0.1::80"])
+def test_ports_of_containers(port: str) -> None:
+    """As podman and docker publish them; further ones may be several, which no object has."""
+    found, findings = rendered(boxed(ports=(port, "9100-9110:9100-9110"), volumes=("/data:/data:ro", "/tmp:/scratch")))
+    assert [f for f in findings if f.severity == "error"] == []
+    assert container(found, "launch-box")["ports"] == [{"name": "http", "containerPort": 80}]
+
+
+@pytest.mark.parametrize("prefix", ["1fleet", "9", "a" * 70])
+def test_objects_of_any_fleet_have_names(prefix: str) -> None:
+    """Names of Services are labels of RFC 1035: they begin with a letter, and have 63 characters at most."""
+    plan = planned(server_plan("a"))
+    deploy = msgspec.structs.replace(plan.config.deploy, unit_prefix=prefix)
+    plan = msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, deploy=deploy))
+    found, findings = rendered(plan)
+    assert findings == []
+    services = [one["metadata"]["name"] for one in found.values() if one["kind"] == "Service"]
+    assert services
+    for name in services:
+        assert re.fullmatch(r"[a-z][a-z0-9-]{0,61}[a-z0-9]", name)
+    for one in found.values():
+        labels = one["metadata"].get("labels", {})
+        assert all(len(value) <= 63 for value in labels.values())

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from launcher.engine import parse_help, recorded, recorded_names
+from launcher.engine import recorded, recorded_names
+from launcher.engine.help import parse_help
 from launcher.ir.config import DraftConfig, GpuConfig, NgramConfig, NumaConfig, ServerConfig
 from launcher.ir.dialect import Dialect
 from launcher.ir.plan import ServerPlan
-from launcher.render import NOT_FLAGS, TABLE
 from launcher.render.command import refusals
-from launcher.render.spellings import Placement
+from launcher.render.spellings import NOT_FLAGS, TABLE, Placement
 from tests.render.plan_factory import render_argv, server_plan
 
 OLD_HELP = Path(__file__).parent.parent / "engine" / "help_b4000.txt"

@@ -173,12 +173,13 @@ def test_the_front_has_folders_of_its_own_alone(templates: dict[str, str]) -> No
     """What systemd makes for a unit it removes with all that is in it: never another's folder below /run."""
     plan = fleet_plan(server_plan("a"))
     listen = ("/run/launch/front.sock", "/run/launch-x/front.sock", "/run/systemd/front.sock", "/srv/front.sock")
+    listen += ("/run/launch-a b/front.sock", "/run/launch-%n/front.sock", "/run/launch-a:b/f.sock", "/srv/a b/f.sock")
     front = msgspec.structs.replace(plan.config.runtime.front, listen=listen)
     runtime = msgspec.structs.replace(plan.config.runtime, front=front)
     config = msgspec.structs.replace(plan.config, runtime=runtime)
     text = unit(rendered(msgspec.structs.replace(plan, config=config), templates), "launch-epyc-hot_only.service")
-    assert values(text, "RuntimeDirectory") == ["launch launch-x"]
-    assert {"/run/systemd", "/srv"} <= {word for line in values(text, "ReadWritePaths") for word in line.split()}
+    assert values(text, "RuntimeDirectory") == ['launch launch-x "launch-a b" "launch-%%n"']
+    assert values(text, "ReadWritePaths") == ['/run/systemd /srv "/run/launch-a:b" "/srv/a b"']
 
 
 def test_a_container_is_a_quadlet_file(templates: dict[str, str]) -> None:
@@ -310,9 +311,12 @@ def test_restarts_are_bounded_by_load_time(templates: dict[str, str]) -> None:
 
 def test_the_start_interval_has_an_end(templates: dict[str, str]) -> None:
     """Numbers as large as the config types hold make no interval that systemd refuses, and no overflow."""
-    plan = fleet_plan(server_plan(start_timeout_s=1e7), runtime=RuntimeConfig(crash_loop_failures=2**62))
+    runtime = RuntimeConfig(crash_loop_failures=2**62, backoff_s=1234567.5)
+    plan = fleet_plan(server_plan(start_timeout_s=1e7), runtime=runtime)
     text = unit(rendered(plan, templates), "launch-frontdoor.service")
     assert values(text, "StartLimitIntervalSec") == ["1000000000"]
+    assert values(text, "StartLimitBurst") == [str(2**31 - 1)]
+    assert values(text, "RestartSec") == ["1234567.5"]
 
 
 def test_memory_max() -> None:
@@ -356,6 +360,14 @@ def test_f25_files_of_words_are_bound_into_the_sandbox(templates: dict[str, str]
     assert bound == hidden
     manifest = next(f.text for f in result.deployment.files if f.path == "fleet.json")
     assert {*hidden, "/srv/b.gguf"} <= {*json.loads(manifest)["servers"][0]["files"]}
+
+
+@pytest.mark.parametrize("binary", ["/root/llama-server", "/home/me/bin/llama-server", "/opt/bin/llama-server"])
+def test_the_folder_of_the_binary_is_bound_into_the_sandbox(binary: str, templates: dict[str, str]) -> None:
+    """Libraries lie there; also where it is itself what the sandbox hides."""
+    result = render_fleet(fleet_plan(server_plan("a")), {"default": (binary, NEWEST)}, templates, "0.1.0")
+    bound = values(unit(result, "launch-a.service"), "BindReadOnlyPaths")
+    assert (binary.rpartition("/")[0] in bound) == (not binary.startswith("/opt"))
 
 
 def test_what_the_sandbox_lets_through(templates: dict[str, str]) -> None:
@@ -406,3 +418,22 @@ def test_names_that_would_leave_the_directory(name: str, templates: dict[str, st
     """A server's name becomes a path and a unit: an error, before anything is written."""
     result = rendered(fleet_plan(server_plan(name)), templates)
     assert ("render/bad-name", "error") in [(f.code, f.severity) for f in result.findings]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "deployment", "user"),
+    [
+        ("launch", "epyc-hot.only", "launch-epyc-hot_only"),
+        ("1fleet", "d", "_1fleet-d-df32fa5a"),
+        ("launch", "epyc-a+b", "launch-epyc-a_b-979724fe"),
+        ("a=b", "d", "a_b-d-4197697c"),
+    ],
+)
+def test_users_have_names_that_sysusers_takes(
+    prefix: str, deployment: str, user: str, templates: dict[str, str]
+) -> None:
+    """Letters, digits, _ and -, and no digit first; what two deployments would have in common is told apart."""
+    plan = fleet_plan(server_plan("a"), deploy=DeployConfig(unit_prefix=prefix))
+    result = rendered(msgspec.structs.replace(plan, deployment=deployment), templates)
+    made = next(f.text for f in result.deployment.files if f.path.startswith("sysusers/"))
+    assert re.findall(r"^u ([a-z_][a-z0-9_-]{0,30}) ", made, re.MULTILINE) == [user]

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
 from launcher.files.packaged import packaged_dir
@@ -21,7 +20,8 @@ from launcher.files.state import deployment_state_dir
 from launcher.ir.config import DeployConfig, SlurmConfig
 from launcher.ir.fleet import FleetManifest, JobUnit, ServerUnit, SlurmUnit
 from launcher.render.command import Command
-from launcher.render.jobs import JobScripts
+from launcher.render.jobs import job_values
+from launcher.render.pages import Pages
 from launcher.supervise import Supervisor, http
 from launcher.supervise.slurm import Jobs
 from tests.render.plan_factory import fleet_plan, server_plan
@@ -31,11 +31,10 @@ PROGRAM = Path(__file__).with_name("fake_slurm.py")
 
 
 @functools.cache
-def scripts() -> JobScripts:
+def pages() -> Pages:
     """What writes batch scripts."""
-    loader = jinja2.FileSystemLoader(packaged_dir("templates"))
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    return JobScripts(jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **options), "# by a test")  # noqa: S701
+    root = packaged_dir("templates")
+    return Pages({f"slurm/{p.name}": p.read_text() for p in (root / "slurm").iterdir()}, {"header": "# by a test"})
 
 
 def job_server(name: str, port: int, *faults: str, alias: str = "", **changes: Any) -> ServerUnit:
@@ -70,9 +69,9 @@ class FakeSlurm:
             plan = fleet_plan(planned, deploy=deploy)
             name = f"launch:test:{server.exclusive or server.name}"
             command = Command((), server.argv, server.env)
-            jobs[server.name] = JobUnit(
-                name=name, script=scripts().job(planned, plan, command, name, str(self.shared))[0]
-            )
+            values, _ = job_values(planned, plan, command, name=name, folder=str(self.shared))
+            script = pages().file(server.name, "slurm/job.sbatch.j2", values, script=True)
+            jobs[server.name] = JobUnit(name=name, script=script.text)
         return manifest(*servers, slurm=SlurmUnit(shared_dir=str(self.shared), jobs=jobs, lease_s=lease_s))
 
     def jobs(self, server: str = "") -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ from pathlib import Path
 from gguf import MODEL_ARCH_NAMES
 
 from launcher.compiler import compile_fleet
-from launcher.engine import record, recorded, recorded_names
+from launcher.engine import recorded, recorded_names
 from launcher.engine.build import build
+from launcher.engine.probing import record
 from launcher.ir.dialect import Dialect, Flag
 from launcher.proving import prove_fleet
 from launcher.supervise.diagnosis import diagnose
