@@ -54,6 +54,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a request for the name `asked`, answered by `server`, is within the key's models."""
         return self.models is None or asked in self.models or server in self.models
 
+    def check_model(self, asked: str, server: str) -> None:
+        """HttpError 403 where it may not ask for the name `asked`, answered by `server`."""
+        if not self.may_ask(asked, server):
+            raise HttpError(403, "model_not_allowed", f"this API key may not ask for {asked!r}")
+
 
 EVERYTHING = Grant()
 """What callers may do where no keys are asked for."""

@@ -11,7 +11,7 @@ from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import ServerState
 
 StateOf = Callable[[str], ServerState]
-_STATUS: dict[ServerState, str] = {
+STATUS: dict[ServerState, str] = {
     "ready": "loaded",
     "sleeping": "sleeping",
     "starting": "loading",
@@ -21,11 +21,6 @@ _STATUS: dict[ServerState, str] = {
     "failed": "unloaded",
 }
 """A state as llama.cpp's router calls it."""
-
-
-def status_of(state: ServerState) -> str:
-    """A state as llama.cpp's router calls it."""
-    return _STATUS[state]
 
 
 def n_ctx(unit: RouteTarget) -> int:
@@ -39,7 +34,7 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
     `meta`, `architecture`, `status`, `tags` and `aliases` (all names) are llama.cpp's, `max_model_len` is vLLM's,
     `context_length` OpenRouter's.
     """
-    status = {"value": _STATUS[state], **({"failed": True} if state == "failed" else {})}
+    status = {"value": STATUS[state], **({"failed": True} if state == "failed" else {})}
     face = unit.faces.get(name)
     meta = {"n_ctx": n_ctx(unit), "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
     return {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import msgspec
 
-from launcher.ir.exchange import Answered, Refusal
+from launcher.ir.exchange import Answered
 from launcher.route.exchange import Exchange
 from launcher.route.head import Head
 from launcher.route.keys import EVERYTHING, Grant
@@ -14,12 +15,13 @@ from launcher.route.problem import HttpError
 from launcher.route.services import Services
 from launcher.route.view import Route
 
+_HELD_BYTES = 64 * 1024
+
 
 class Collector:
-    """A client that keeps the answer."""
+    """A client that keeps the answer. `peer`: the address of whose request it is."""
 
     def __init__(self, peer: str = "") -> None:
-        """Nothing is answered yet. `peer`: the address of whose request it is."""
         self.peer = peer
         self.write_paused = False
         self.status = 0
@@ -60,6 +62,40 @@ class Collector:
         """What came is not the whole answer."""
         self.refusal = HttpError(502, "upstream_died", "the server's answer broke off")
 
+    def check(self) -> None:
+        """Raises HttpError: the refusal, if there was one, without what belongs to our own request alone."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise HttpError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s)
+
+
+class _StreamCollector(Collector):
+    """One that is read in parts."""
+
+    def __init__(self, peer: str) -> None:
+        super().__init__(peer)
+        self.more = asyncio.Event()
+        self._held = 0
+
+    def write(self, data: bytes, done: bool) -> None:
+        """Keep the part, and have no more come where there is much."""
+        super().write(data, done)
+        self._held += len(data)
+        self.write_paused = self._held > _HELD_BYTES
+        self.more.set()
+
+    def answered(self) -> None:
+        super().answered()
+        self.more.set()
+
+    def taken(self) -> bytes:
+        """What came since."""
+        data = b"".join(self.parts)
+        self.parts.clear()
+        self._held = 0
+        self.more.clear()
+        return data
+
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A POST of JSON of our own. Whoever answers is one that `grant` allows who asks for the name `granted`."""
@@ -75,7 +111,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Where it goes, if that is not where the name leads."""
 
 
-def asked_by(services: Services[Exchange], collector: Collector, question: Question) -> Exchange:
+def _asked_by(services: Services[Exchange], collector: Collector, question: Question) -> Exchange:
     """An exchange for `question`, whose answer goes to `collector`."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", question.request_id)]
     head = Head("POST", question.path.encode(), "1.1", headers, keep_alive=True)
@@ -86,9 +122,9 @@ def asked_by(services: Services[Exchange], collector: Collector, question: Quest
 
 
 async def ask(services: Services[Exchange], asked: str, question: Question, *, timeout_s: float) -> Answered:
-    """What a server of the name `asked` answers. Raises Refusal, TimeoutError."""
+    """What a server of the name `asked` answers. Raises HttpError, TimeoutError."""
     collector = Collector()
-    exchange = asked_by(services, collector, question)
+    exchange = _asked_by(services, collector, question)
     exchange.is_question = True
     try:
         async with asyncio.timeout(timeout_s):
@@ -98,8 +134,32 @@ async def ask(services: Services[Exchange], asked: str, question: Question, *, t
         collector.refusal = error
     finally:
         exchange.client_left()
-    refusal = collector.refusal
-    if refusal is not None:
-        raise Refusal(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s)
+    collector.check()
     server = exchange.target.name if exchange.target is not None else ""
     return Answered(status=collector.status, body=b"".join(collector.parts), server=server)
+
+
+async def relayed(exchange: Exchange, route: Route, question: Question) -> AsyncIterator[tuple[int, bytes]]:
+    """The status and the parts of what a server of `route` answers to `question`, for the client of `exchange`.
+
+    It counts as that client's request. Parts come as fast as they are taken. Raises HttpError.
+    """
+    answer = _StreamCollector(exchange.client.peer)
+    inner = _asked_by(exchange.services, answer, question)
+    inner.head.purpose = "forward"
+    inner.start(route)
+    try:
+        while True:
+            await answer.more.wait()
+            over, was_paused, data = answer.ended.done(), answer.write_paused, answer.taken()
+            answer.check()
+            if data:
+                yield answer.status, data
+            if over:
+                return
+            if was_paused:
+                answer.write_paused = False
+                inner.progress()
+    finally:
+        inner.client_left()
+        exchange.tokens = inner.tokens  # they are this client's

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.ir.fleet import FaceUnit
 from launcher.route import Front
-from launcher.route.apis import api_of
+from launcher.route.other_apis import api_of
 from tests.late import Late
 from tests.route.fleet import (
     OK,
