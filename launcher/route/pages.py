@@ -9,7 +9,7 @@ import msgspec
 
 from launcher.base import metrics
 from launcher.ir.fleet import RouteTarget, RoutingTable
-from launcher.route.listing import StateOf
+from launcher.ir.live import ServerState
 from launcher.route.target import SERVING, Target
 
 
@@ -21,6 +21,9 @@ class Figures(msgspec.Struct, frozen=True):
     breaker_s: float = 0.0
     """Seconds until it is asked again after failures, unless it answers before; 0: it is asked."""
     first_token_s: float | None = None
+
+
+StateOf = Callable[[str], ServerState]
 
 
 def figures(targets: Mapping[str, Target]) -> dict[str, Figures]:
