@@ -81,32 +81,28 @@ async def _generate(exchange: Exchange, asked: OllamaRequest, route: Route) -> N
     is_chat = exchange.head.path == "/api/chat"
     if asked.suffix:
         raise HttpError(400, "suffix_not_supported", "text is filled in by POST /infill, not here")
+    target, said = route.tiers[0][0], OllamaAnswer(asked, is_chat=is_chat)
     if not (asked.messages if is_chat else asked.prompt or asked.images):
-        target = route.tiers[0][0]
         if asked.goes:
             await unload(exchange, target)
         else:
             load(exchange, target)
-        _whole(exchange, ollama.at_once(asked, "unload" if asked.goes else "load", is_chat=is_chat))
+        _whole(exchange, said.ended("unload" if asked.goes else "load"))
         return
     is_raw = bool(asked.raw) and not is_chat
     body = ollama.raw_body(asked) if is_raw else ollama.chat_body(asked)
     path = "/v1/completions" if is_raw else "/v1/chat/completions"
     data = msgspec.json.encode(body)
     question = Question(path=path, body=data, request_id=exchange.id, grant=exchange.head.grant)
-    said = OllamaAnswer(asked, is_chat=is_chat)
-    parts: list[dict[str, Any]] = []
     async for part in _parts(exchange, route, question, said):
         if asked.stream is False:
-            parts.append(part)
+            _whole(exchange, part)
             continue
         if not exchange.started:
             exchange.begin(200, _LINES % exchange.id, None)
         await exchange.write(msgspec.json.encode(part) + b"\n", done=part["done"])
-    if asked.stream is False:
-        _whole(exchange, ollama.joined(parts[:-1], parts[-1]))
-    if asked.goes and route.tiers[0][0].unit.start == "demand":
-        await unload(exchange, route.tiers[0][0])
+    if asked.goes and target.unit.start == "demand":
+        await unload(exchange, target)
 
 
 async def _parts(
