@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.clients import Clients
 from launcher.route.connection import ClientConnection
@@ -52,7 +52,7 @@ class Doors:
         self._front = front
         self._unit = front.unit
         self._sock = sock
-        self._beside = [(each, path_of(each)) for each in beside]
+        self._beside = beside
         self._side_servers: list[Server] = []
         self._context = tls_context(front.unit)
         self.drain_timeout_s: float | None = None
@@ -63,10 +63,16 @@ class Doors:
 
     async def open(self) -> None:
         """Accept connections."""
-        without_pacing(self._sock)
-        self._server = await self._listen(self._sock, self._context)
+        clients = self._front.clients
+        self._server = await _server(self._sock, lambda: clients, self._context)
         if not self._side_servers:
-            self._side_servers = [await self._listen_beside(each) for each, _ in self._beside]
+            self._side_servers = [
+                # a unix socket has no TLS, because nothing leaves the machine
+                await _server(
+                    each, lambda: self._front.clients, None if each.family == socket.AF_UNIX else self._context
+                )
+                for each in self._beside
+            ]
 
     def prepare(self, unit: FrontUnit) -> Door:
         """Everything for `unit` that could fail, done: what is open stays as it is. Raises HostError, ConfigError."""
@@ -74,8 +80,7 @@ class Doors:
         was = self._unit
         if unit.listen != was.listen:
             message = "the front's other addresses and sockets change with a new start of the runtime only"
-            finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.listen", message=message)
-            raise HostError([finding])
+            raise HostError.of("route/cannot-listen", message, key="runtime.front.listen")
         require_key_for_public(unit.host, unit.api_key_file)
         if (unit.host, unit.port) != (was.host, was.port):
             return Door(unit, listening_socket(unit, beside=self._sock), context)
@@ -103,30 +108,18 @@ class Doors:
 
     def close(self) -> None:
         """Accept no more."""
+        for sock in self._beside:
+            unlink_path(sock)
         for server in (self._server, *self._side_servers):
             if server is not None:
                 server.close()
-        self._sock.close()
-        for sock, path in self._beside:
-            close_socket(sock, path)
+        for sock in (self._sock, *self._beside):
+            sock.close()
 
     @property
     def clients(self) -> tuple[Clients, ...]:
         """Of this door, and of those before."""
         return (self._front.clients, *self._retired)
-
-    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> Server:
-        clients = self._front.clients
-        return await _server(sock, lambda: clients, context)
-
-    async def _listen_beside(self, sock: socket.socket) -> Server:
-        """Over a unix socket without TLS, because nothing leaves the machine."""
-        if sock.family == socket.AF_UNIX:
-            return await asyncio.get_running_loop().create_unix_server(
-                lambda: ClientConnection(self._front.clients), sock=sock, backlog=BACKLOG
-            )
-        without_pacing(sock)
-        return await _server(sock, lambda: self._front.clients, self._context)
 
     @staticmethod
     async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
@@ -144,6 +137,7 @@ class Doors:
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
     """Accept connections; `clients`: whom the next one belongs to."""
+    without_pacing(sock)
     if context is not None:
         sock.listen(BACKLOG)
         return SecretServer(sock, clients, context)
@@ -163,10 +157,7 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
         context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"
-        finding = Finding(
-            code="route/tls-unusable", severity="error", key="runtime.front.tls_cert_file", message=message
-        )
-        raise HostError([finding]) from None
+        raise HostError.of("route/tls-unusable", message, key="runtime.front.tls_cert_file") from None
     return context
 
 
@@ -197,8 +188,7 @@ def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) ->
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         message = f"the front cannot listen on {host if path else f'{host}:{port}'}: {reason}"
         key = "runtime.front.listen" if host in unit.listen else "runtime.front.port"
-        finding = Finding(code="route/cannot-listen", severity="error", key=key, message=message)
-        raise HostError([finding]) from None
+        raise HostError.of("route/cannot-listen", message, key=key) from None
     finally:
         if beside is not None and shared:
             beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
@@ -224,13 +214,7 @@ def _bind_path(path: Path) -> socket.socket:
     return sock
 
 
-def path_of(sock: socket.socket) -> str:
-    """Where a unix socket lies; "" of another one."""
-    return str(sock.getsockname()) if sock.family == socket.AF_UNIX else ""
-
-
-def close_socket(sock: socket.socket, path: str) -> None:
-    """Close it; a unix socket's path goes with it."""
-    sock.close()
-    if path:
-        Path(path).unlink(missing_ok=True)
+def unlink_path(sock: socket.socket) -> None:
+    """Take a unix socket's path away before it is closed; of one that is closed somebody else may have it."""
+    if sock.family == socket.AF_UNIX and sock.fileno() >= 0:
+        Path(sock.getsockname()).unlink(missing_ok=True)

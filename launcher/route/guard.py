@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from launcher.base import addresses
-from launcher.errors import ConfigError, Finding, HostError
+from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
@@ -31,14 +31,12 @@ def require_key_for_public(host: str, api_key_file: str | None) -> None:
     """ConfigError when the front would listen beyond this machine without asking for a key."""
     if is_loopback(host) or api_key_file is not None:
         return
-    finding = Finding(
-        code="route/public-without-key",
-        severity="error",
+    raise ConfigError.of(
+        "route/public-without-key",
+        f"the front would listen on {host}, beyond this machine, without an API key",
+        "set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",
         key="runtime.front.host",
-        message=f"the front would listen on {host}, beyond this machine, without an API key",
-        notes=("set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",),
     )
-    raise ConfigError([finding])
 
 
 class Guard:
@@ -49,7 +47,8 @@ class Guard:
         hosts = (unit.host, *unit.listen)
         for host in hosts:
             require_key_for_public(host, unit.api_key_file)
-        self._asks = unit.api_key_file is not None
+        self.has_keys = unit.api_key_file is not None
+        """Requests must present one."""
         self._keys = Keys(()) if unit.api_key_file is None else _keys(unit.api_key_file, may_be_empty=may_be_empty)
         allowed = {h.lower().encode() for h in unit.allowed_hosts}
         self._any_host = b"*" in allowed or (not allowed and not all(map(is_loopback, hosts)))
@@ -57,11 +56,6 @@ class Guard:
         self._origins = frozenset(o.encode() for o in origins)
         self._apps = tuple(o[:-1].encode() for o in origins if _APP_ORIGIN.fullmatch(o))
         self._hosts = _LOCAL_NAMES | allowed | {_bracketed(host).encode() for host in hosts}
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether requests must present a key."""
-        return self._asks
 
     def check_host(self, host: bytes | None, http_version: str) -> None:
         """HttpError 403 for a Host that this front does not answer to; 400 where HTTP/1.1 requires one."""
@@ -90,7 +84,7 @@ class Guard:
 
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
         """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
-        if not self._asks:
+        if not self.has_keys:
             return EVERYTHING
         presented = x_api_key
         if authorization is not None and authorization[:7].lower() == b"bearer ":

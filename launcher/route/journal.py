@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -31,15 +31,12 @@ class Journal:
     """Appends entries to a file, one write each, so that lines of two writers never mix."""
 
     def __init__(self, path: str) -> None:
-        """Opens the file, made readable by its owner only. Raises HostError."""
+        """Make it readable by its owner only. Raises HostError."""
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             message = f"the journal {path} cannot be written: {error.strerror or error}"
-            key = "runtime.front.journal_file"
-            raise HostError(
-                [Finding(code="route/journal-unwritable", severity="error", key=key, message=message)]
-            ) from None
+            raise HostError.of("route/journal-unwritable", message, key="runtime.front.journal_file") from None
 
     def add(self, **fields: Any) -> None:
         """One request; `at` is now."""

@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError, fault
 from launcher.route.problem import HttpError
 from launcher.route.rate_limits import Limits
 
-KEY = "runtime.front.api_key_file"
+_KEY = "runtime.front.api_key_file"
 SCOPES = frozenset({"infer", "admin"})
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _SHORTEST = 8
@@ -94,21 +94,19 @@ def read_keys(api_key_file: str) -> Keys:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         message = f"the API key file {api_key_file} cannot be read: {reason}"
-        finding = Finding(code="route/key-file-unreadable", severity="error", key=KEY, message=message)
-        raise HostError([finding]) from None
+        raise HostError.of("route/key-file-unreadable", message, key=_KEY) from None
     if mode & stat.S_IWOTH:
         message = f"anybody may write the API key file {api_key_file}: `chmod go-w {api_key_file}`"
-        raise HostError([Finding(code="route/key-file-open", severity="error", key=KEY, message=message)])
+        raise HostError.of("route/key-file-open", message, key=_KEY)
     written = [
         (n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
     ]
     parsed = [(n, _parse(words)) for n, words in written]
-    findings = [_bad_line(api_key_file, n, result) for n, result in parsed if isinstance(result, str)]
-    if findings:
-        raise HostError(findings)
+    wrong = [f"{api_key_file}, line {n}: {result}" for n, result in parsed if isinstance(result, str)]
+    if wrong:
+        raise HostError(fault("route/key-file-line", _KEY, message) for message in wrong)
     if not parsed:
-        message = f"the API key file {api_key_file} holds no key"
-        raise HostError([Finding(code="route/key-file-empty", severity="error", key=KEY, message=message)])
+        raise HostError.of("route/key-file-empty", f"the API key file {api_key_file} holds no key", key=_KEY)
     return Keys(result for _, result in parsed if not isinstance(result, str))
 
 
@@ -140,8 +138,3 @@ def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
     grant = Grant(name=options.get("name", ""), scopes=scopes, models=models, priority=priority)
     limited = msgspec.structs.replace(grant, limits=Limits(**spend), digest=digest)
     return digest, limited if spend else grant
-
-
-def _bad_line(api_key_file: str, number: int, reason: str) -> Finding:
-    message = f"{api_key_file}, line {number}: {reason}"
-    return Finding(code="route/key-file-line", severity="error", key=KEY, message=message)

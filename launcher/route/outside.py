@@ -12,7 +12,7 @@ import re
 import ssl
 from urllib.parse import urlsplit
 
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError
 from launcher.ir.fleet import OutsideUnit, RouteTarget
 from launcher.route.body import changes_for, for_target
 from launcher.route.head import Head, RawHeaders
@@ -115,5 +115,4 @@ def _tls(name: str, ca_file: str | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:
         message = f"{name!r}: the certificates in {ca_file} cannot be used: {error}"
-        key = f"upstreams.{name}.ca_file"
-        raise HostError([Finding(code="route/ca-file", severity="error", key=key, message=message)]) from None
+        raise HostError.of("route/ca-file", message, key=f"upstreams.{name}.ca_file") from None

@@ -19,7 +19,7 @@ import pytest
 from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
-from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
+from launcher.route import Doors, Front, StaticUpstreams, bind, bind_more, key_watch, serve
 from launcher.route.keys import read_keys
 from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
 
@@ -295,6 +295,21 @@ async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_
         assert connection.transport.get_write_buffer_size() <= (64 + 256 + 16) * 1024
         writer.transport.abort()
         await until(lambda: not front.clients.connections)
+
+
+async def test_the_next_fronts_unix_socket_stays(tmp_path: Path) -> None:
+    """A front that drains has given its path up: another one may have taken it when the drain is over."""
+    path = tmp_path / "front.sock"
+    front = Front(table(target("m", 1), front=unit_at(free(), None, listen=(str(path),))), StaticUpstreams())
+    doors = Doors(front, bind(front, front.unit.host, front.unit.port), bind_more(front))
+    await doors.open()
+    doors.close()
+    assert not path.exists()
+    next_one = bind_more(front)
+    doors.close()
+    assert path.exists()
+    for sock in next_one:
+        sock.close()
 
 
 async def test_tls_without_descriptors_goes_on_when_there_are_some(tmp_path: Path) -> None:
