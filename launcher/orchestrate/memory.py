@@ -212,7 +212,6 @@ class Memory:
         return int(self._one("SELECT id FROM project WHERE owner = ? AND name = ?", owner, name))
 
     def _count(self, generation: str) -> int:
-        """How many blocks are committed."""
         return int(self._one("SELECT count(*) FROM block WHERE generation = ?", generation))
 
     def _verdicts(self, generation: str, seq: int, verdicts: Sequence[Verdict], *, committed: bool) -> None:
@@ -235,7 +234,6 @@ class Memory:
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", (*row.values(),))  # noqa: S608  # our names
 
     def _one(self, query: str, *values: object) -> Any:
-        """The only value of the only row."""
         return self._db.execute(query, values).fetchone()[0]
 
     def _row(self, query: str, *values: object) -> dict[str, Any] | None:

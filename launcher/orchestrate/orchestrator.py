@@ -253,7 +253,6 @@ class Orchestrator:
             self._validating -= 1
 
     async def _decide(self, request: Request) -> Decision:
-        """Who answers a request for `auto`. Raises Refusal."""
         exchange, settings, body = request
         if exchange.path not in TEXT_PATHS:
             message = f"{exchange.path} has no text to decide by: name a model"

@@ -182,7 +182,6 @@ class WarmPool:
         self._command(drop=key, paths=self._files.get(key, ()))
 
     def _used(self, key: str) -> None:
-        """What somebody wanted of a model is done."""
         if key in self._wanted:
             self._wanted.remove(key)
 

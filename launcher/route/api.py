@@ -17,6 +17,7 @@ from launcher.base.decoding import UNREADABLE
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
 from launcher.route.openapi import openapi
+from launcher.route.problem import HttpError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -47,21 +48,8 @@ class ReloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment_dir: str | None = None
 
 
-class ApiError(Exception):
-    """A control request that is answered with an error and a stable `code`."""
-
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
-        """`more` goes into the error object as it is."""
-        super().__init__(message)
-        self.status = status
-        self.error = {"code": code, "message": message, **more}
-
-
 class _Endpoints:
-    """The API's functions over one Control."""
-
     def __init__(self, control: Control) -> None:
-        """Nothing is cached."""
         self._control = control
 
     async def status(self, _: Request) -> Response:
@@ -92,7 +80,7 @@ class _Endpoints:
         text = request.query_params.get("lines", "200")
         lines = int(text) if text.isascii() and text.isdigit() and len(text) < _LINES_DIGITS else 0
         if not 0 < lines <= _MAX_LINES:
-            raise ApiError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
+            raise HttpError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
         if process.log_file is None:
             return PlainTextResponse("".join(f"{line}\n" for line in process.log_tail[-lines:]))
         path = Path(process.log_file)
@@ -105,20 +93,20 @@ class _Endpoints:
         return _json(openapi(__version__, {"stop": StopBody, "reload": ReloadBody}, _MAX_LINES))
 
     def _check(self, names: tuple[str, ...]) -> list[ProcessStatus]:
-        """The processes of these names. Raises ApiError 404 for one that is none."""
+        """The processes of these names. Raises HttpError 404 for one that is none."""
         known = {p.name: p for p in self._control.status().processes} if names else {}
         for name in names:
             if name not in known:
                 raise self._unknown(name)
         return [known[name] for name in names]
 
-    def _unknown(self, name: str) -> ApiError:
+    def _unknown(self, name: str) -> HttpError:
         import difflib  # noqa: PLC0415  # late: 0.2 MiB, as in `directory`
 
         known = [p.name for p in self._control.status().processes]
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known are {', '.join(known)}"
-        return ApiError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
+        return HttpError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
 
 
 def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
@@ -143,7 +131,7 @@ def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
         *more,
     ]
     handlers: dict[Any, Any] = {
-        ApiError: _on_api_error,
+        HttpError: _on_refusal,
         LaunchError: _on_launch_error,
         HTTPException: _on_http_exception,
         Exception: _on_bug,
@@ -212,16 +200,16 @@ def _added(path: Path, offset: int) -> tuple[bytes, int]:
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    """The JSON body as `kind`; an empty one is all defaults. Raises ApiError."""
+    """The JSON body as `kind`; an empty one is all defaults. Raises HttpError."""
     data = b""
     async for part in request.stream():
         data += part
         if len(data) > _MAX_BODY_BYTES:
-            raise ApiError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
+            raise HttpError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except UNREADABLE as error:
-        raise ApiError(400, "invalid_request", str(error)) from None
+        raise HttpError(400, "invalid_request", str(error)) from None
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -230,8 +218,8 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _on_api_error(_: Request, error: ApiError) -> Response:
-    return _json({"error": error.error}, error.status)
+def _on_refusal(_: Request, error: HttpError) -> Response:
+    return _json({"error": {"code": error.code, "message": error.message}}, error.status)
 
 
 def _on_launch_error(_: Request, error: LaunchError) -> Response:

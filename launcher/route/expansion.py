@@ -18,7 +18,6 @@ class Expansion:
     """The starts that are under way because a pool is busy. No request waits for them."""
 
     def __init__(self) -> None:
-        """None."""
         self.emit: Callable[[Happened], None] = lambda _: None
         """Hears why a server is started."""
         self._starts: dict[str, asyncio.Task[None]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from launcher.base import addresses
-from launcher.errors import ConfigError, HostError
+from launcher.errors import ConfigError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
@@ -49,7 +49,7 @@ class Guard:
             require_key_for_public(host, unit.api_key_file)
         self.has_keys = unit.api_key_file is not None
         """Requests must present one."""
-        self._keys = Keys(()) if unit.api_key_file is None else _keys(unit.api_key_file, may_be_empty=may_be_empty)
+        self._keys = Keys(()) if unit.api_key_file is None else read_keys(unit.api_key_file, may_be_empty=may_be_empty)
         allowed = {h.lower().encode() for h in unit.allowed_hosts}
         self._any_host = b"*" in allowed or (not allowed and not all(map(is_loopback, hosts)))
         origins = [o.lower() for o in unit.allowed_origins]
@@ -68,19 +68,17 @@ class Guard:
 
     def check_origin(self, origin: bytes | None, host: bytes | None, *, same: bool = False) -> None:
         """HttpError 403 for a browser page of another site; with `same`, of any origin but this very one."""
-        if origin is None:
+        if origin is None or is_same_origin(origin, host):
             return
-        if is_same_origin(origin, host):
-            return
-        authority = origin.partition(b"://")[2].lower()
-        if not same and (host_name(authority) in self._hosts or self._is_allowed(origin.lower())):
+        origin = origin.lower()
+        if not same and (
+            host_name(origin.partition(b"://")[2]) in self._hosts
+            or origin in self._origins
+            or origin.startswith(self._apps)
+        ):
             return
         message = "pages of that origin may not use this front; see allowed_hosts and allowed_origins"
         raise HttpError(403, "origin_not_allowed", message)
-
-    def _is_allowed(self, origin: bytes) -> bool:
-        """Whether the settings name this origin, or any of its kind of app."""
-        return origin in self._origins or origin.startswith(self._apps)
 
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
         """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
@@ -103,16 +101,6 @@ def is_same_origin(origin: bytes, host: bytes | None) -> bool:
     """Whether a browser's page came from the very address that it asks."""
     authority = origin.partition(b"://")[2].lower()
     return bool(authority) and host is not None and authority == host.lower()
-
-
-def _keys(api_key_file: str, *, may_be_empty: bool) -> Keys:
-    """The keys of the file; none where it has none and that is allowed. Raises HostError."""
-    try:
-        return read_keys(api_key_file)
-    except HostError as error:
-        if may_be_empty and {finding.code for finding in error.findings} == {"route/key-file-empty"}:
-            return Keys(())
-        raise
 
 
 def host_name(authority: bytes) -> bytes:

@@ -87,7 +87,6 @@ class Handshake:
     uploaded = 0
 
     def __init__(self, sock: socket.socket, clients: Clients, client: str) -> None:
-        """Of `client`."""
         self._sock = sock
         self._clients = clients
         self.client = client

@@ -15,7 +15,6 @@ class _Whole:
     """Waits for the whole of a small answer."""
 
     def __init__(self, connection: Connection) -> None:
-        """Of the request that is sent on `connection`."""
         self._connection = connection
         self.ended = asyncio.Event()
         self.body = b""

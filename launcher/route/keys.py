@@ -67,15 +67,10 @@ NOTHING = Grant(scopes=frozenset(), models=frozenset())
 
 
 class Keys:
-    """The keys of one file."""
+    """The keys of one file: SHA-256 digests and what they grant."""
 
     def __init__(self, grants: Iterable[tuple[bytes, Grant]]) -> None:
-        """SHA-256 digests and what they grant."""
         self._grants = dict(grants)
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._grants)
 
     def grant(self, presented: bytes) -> Grant | None:
         """What a presented key grants; None for an unknown one.
@@ -86,7 +81,7 @@ class Keys:
         return self._grants.get(hashlib.sha256(presented).digest())
 
 
-def read_keys(api_key_file: str) -> Keys:
+def read_keys(api_key_file: str, *, may_be_empty: bool = False) -> Keys:
     """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
     try:
         mode = Path(api_key_file).stat().st_mode
@@ -105,7 +100,7 @@ def read_keys(api_key_file: str) -> Keys:
     wrong = [f"{api_key_file}, line {n}: {result}" for n, result in parsed if isinstance(result, str)]
     if wrong:
         raise HostError(fault("route/key-file-line", _KEY, message) for message in wrong)
-    if not parsed:
+    if not parsed and not may_be_empty:
         raise HostError.of("route/key-file-empty", f"the API key file {api_key_file} holds no key", key=_KEY)
     return Keys(result for _, result in parsed if not isinstance(result, str))
 

@@ -156,7 +156,6 @@ def _message(message: _Message) -> dict[str, Any]:
 
 
 def _data_url(image: str) -> str:
-    """An image's base64 as a URL."""
     kind = next((kind for begin, kind in _IMAGES.items() if image.startswith(begin)), "png")
     return f"data:image/{kind};base64,{image}"
 
@@ -189,8 +188,6 @@ class _Usage(msgspec.Struct):
 
 
 class _Timings(msgspec.Struct):
-    """Milliseconds."""
-
     prompt_ms: float | None = None
     predicted_ms: float | None = None
 

@@ -39,7 +39,6 @@ class Outside:
     __slots__ = ("authority", "base", "health", "name", "root", "supervised", "tls")
 
     def __init__(self, name: str, unit: OutsideUnit) -> None:
-        """`name` as it is called here."""
         parts = urlsplit(unit.url)
         host = parts.hostname or ""
         shown = f"[{host}]" if ":" in host else host

@@ -27,8 +27,6 @@ STREAMING = frozenset({"chat", "completion", "infill"})
 
 
 class _Asked(msgspec.Struct):
-    """What is read of a body."""
-
     stream: bool = False
 
 

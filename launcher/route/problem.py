@@ -41,7 +41,6 @@ class HttpError(Refusal):
         close: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """As a refusal."""
         super().__init__(status, code, message, param=param, retry_after_s=retry_after_s, details=details)
         self.close = close
 

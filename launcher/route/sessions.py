@@ -20,7 +20,6 @@ class Sessions:
     """Links and sessions of one front."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        """None."""
         self._clock = clock
         self._links: dict[bytes, tuple[float, str]] = {}
         self._sessions: dict[bytes, tuple[float, str]] = {}
