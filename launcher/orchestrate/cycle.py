@@ -44,11 +44,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wrote(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker wrote `text`. `last`: it said that nothing follows. `spent`: the client's token limit is reached."""
+    """The worker wrote `text`. `ends`: it said that nothing follows ("stop"), or the client's limit is reached."""
 
     text: str
-    last: bool = False
-    spent: bool = False
+    ends: Ends = ""
 
 
 class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,8 +146,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     before: str = ""
     """The block committed last."""
     text: str = ""
-    last: bool = False
-    spent: bool = False
+    ends: Ends = ""
+    """What its worker says of it, not what the limits do."""
     verdicts: tuple[Verdict, ...] = ()
     write_failures: int = 0
     rung: int = 0
@@ -197,12 +196,12 @@ def _wrote(state: State, event: Wrote) -> Step:
     fresh = not state.verdicts
     nothing_new = not event.text or (fresh and event.text == state.before)
     if nothing_new and fresh and state.seq:
-        return _done(state), (Finish(reason="length" if event.spent else "stop"),)
+        return _done(state), (Finish(reason=event.ends or "stop"),)
     if not event.text:
         message = "the worker wrote nothing"
         failure = WriteFailed(status=502, code="worker_empty", message=message, refused=True)
         return _write_failed(state, failure)
-    state = msgspec.structs.replace(state, phase="judging", text=event.text, last=event.last, spent=event.spent)
+    state = msgspec.structs.replace(state, phase="judging", text=event.text, ends=event.ends)
     return state, (Judge(seq=state.seq, text=event.text, attempt=len(state.verdicts) + 1),)
 
 
@@ -263,11 +262,7 @@ def _committed(state: State) -> Step:
 
 def _ends(state: State) -> Ends:
     """Whether the present block is the last, and why."""
-    if state.spent:
-        return "length"
-    if state.last:
-        return "stop"
-    return "length" if state.seq + 1 >= state.limits.max_blocks else ""
+    return state.ends or ("length" if state.seq + 1 >= state.limits.max_blocks else "")
 
 
 def _given_up(state: State, status: int, code: str, message: str, verdicts: tuple[Verdict, ...]) -> Step:

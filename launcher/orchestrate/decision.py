@@ -143,12 +143,12 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
             raise Refusal(400, "policy_unsupported", "this fleet has no validator")
     if not settings.validator:
         return "none"
-    by_model = settings.model_policies.get(decision.model)
-    by_domain = settings.config.policies.get(decision.domain)
-    asked: Any = requested
+    asked: Any = requested or settings.model_policies.get(decision.model)
     if decision.source == "named":
-        return asked or by_model or "none"
-    policy: ValidationPolicy = asked or by_model or by_domain or decision.policy or settings.validation.policy
+        return asked or "none"
+    policy: ValidationPolicy = (
+        asked or settings.config.policies.get(decision.domain) or decision.policy or settings.validation.policy
+    )
     return policy
 
 
@@ -159,7 +159,7 @@ def router_prompt(settings: Settings, text: str) -> Prompt:
 
     def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
         asked = "".join(text for _, text in shown)
-        prompt = settings.router_prompt or _ROUTER_PROMPT
+        prompt = settings.prompts.get(settings.router) or _ROUTER_PROMPT
         return [{"role": "system", "content": prompt}, {"role": "user", "content": asked}]
 
     return Prompt(pieces=(request,), compose=compose)

@@ -196,8 +196,8 @@ class Generation:
         self._usage["total_tokens"] += reply.prompt_tokens + reply.completion_tokens
         whole, limit = self._job.task.whole, self._job.token_limit
         text, last = self._job.echo.out_of(reply.text, whole=whole)
-        cut = whole or (limit is not None and self._spent + self._wrote >= limit)
-        return cycle.Wrote(text=text, last=last, spent=cut and reply.reason == "length")
+        is_cut = reply.reason == "length" and (whole or (limit is not None and self._spent + self._wrote >= limit))
+        return cycle.Wrote(text=text, ends="length" if is_cut else "stop" if last else "")
 
     async def _escalate(self, action: cycle.Escalate) -> None:
         before, project = self._job.model, self._task.project

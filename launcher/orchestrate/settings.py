@@ -25,7 +25,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config: OrchestrationConfig
     """The section itself, for what stands there as it is used; its names are names as written."""
     router: str
-    router_prompt: str
     workers: tuple[str, ...]
     """Servers that the router may recommend."""
     domains: tuple[str, ...]
@@ -103,10 +102,8 @@ def settings_of(table: RoutingTable) -> Settings | None:
     groups = {**{pool.name: pool.servers for pool in table.pools}, **own, **table.names}
     units = {name: [table.targets[s] for s in servers] for name, servers in groups.items() if servers}
     queue_s = table.front.queue_timeout_s
-    router = server(config.router)
     return Settings(
-        router=router,
-        router_prompt=next((text for name, text in config.prompts.items() if server(name) == router), ""),
+        router=server(config.router),
         config=config,
         workers=workers,
         domains=tuple(dict.fromkeys(domains)),

@@ -31,7 +31,7 @@ from launcher.orchestrate.verdict import Kind, Verdict
 
 kinds: st.SearchStrategy[Kind] = st.sampled_from(["pass", "pass", "fail", "malformed", "contradictory", "timeout"])
 writes = st.one_of(
-    st.builds(Wrote, text=st.sampled_from(["", "a", "b", "c"]), last=st.booleans(), spent=st.booleans()),
+    st.builds(Wrote, text=st.sampled_from(["", "a", "b", "c"]), ends=st.sampled_from(["", "stop", "length"])),
     st.builds(Wrote, text=st.uuids().map(str)),
     st.builds(
         WriteFailed,
