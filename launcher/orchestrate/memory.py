@@ -1,7 +1,7 @@
 """Project memory: one SQLite database a deployment (WAL), for one writer. I/O: a file.
 
 A project has a state (its committed blocks, in order), a scratchpad (notes on the way) and a journal that only grows.
-Every method of `Memory` is one transaction, or reads only; `Keeper` is for an event loop.
+Every method of `ProjectMemory` is one transaction, or reads only; `Keeper` is for an event loop.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     ends: Ends = ""
 
 
-class Memory:
+class ProjectMemory:
     """The database. Not for several threads at once."""
 
     def __init__(
@@ -292,14 +292,14 @@ class Memory:
 
 
 class Keeper:
-    """A Memory whose disk writes do not hold the loop up. A call that was begun is done, whoever waits for it."""
+    """Has a project memory written without holding the loop up. A call that was begun is done, whoever waits for it."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: ProjectMemory) -> None:
         """Takes the memory over: nobody else calls it from now on."""
         self._memory = memory
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
-    async def do(self, method: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def do(self, method: Callable[Concatenate[ProjectMemory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
 
         Who is cancelled meanwhile still waits until the call is done.

@@ -32,10 +32,10 @@ from launcher.orchestrate.decision import (
     router_prompt,
     router_question,
 )
-from launcher.orchestrate.generation import Generation, Job
-from launcher.orchestrate.memory import FILE_NAME, Keeper, Memory, Opened
+from launcher.orchestrate.generation import Generation, WriteJob
+from launcher.orchestrate.memory import FILE_NAME, Keeper, Opened, ProjectMemory
 from launcher.orchestrate.request import TEXT_PATHS, fields_of, job_of, json_of, name_in, unvalidated
-from launcher.orchestrate.settings import AUTO, Settings, settings_of
+from launcher.orchestrate.settings import AUTO, Orchestration, settings_of
 from launcher.orchestrate.tally import Tally
 
 _LOG = logging.getLogger("launch.orchestrate")
@@ -51,7 +51,7 @@ class _Request(NamedTuple):
     """A client's request, by the settings of when it came, and where what comes of it is kept."""
 
     exchange: Exchange
-    settings: Settings
+    settings: Orchestration
     body: dict[str, Any]
     """Its JSON, where it has text."""
     project: str
@@ -66,7 +66,7 @@ class Orchestrator:
     def __init__(self, table: RoutingTable, state_dir: Callable[[], Path]) -> None:
         """Raises ConfigError for a foreign section of the table."""
         self._state_dir = state_dir
-        self._settings: Settings | None = None
+        self._settings: Orchestration | None = None
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._patience = Patience(0)
@@ -95,7 +95,7 @@ class Orchestrator:
         """The memory; None where it cannot be opened: inference goes on without, and it is tried again."""
         if self._keeper is None and time.monotonic() >= self._opens_at:
             try:
-                self._keeper = Keeper(Memory(self._state_dir() / FILE_NAME))
+                self._keeper = Keeper(ProjectMemory(self._state_dir() / FILE_NAME))
             except HostError as error:
                 self._opens_at = time.monotonic() + _REOPEN_S
                 for finding in error.findings:
@@ -165,12 +165,12 @@ class Orchestrator:
                 self._tally.decided(decision, request.generation, request.project)
                 data = msgspec.to_builtins(decision)
                 caller = request.exchange.caller
-                await keeper.do(Memory.decided, caller, request.project, request.generation, data)
+                await keeper.do(ProjectMemory.decided, caller, request.project, request.generation, data)
             now = time.monotonic()
             days = request.settings.config.memory.retention_days
             if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
                 self._pruned_at = now
-                await keeper.do(Memory.prune, days)
+                await keeper.do(ProjectMemory.prune, days)
         except Refusal as refusal:
             _LOG.warning("a decision is not noted: %s", refusal.message)
 
@@ -207,7 +207,7 @@ class Orchestrator:
         fields = fields_of(exchange, request.body, decision)
         try:
             is_kept = await keeper.do(
-                Memory.keep, generation, exchange.caller, project, answer, passed.server, **fields
+                ProjectMemory.keep, generation, exchange.caller, project, answer, passed.server, **fields
             )
         except Refusal as refusal:
             _LOG.warning("an answer of project %s is not kept: %s", project, refusal.message)
@@ -219,7 +219,7 @@ class Orchestrator:
         """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
         exchange, settings = request.exchange, request.settings
 
-        def job(model: str) -> Job:
+        def job(model: str) -> WriteJob:
             by = msgspec.structs.replace(decision, model=model)
             return job_of(settings, request.body, by, shared=request.is_shared)
 
@@ -261,7 +261,7 @@ class Orchestrator:
         text = request_text(request.body)
         return by_rules(settings, text, exchange.may_ask) or await self._ask_router(exchange, settings, text)
 
-    async def _ask_router(self, exchange: Exchange, settings: Settings, text: str) -> Decision:
+    async def _ask_router(self, exchange: Exchange, settings: Orchestration, text: str) -> Decision:
         """The router's decision, or the front door's where it gives none in time. Raises Refusal."""
         workers = tuple(w for w in settings.workers if exchange.may_ask(w))
         if not settings.router or not workers or not text.strip() or not settings.domains:
@@ -285,7 +285,7 @@ class Orchestrator:
         self._patience.observed(time.monotonic(), late=why == "router_timeout")
         return found if found is not None and not why else front_door(settings, why, exchange.may_ask)
 
-    async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
+    async def _routed(self, exchange: Exchange, settings: Orchestration, text: str, workers: tuple[str, ...]) -> str:
         """The router's answer. Raises Refusal, TimeoutError."""
         router = Server(exchange, settings.router, settings.config.router_timeout_s, self._sizes)
         found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
@@ -298,14 +298,14 @@ class Orchestrator:
     async def _open(request: _Request, keeper: Keeper, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""
         generation = request.generation
-        call = keeper.do(Memory.open, generation, request.exchange.caller, request.project, **fields)
+        call = keeper.do(ProjectMemory.open, generation, request.exchange.caller, request.project, **fields)
         opening = asyncio.ensure_future(call)
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opened = await opening
             if opened.known not in _HELD:
-                await keeper.do(Memory.end, opened, "cancelled", "client_left", "the client left")
+                await keeper.do(ProjectMemory.end, opened, "cancelled", "client_left", "the client left")
             raise
         if opened.known == "other":
             raise Refusal(409, "generation_mismatch", f"generation {generation!r} is of another request")
@@ -318,7 +318,7 @@ class Orchestrator:
         keeper = self._kept()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
-        found = None if keeper is None else await keeper.do(Memory.report, generation, caller)
+        found = None if keeper is None else await keeper.do(ProjectMemory.report, generation, caller)
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
         return msgspec.json.encode({"object": "generation", **found})

@@ -19,7 +19,7 @@ Write the answer block by block. A block is one complete unit: one function, one
 Each of your answers is exactly one block, without comments about it. When nothing is left to write, answer [DONE]."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Orchestration(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestration section of a routing table, made ready."""
 
     config: OrchestrationConfig
@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def settings_of(table: RoutingTable) -> Settings | None:
+def settings_of(table: RoutingTable) -> Orchestration | None:
     """The settings of `table`: names as written → its servers, without those that it does not run.
 
     None where it orchestrates nothing.
@@ -102,7 +102,7 @@ def settings_of(table: RoutingTable) -> Settings | None:
     groups = {**{pool.name: pool.servers for pool in table.pools}, **own, **table.names}
     units = {name: [table.targets[s] for s in servers] for name, servers in groups.items() if servers}
     queue_s = table.front.queue_timeout_s
-    return Settings(
+    return Orchestration(
         router=server(config.router),
         config=config,
         workers=workers,

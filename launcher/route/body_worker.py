@@ -96,14 +96,12 @@ def content_of(fd: int) -> bytes:
     """What the memory behind `fd` holds; it is closed."""
     try:
         size = os.fstat(fd).st_size
-        return os.pread(fd, size, 0) if size <= 1 << 30 else _mapped(fd, size)
+        if size <= 1 << 30:
+            return os.pread(fd, size, 0)
+        with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:  # one read gives 2 GiB at most
+            return bytes(memory)
     finally:
         os.close(fd)
-
-
-def _mapped(fd: int, size: int) -> bytes:
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
-        return bytes(memory)
 
 
 def main() -> None:

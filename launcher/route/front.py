@@ -16,7 +16,6 @@ from launcher.ir.exchange import Orchestrating
 from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
-from launcher.route.access import check_control, granted, is_for_people
 from launcher.route.answers import answer_props, page_of
 from launcher.route.body import BIG_BYTES
 from launcher.route.body_reader import BodyReader
@@ -25,7 +24,7 @@ from launcher.route.endpoint import steers
 from launcher.route.exchange import Exchange
 from launcher.route.expansion import Expansion
 from launcher.route.faults import Faults
-from launcher.route.guard import Guard, is_control, is_same_origin
+from launcher.route.guard import Guard, check_control, granted, is_control, is_for_people, is_same_origin
 from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
 from launcher.route.identity import check_identity

@@ -35,17 +35,17 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
     `context_length` OpenRouter's.
     """
     status = {"value": STATUS[state], **({"failed": True} if state == "failed" else {})}
-    face = unit.faces.get(name)
-    meta = {"n_ctx": n_ctx(unit), "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
+    face, own, context = unit.faces.get(name), unit.id or unit.name, n_ctx(unit)
+    meta = {"n_ctx": context, "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
     return {
-        "id": name or unit.id or unit.name,
+        "id": name or own,
         "object": "model",
         "created": created,
         "owned_by": "llamacpp" if unit.outside is None else unit.name,
         "type": "model",
-        "display_name": name or unit.id or unit.name,
+        "display_name": name or own,
         "created_at": "1970-01-01T00:00:00Z",
-        **({"context_length": n_ctx(unit), "max_model_len": n_ctx(unit)} if n_ctx(unit) else {}),
+        **({"context_length": context, "max_model_len": context} if context else {}),
         "meta": {key: value for key, value in meta.items() if value},
         "architecture": {
             "input_modalities": list(unit.modalities),
@@ -56,7 +56,7 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
         "model": unit.model,
         "roles": list(unit.roles),
         "tags": list(unit.roles),
-        "aliases": list(dict.fromkeys((unit.id or unit.name, *unit.aliases))),
+        "aliases": list(dict.fromkeys((own, *unit.aliases))),
         "state": state,
         "slots": unit.slots,
         "n_ctx_per_slot": unit.n_ctx_per_slot,

@@ -14,8 +14,8 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import UnavailableError
 from launcher.route import listing, ollama_api
-from launcher.route.access import changes_server
 from launcher.route.exchange import Exchange
+from launcher.route.guard import changes_server
 from launcher.route.head import Head
 from launcher.route.loading import load, unavailable, unload
 from launcher.route.pings import EVENTS

@@ -36,7 +36,7 @@ _AGAIN_MAX_S = 3600.0
 class Outside:
     """One such server. Raises HostError for a certificate file that cannot be used."""
 
-    __slots__ = ("authority", "base", "health", "name", "root", "supervised", "tls")
+    __slots__ = ("authority", "base", "health", "name", "root", "tls")
 
     def __init__(self, name: str, unit: OutsideUnit) -> None:
         parts = urlsplit(unit.url)
@@ -47,7 +47,6 @@ class Outside:
         self.base = parts.path.rstrip("/") or V1
         self.root = self.base.removesuffix(V1) if self.base.endswith(V1) else None
         self.health = unit.health_path.encode()
-        self.supervised = unit.supervised
         self.tls = _tls(name, unit.ca_file) if parts.scheme == "https" else None
 
     def refusal(self, head: Head) -> HttpError | None:

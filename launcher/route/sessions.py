@@ -44,10 +44,6 @@ class Sessions:
         for word in self._words(cookies):
             self._sessions.pop(_digest(word), None)
 
-    def holds(self, cookies: bytes) -> bool:
-        """Whether a Cookie header has a session that is good now."""
-        return self.opened_by(cookies) is not None
-
     def opened_by(self, cookies: bytes) -> str | None:
         """The API key that a Cookie header's session was opened by, "" for a link; None without a good session."""
         now = self._clock()

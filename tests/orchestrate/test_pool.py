@@ -24,7 +24,7 @@ from launcher.ir.events import Happened
 from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
 from launcher.orchestrate import resident as program
 from launcher.orchestrate.pool import WarmPool
-from launcher.orchestrate.resident import Part
+from launcher.orchestrate.resident import OpenFile
 from launcher.runtime.keeping import keep_pins
 from tests.supervise.conftest import fake, manifest, routes
 
@@ -47,7 +47,7 @@ def cold(path: Path, size: int = SIZE) -> Path:
 
 def resident(path: Path) -> float:
     """Percent of a file in RAM, as another program sees it."""
-    part = Part(str(path))
+    part = OpenFile(str(path))
     try:
         return 100 * part.resident() / part.size
     finally:
