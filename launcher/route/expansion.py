@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,7 @@ class Expansion:
     """The starts that are under way because a pool is busy. No request waits for them."""
 
     def __init__(self) -> None:
+        """None."""
         self.emit: Callable[[Happened], None] = lambda _: None
         """Hears why a server is started."""
         self._starts: dict[str, asyncio.Task[None]] = {}
@@ -42,21 +44,26 @@ class Expansion:
                         details={"in_flight": in_flight, "threshold": threshold},
                     )
                 )
-                start = self._start(target, targets, threshold, upstreams)
-                self._starts[target.name] = asyncio.get_running_loop().create_task(start)
+                start = asyncio.get_running_loop().create_task(self._start(target, upstreams))
+                self._starts[target.name] = start
+                start.add_done_callback(functools.partial(self._ended, target.name, targets, threshold, upstreams))
                 return
 
-    async def _start(self, target: Target, targets: Sequence[Target], threshold: int, upstreams: Upstreams) -> None:
+    def _ended(
+        self, name: str, targets: Sequence[Target], threshold: int, upstreams: Upstreams, start: asyncio.Task[None]
+    ) -> None:
+        """A start is over: those who wait may be enough for one more, and perhaps no request comes to say so."""
+        self._starts.pop(name, None)
+        if not start.cancelled() and upstreams.state(name) in SERVING:
+            self.consider(targets, threshold, upstreams)
+
+    async def _start(self, target: Target, upstreams: Upstreams) -> None:
         """Start a server; that it cannot be is not a request's affair."""
         try:
             async with upstreams.lease(target.name, target.unit.request_timeout_s):
                 target.gate.pull(target.gate.slots)  # those who wait for the others come here
         except UnavailableError as error:
             _LOG.warning("the pool does not grow by %s: %s", target.name, error.message)
-        finally:
-            del self._starts[target.name]
-        if upstreams.state(target.name) in SERVING:  # those who wait may be enough for one more, and nobody else comes
-            self.consider(targets, threshold, upstreams)
 
     def close(self) -> None:
         """Wait for none of them any more."""
