@@ -41,7 +41,7 @@ class BodyReply(msgspec.Struct):
     refused: Refused | None = None
 
 
-def reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
+def _reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
     """Answer, with a body where it is another than `body`."""
     try:
         if question.what == "model":
@@ -112,7 +112,7 @@ def main() -> None:
             data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 1)
             if not data:
                 return
-            reply, body = reply_to(msgspec.msgpack.decode(data, type=BodyQuestion), content_of(fds[0]))
+            reply, body = _reply_to(msgspec.msgpack.decode(data, type=BodyQuestion), content_of(fds[0]))
             if reply.changed:
                 fd = memory_of(body)
                 socket.send_fds(sock, [msgspec.msgpack.encode(reply)], [fd])

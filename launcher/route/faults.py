@@ -47,7 +47,7 @@ _ORDINARY = frozenset(
 """Keys that nearly every request has: what one does with them alone, it does by their values."""
 
 
-class FrontState(Protocol):
+class _FrontState(Protocol):
     """What is read of the front whose servers fail."""
 
     upstreams: Upstreams
@@ -63,7 +63,7 @@ class RequestTraits(NamedTuple):
     """Whose it is, its path and the names of its rarer keys; None: it has none."""
 
 
-class Strike(msgspec.Struct):
+class _Strike(msgspec.Struct):
     """What was there when a server ended: a body, or a kind of request."""
 
     points: int = 0
@@ -75,8 +75,8 @@ class Strike(msgspec.Struct):
 class Faults:
     """The failures of one front's servers."""
 
-    def __init__(self, front: FrontState) -> None:
-        self.strikes: dict[bytes, Strike] = {}
+    def __init__(self, front: _FrontState) -> None:
+        self.strikes: dict[bytes, _Strike] = {}
         self.guarded_until = 0.0
         """Until when some request may be refused: only then is it worth looking at each (monotonic)."""
         self._front = front
@@ -182,9 +182,9 @@ class Faults:
 
     def _strike(self, trait: bytes, *, alone: bool) -> None:
         unit, now = self._front.view.table.breaker, monotonic()
-        strike = self.strikes.pop(trait, Strike())
+        strike = self.strikes.pop(trait, _Strike())
         if strike.until + unit.open_max_s < now:
-            strike = Strike()  # long ago
+            strike = _Strike()  # long ago
         self.strikes[trait] = strike
         strike.times += 1
         strike.points += 2 if alone else 1

@@ -18,7 +18,7 @@ from launcher.route.view import Route
 _HELD_BYTES = 64 * 1024
 
 
-class Collector:
+class _Collector:
     """A client that keeps the answer. `peer`: the address of whose request it is."""
 
     def __init__(self, peer: str = "") -> None:
@@ -32,15 +32,12 @@ class Collector:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, status: int, lines: bytes, length: bytes | None) -> None:  # noqa: ARG002  # the protocol's
-        """Keep the status."""
         self.status = status
 
     def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
-        """Keep the part."""
         self.parts.append(data)
 
     def error(self, error: HttpError, path: str, request_id: bytes, more: bytes) -> None:  # noqa: ARG002  # as above
-        """Keep the refusal."""
         self.refusal = error
 
     def answered(self) -> None:
@@ -52,14 +49,12 @@ class Collector:
             self.ended.set_result(None)
 
     def answer_by(self, at: float) -> None:
-        """Watch the server's own timeout."""
         if self._timer is not None:
             self._timer.cancel()
         if self.exchange is not None:
             self._timer = asyncio.get_running_loop().call_at(at, self.exchange.overdue)
 
     def abort(self) -> None:
-        """What came is not the whole answer."""
         self.refusal = HttpError(502, "upstream_died", "the server's answer broke off")
 
     def check(self) -> None:
@@ -69,7 +64,7 @@ class Collector:
             raise HttpError(refusal.status, refusal.code, refusal.message, retry_after_s=refusal.retry_after_s)
 
 
-class _StreamCollector(Collector):
+class _StreamCollector(_Collector):
     """One that is read in parts."""
 
     def __init__(self, peer: str) -> None:
@@ -111,7 +106,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Where it goes, if that is not where the name leads."""
 
 
-def _asked_by(services: Services[Exchange], collector: Collector, question: Question) -> Exchange:
+def _asked_by(services: Services[Exchange], collector: _Collector, question: Question) -> Exchange:
     """An exchange for `question`, whose answer goes to `collector`."""
     headers = [(b"content-type", b"application/json"), (b"x-request-id", question.request_id)]
     head = Head("POST", question.path.encode(), "1.1", headers, keep_alive=True)
@@ -123,7 +118,7 @@ def _asked_by(services: Services[Exchange], collector: Collector, question: Ques
 
 async def ask(services: Services[Exchange], asked: str, question: Question, *, timeout_s: float) -> Answered:
     """What a server of the name `asked` answers. Raises HttpError, TimeoutError."""
-    collector = Collector()
+    collector = _Collector()
     exchange = _asked_by(services, collector, question)
     exchange.is_question = True
     try:

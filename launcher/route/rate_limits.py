@@ -21,7 +21,7 @@ class Limits(msgspec.Struct, frozen=True):
     in_flight: int = 0
 
 
-class Bucket:
+class _Bucket:
     """So much a minute, 0: without limit; full at first. Times are monotonic, in seconds."""
 
     __slots__ = ("_at", "_per_minute", "level")
@@ -48,8 +48,8 @@ class Usage:
 
     def __init__(self, limits: Limits, now: float) -> None:
         self.limits = limits
-        self._requests = Bucket(limits.requests_per_minute, now)
-        self._tokens = Bucket(limits.tokens_per_minute, now)
+        self._requests = _Bucket(limits.requests_per_minute, now)
+        self._tokens = _Bucket(limits.tokens_per_minute, now)
         self.in_flight = 0
 
     def admit(self, now: float) -> None:
