@@ -164,7 +164,11 @@ class Files:
             self.at = (number + 1, 0)
             return
         if part.resident(offset, length) < length:
-            self.read += len(os.pread(part.fd, length, offset))
+            try:
+                self.read += len(os.pread(part.fd, length, offset))
+            except OSError:  # a broken disk, a directory: no reading helps
+                self.at = (number + 1, 0)
+                return
         self.at = (number, offset + length)
 
     def facts(self, key: str) -> dict[str, object]:
@@ -204,7 +208,9 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
     key, paths = command[verb], command["paths"]
     if verb == "hold" and key in all_files:
         all_files.pop(key).close()  # the files may be others by now
-    files = all_files.setdefault(key, Files(paths))
+    if key not in all_files:
+        all_files[key] = Files(paths)
+    files = all_files[key]
     if verb == "hold":
         files.hold()
     elif verb == "drop":

@@ -17,6 +17,7 @@ from launcher.base.decoding import UNREADABLE
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
 from launcher.route.openapi import openapi
+from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ async def _body(request: Request, kind: type[T]) -> T:
         if len(data) > _MAX_BODY_BYTES:
             raise HttpError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        return msgspec.json.decode(data.removeprefix(BOM) or b"{}", type=kind)
     except UNREADABLE as error:
         raise HttpError(400, "invalid_request", str(error)) from None
 

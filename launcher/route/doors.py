@@ -199,10 +199,12 @@ def _bind_path(path: Path) -> socket.socket:
     """A unix socket at `path`, for whoever may reach its folder; one that a dead process left is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
+            probe.setblocking(False)  # one that lives may accept nothing now
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.bind(str(path))

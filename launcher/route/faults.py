@@ -21,6 +21,7 @@ from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import Upstreams
 from launcher.route.breaker import CLOSED
 from launcher.route.identity import answered
+from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
 from launcher.route.upstream import UpstreamError
@@ -197,7 +198,7 @@ def traits_of(caller: str, path: str, body: bytes) -> RequestTraits:
     if len(body) > _SMALL_BYTES:
         body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
     try:
-        sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])
     except UNREADABLE:
         sent = {}
     rare = sorted(sent.keys() - _ORDINARY)

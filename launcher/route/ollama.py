@@ -16,6 +16,7 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.fleet import RouteTarget
 from launcher.route.listing import n_ctx
+from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 VERSION = "0.12.0"
@@ -91,7 +92,7 @@ class OllamaRequest(msgspec.Struct):
 def asked_of(body: bytes) -> OllamaRequest:
     """A body. Raises HttpError 400."""
     try:
-        asked = msgspec.json.decode(body or b"{}", type=OllamaRequest)
+        asked = msgspec.json.decode(body.removeprefix(BOM) or b"{}", type=OllamaRequest)
     except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body is not understood: {error}") from None
     asked.model = asked.model or asked.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -18,6 +19,7 @@ from launcher.route.exchange import Exchange
 from launcher.route.guard import changes_server
 from launcher.route.head import Head
 from launcher.route.loading import load, unavailable, unload
+from launcher.route.peek import BOM
 from launcher.route.pings import EVENTS
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING
@@ -70,7 +72,7 @@ async def _router(exchange: Exchange) -> None:
         await _tell_states(exchange)
         return
     try:
-        name = msgspec.json.decode(exchange.body or b"{}", type=_Named).model
+        name = msgspec.json.decode(exchange.body.removeprefix(BOM) or b"{}", type=_Named).model
     except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body must be a JSON object with `model`: {error}") from None
     if not name:
@@ -121,17 +123,18 @@ async def _swap(exchange: Exchange) -> None:
 def to_named_server(exchange: Exchange) -> None:
     """`/upstream/NAME/PATH`: have the server NAME answer PATH. Raises HttpError."""
     head, view = exchange.head, exchange.view
-    rest = head.path.removeprefix(_UPSTREAM)
-    name = next((n for n in sorted(view.routes, key=len, reverse=True) if rest == n or rest.startswith(f"{n}/")), None)
-    if name is None:
-        view.route(rest.partition("/")[0])  # says which there are
+    parts = head.raw_path.split(b"/")  # a slash within a name may be written as %2F
+    longest = 3 + max((name.count("/") for name in view.routes), default=0)
+    names = {end: unquote(b"/".join(parts[2:end]).decode("ascii")) for end in range(longest, 2, -1)}
+    end, name = next(((end, name) for end, name in names.items() if name in view.routes), (0, ""))
+    if not name:
+        view.route(head.path.removeprefix(_UPSTREAM).partition("/")[0])  # says which there are
         raise HttpError(404, "model_not_found", "no server of that name is known")
-    if rest == name:
+    if end >= len(parts):
         location = b"location: " + head.raw_path + b"/\r\n"
         exchange.answer(301, b"text/plain", b"", location)
         return
-    raw = head.raw_path.split(b"/", 3 + name.count("/"))[-1]
-    url = b"/" + raw + (b"?" + head.query if head.query else b"")
+    url = b"/" + b"/".join(parts[end:]) + (b"?" + head.query if head.query else b"")
     inner = Head(head.method, url, head.version, head.headers, keep_alive=head.keep_alive)
     inner.grant, inner.cors, inner.purpose = head.grant, head.cors, "forward"
     if changes_server(inner):

@@ -83,7 +83,9 @@ async def test_stop() -> None:
         assert (await client.post("/api/stop", json={"names": ["m"]})).json() == {"stopped": ["m"], "all": False}
         assert (await client.post("/api/stop")).json() == {"stopped": [], "all": True}
         unknown = await client.post("/api/stop", json={"names": ["m", "taild"]})
-    assert control.calls == [("stop", ("m",)), ("stop", ())]
+        marked = await client.post("/api/stop", content=b'\xef\xbb\xbf{"names": ["m"]}')
+    assert control.calls == [("stop", ("m",)), ("stop", ()), ("stop", ("m",))]
+    assert marked.status_code == 200
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_server")
     assert "did you mean 'tailed'" in unknown.json()["error"]["message"]
 

@@ -297,6 +297,19 @@ async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_
         await until(lambda: not front.clients.connections)
 
 
+def test_a_unix_socket_whose_owner_accepts_nothing_is_left_alone(tmp_path: Path) -> None:
+    """It is stopped, and its queue is full: who wants its path is told, and does not wait."""
+    path = tmp_path / "front.sock"
+    front = Front(table(target("m", 1), front=unit_at(free(), None, listen=(str(path),))), StaticUpstreams())
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
+        owner.bind(str(path))
+        owner.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(HostError, match="the front cannot listen on"):
+            bind_more(front)
+    assert path.exists()
+
+
 async def test_the_next_fronts_unix_socket_stays(tmp_path: Path) -> None:
     """A front that drains has given its path up: another one may have taken it when the drain is over."""
     path = tmp_path / "front.sock"

@@ -301,3 +301,37 @@ def test_paths_are_theirs_alone() -> None:
     assert api_of("GET", "/upstream/a/x", ("ollama",)) == ""
     assert api_of("POST", "/api/models/unload/a", ("llama_swap",)) == "llama_swap"
     assert api_of("POST", "/api/pull", ALL) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("org/m/v1/models", "/v1/models"),
+        ("org%2Fm/v1/models", "/v1/models"),
+        ("%6frg%2fm/slots/1?x=%2F", "/slots/1?x=%2F"),
+        ("org/m/v1/x%2Fy", "/v1/x%2Fy"),
+        ("org%2Fm/", "/"),
+    ],
+)
+async def test_a_named_server_is_asked_for_the_rest_of_the_path(path: str, asked: str) -> None:
+    """However the slash in its name is written; what follows goes on as it came."""
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, aliases=("org/m",)), front=front_unit(apis=("llama_swap",)))
+        async with running(Front(unit, FakeFleet())) as port:
+            assert (await ask(port, get(f"/upstream/{path}"))).status == 200
+            redirect = await ask(port, get("/upstream/org%2Fm"))
+            assert (redirect.status, redirect.headers["location"]) == (301, "/upstream/org%2Fm/")
+            assert (await ask(port, get("/upstream/org/m%2Fv1/models"))).status == 404
+    assert [request.line for request in up.requests] == [f"GET {asked} HTTP/1.1"]
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_body() -> None:
+    """Windows writes one before a file's text."""
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, start="demand"), front=front_unit(apis=ALL))
+        async with running(Front(unit, FakeFleet())) as port:
+            for path in ("/api/show", "/models/load", "/v1/chat/completions"):
+                data = b'\xef\xbb\xbf{"model":"m"}'
+                lines = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                answer = await ask(port, f"{lines}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+                assert (path, answer.status) == (path, 200)
