@@ -10,17 +10,17 @@ from launcher.route.exchange import Exchange
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
 
-_LOADS: set[asyncio.Task[None]] = set()
+_LOADS: dict[Target, asyncio.Task[None]] = {}
 
 
 def load(exchange: Exchange, target: Target) -> None:
     """Begin to start `target`, without waiting for it. Raises HttpError where the caller may not ask for it."""
     _check(exchange, target)
     upstreams = exchange.services.upstreams
-    if upstreams.state(target.name) not in SERVING:
-        task = asyncio.get_running_loop().create_task(_load(upstreams, target.name, target.unit.request_timeout_s))
-        _LOADS.add(task)
-        task.add_done_callback(_LOADS.discard)
+    if upstreams.state(target.name) not in SERVING and target not in _LOADS:
+        loading = _load(upstreams, target.name, target.unit.request_timeout_s)
+        _LOADS[target] = asyncio.get_running_loop().create_task(loading)
+        _LOADS[target].add_done_callback(lambda _: _LOADS.pop(target))
 
 
 async def _load(upstreams: Upstreams, name: str, timeout_s: float) -> None:

@@ -43,6 +43,8 @@ async def answer(exchange: Exchange) -> None:
 
 def refuse(exchange: Exchange, error: HttpError) -> None:
     """An error as this API writes it; in a stream, as its last line."""
+    if exchange.ended:  # the answer is out, and what is written now would be part of the next one
+        return
     data = msgspec.json.encode({"error": error.message, "code": error.code})
     if exchange.started:
         exchange.client.write(data + b"\n", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -16,10 +17,12 @@ from launcher.route.other_apis import api_of
 from tests.late import Late
 from tests.route.fleet import (
     OK,
+    SSE_HEAD,
     FakeFleet,
     RawClient,
     answering,
     ask,
+    chunked,
     front_unit,
     get,
     post,
@@ -335,3 +338,44 @@ async def test_a_byte_order_mark_is_no_part_of_a_body() -> None:
                 lines = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 answer = await ask(port, f"{lines}Content-Length: {len(data)}\r\n\r\n".encode() + data)
                 assert (path, answer.status) == (path, 200)
+
+
+@pytest.mark.parametrize("scopes", ["infer", "infer,admin"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_is_out_is_followed_by_the_next(tmp_path: Path, scopes: str, *, stream: bool) -> None:
+    """`keep_alive: 0` of who may not unload, or of a server that stays: not a byte comes after the answer's end."""
+    event = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    keys = tmp_path / "keys"
+    keys.write_text(f"long-enough-key scopes={scopes}\n")
+    async with answering(SSE_HEAD + chunked(event) + b"0\r\n\r\n") as up:
+        unit = front_unit(apis=ALL, api_key_file=str(keys))
+        async with running(Front(table(target("m", up.port, start="demand"), front=unit), FakeFleet())) as port:
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "keep_alive": 0, "stream": stream}
+            async with RawClient(port) as client:
+                client.send(post(body, "/api/chat", "Authorization: Bearer long-enough-key") + get("/health"))
+                said = [await client.answer(), await client.answer()]
+    assert [answer.status for answer in said] == [200, 200]
+    assert json.loads(said[0].body.splitlines()[-1])["done"]
+    assert json.loads(said[1].body) == {"status": "ok"}
+
+
+async def test_a_model_is_loaded_once_for_all_who_want_it() -> None:
+    """Each of those who waited for a start that takes long would be kept until it ends."""
+    fleet, come = FakeFleet(m="stopped"), asyncio.Event()
+
+    async def start(name: str) -> None:
+        await come.wait()
+        fleet.states[name] = "ready"
+
+    fleet.on_wake = start
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, start="demand"), front=front_unit(apis=ALL))
+        async with running(Front(unit, fleet)) as port, RawClient(port) as client:
+            for _ in range(20):
+                assert (await client.ask(post({"model": "m"}, "/models/load"))).status == 200
+            assert fleet.woken == ["m"]
+            come.set()
+            await until(lambda: fleet.left == [("m", True)])
+            fleet.states["m"] = "stopped"
+            await client.ask(post({"model": "m"}, "/models/load"))
+            await until(lambda: fleet.woken == ["m", "m"])
