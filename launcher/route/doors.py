@@ -91,8 +91,8 @@ class Doors:
         """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
         unit = self._unit = door.unit
         if door.sock is None:
-            if self._context is not None and unit.tls_cert_file is not None:
-                self._context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)  # it may have been renewed
+            if self._context is not None:
+                _load_chain(self._context, unit)  # it may have been renewed
             return
         old_sock, old_server, old_context = self._sock, self._server, self._context
         old = self._front.fresh_clients()
@@ -146,6 +146,15 @@ async def _server(sock: socket.socket, clients: Callable[[], Clients], context: 
     )
 
 
+def _load_chain(context: ssl.SSLContext, unit: FrontUnit) -> None:
+    """Raises OSError, ValueError."""
+
+    def no_passphrase() -> str:  # OpenSSL would ask for it at the terminal, and wait
+        raise ValueError("the key has a passphrase")
+
+    context.load_cert_chain(str(unit.tls_cert_file), unit.tls_key_file, no_passphrase)
+
+
 def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
     """What the table says of TLS. Raises HostError."""
     if unit.tls_cert_file is None:
@@ -154,7 +163,7 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
     try:
         for name in (unit.tls_cert_file, unit.tls_key_file or unit.tls_cert_file):
             read_regular(Path(name))  # OpenSSL would wait for whoever writes into a pipe
-        context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
+        _load_chain(context, unit)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"
         raise HostError.of("route/tls-unusable", message, key="runtime.front.tls_cert_file") from None

@@ -20,6 +20,7 @@ from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
 from launcher.route import Doors, Front, StaticUpstreams, bind, bind_more, key_watch, serve
+from launcher.route.doors import tls_context
 from launcher.route.keys import read_keys
 from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
 
@@ -295,6 +296,16 @@ async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_
         assert connection.transport.get_write_buffer_size() <= (64 + 256 + 16) * 1024
         writer.transport.abort()
         await until(lambda: not front.clients.connections)
+
+
+async def test_nobody_is_asked_for_a_keys_passphrase(tmp_path: Path) -> None:
+    """OpenSSL would ask at the terminal, and a reload would hold everybody up until somebody types."""
+    cert, key = await certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    argv = ("openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    assert await (await asyncio.create_subprocess_exec(*argv)).wait() == 0
+    with pytest.raises(HostError, match="the key has a passphrase"):
+        tls_context(unit_at(1, None, tls_cert_file=str(cert), tls_key_file=str(locked)))
 
 
 def test_a_unix_socket_whose_owner_accepts_nothing_is_left_alone(tmp_path: Path) -> None:
