@@ -72,6 +72,7 @@ class ProjectMemory:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._prepare()
             self.interrupted = self._interrupt()
+            self._file = _file_at(path)
         except (OSError, sqlite3.Error) as error:
             raise HostError([unusable(path, str(error))]) from None
 
@@ -98,6 +99,13 @@ class ProjectMemory:
                 self._settle(generation, "interrupted", now, code="interrupted", message="the runtime ended")
                 self._journal(now, project, generation, "interrupted", {"blocks": self._count(generation)})
         return len(rows)
+
+    def is_gone(self) -> bool:
+        """Whether the file was removed or replaced: what is committed now nobody finds again."""
+        try:
+            return _file_at(self.path) != self._file
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Close the file."""
@@ -297,6 +305,7 @@ class Keeper:
     def __init__(self, memory: ProjectMemory) -> None:
         """Takes the memory over: nobody else calls it from now on."""
         self._memory = memory
+        self.is_gone = memory.is_gone
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
     async def do(self, method: Callable[Concatenate[ProjectMemory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -321,6 +330,11 @@ class Keeper:
         """Finish what was asked for, then close the file."""
         self._thread.shutdown(wait=True)
         self._memory.close()
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def _machine_ran() -> tuple[str, float]:

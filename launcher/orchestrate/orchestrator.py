@@ -93,6 +93,9 @@ class Orchestrator:
 
     def _kept(self) -> Keeper | None:
         """The memory; None where it cannot be opened: inference goes on without, and it is tried again."""
+        if self._keeper is not None and self._keeper.is_gone():
+            _LOG.warning("the project memory was removed while it was in use: a new one is begun")
+            self.close()
         if self._keeper is None and time.monotonic() >= self._opens_at:
             try:
                 self._keeper = Keeper(ProjectMemory(self._state_dir() / FILE_NAME))

@@ -136,3 +136,14 @@ def test_what_says_nothing_is_no_answer(data: bytes) -> None:
     """Neither is a stream that ended with an error."""
     assert text_of_answer(data) == ""
     assert text_of_answer(events({"content": "a"}) + b'data: {"error": {"code": 500}}\n\n') == ""
+
+
+async def test_a_memory_that_is_removed_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is committed is where its readers look, not in a file without a name."""
+    async with scripted_fleet(tmp_path, coder=("one", "[DONE]", "two", "[DONE]")) as fleet:
+        assert (await fleet.chat("Refactor.")).status_code == 200
+        assert fleet.blocks == ["one"]
+        fleet.path.unlink()
+        assert (await fleet.chat("Refactor.")).status_code == 200
+        assert fleet.blocks == ["two"]
+    assert "the project memory was removed" in caplog.text
