@@ -37,6 +37,12 @@ SELECT coalesce(min(at), ?) FROM (
     UNION SELECT min(updated_at) FROM generation WHERE status <> 'running'
 )"""
 
+_DROP_EMPTY = """
+DELETE FROM project WHERE created_at < ? AND id NOT IN (
+    SELECT project FROM generation UNION SELECT project FROM scratchpad UNION SELECT project FROM journal
+)"""
+"""Projects of which nothing is left: any client may name a new one with each request."""
+
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """A generation as it was found or made. `known` is its status before; "" for a new one."""
@@ -283,6 +289,7 @@ class ProjectMemory:
             ).rowcount
             self._db.execute("DELETE FROM scratchpad WHERE at < ?", (before,))
             self._db.execute("DELETE FROM journal WHERE at < ?", (before,))
+            self._db.execute(_DROP_EMPTY, (before,))
         return dropped
 
     def report(self, generation: str, owner: str) -> dict[str, Any] | None:

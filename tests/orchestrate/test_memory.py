@@ -139,6 +139,7 @@ def test_retention_drops_what_is_old(tmp_path: Path) -> None:
     memory = ProjectMemory(tmp_path / FILE_NAME, clock=lambda: now[0], ran=lambda: ("boot", now[0]))
     work(memory, "old")
     memory.open("running", "", "p", **FIELDS)
+    memory.decided("", "named once", "none", {})
     now[0] += 29 * 86400
     assert memory.prune(30) == 0
     work(memory, "young")
@@ -148,6 +149,7 @@ def test_retention_drops_what_is_old(tmp_path: Path) -> None:
     assert memory.prune(30) == 1
     found = [r[0] for r in memory._db.execute("SELECT id FROM generation ORDER BY id")]
     assert found == ["running", "young"]
+    assert [r[0] for r in memory._db.execute("SELECT name FROM project")] == ["p"]
     assert [r[0] for r in memory._db.execute("SELECT DISTINCT generation FROM journal")] == ["young"]
     now[0] += 86400
     assert memory.prune(0) == 0
