@@ -47,7 +47,7 @@ _NS_PER_MS = 1_000_000
 
 class _Called(msgspec.Struct):
     name: str = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | None = None
 
 
 class _ToolCall(msgspec.Struct):
@@ -56,7 +56,7 @@ class _ToolCall(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     role: str
-    content: str = ""
+    content: str | None = None
     images: list[str] | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_name: str | None = None
@@ -68,8 +68,8 @@ class OllamaRequest(msgspec.Struct):
 
     model: str = ""
     name: str = ""
-    messages: list[_Message] = []
-    prompt: str = ""
+    messages: list[_Message] | None = None
+    prompt: str | None = None
     input: str | list[str] = ""
     suffix: str | None = None
     system: str | None = None
@@ -117,7 +117,7 @@ def chat_body(asked: OllamaRequest) -> dict[str, Any]:
 
 def raw_body(asked: OllamaRequest) -> dict[str, Any]:
     """The body of `/v1/completions`."""
-    return _settings(asked) | {"prompt": asked.prompt}
+    return _settings(asked) | {"prompt": asked.prompt or ""}
 
 
 def _settings(asked: OllamaRequest) -> dict[str, Any]:
@@ -135,10 +135,10 @@ def _settings(asked: OllamaRequest) -> dict[str, Any]:
 
 def _message(message: _Message) -> dict[str, Any]:
     """One message in OpenAI's form: calls and their answers are joined by the function's name."""
-    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    made: dict[str, Any] = {"role": message.role, "content": message.content or ""}
     if message.images:
         urls = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
-        made["content"] = [{"type": "text", "text": message.content}, *urls]
+        made["content"] = [{"type": "text", "text": made["content"]}, *urls]
     if message.tool_calls:
         made["tool_calls"] = [
             {
@@ -146,7 +146,7 @@ def _message(message: _Message) -> dict[str, Any]:
                 "type": "function",
                 "function": {
                     "name": call.function.name,
-                    "arguments": msgspec.json.encode(call.function.arguments).decode(),
+                    "arguments": msgspec.json.encode(call.function.arguments or {}).decode(),
                 },
             }
             for call in message.tool_calls

@@ -379,3 +379,16 @@ async def test_a_model_is_loaded_once_for_all_who_want_it() -> None:
             fleet.states["m"] = "stopped"
             await client.ask(post({"model": "m"}, "/models/load"))
             await until(lambda: fleet.woken == ["m", "m"])
+
+
+async def test_null_says_nothing_to_ollama() -> None:
+    """As its own server reads it: clients send it for the content beside calls, and for what they leave out."""
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": None}}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}, called], "prompt": None, "stream": None}
+    async with answering(SSE_HEAD + b"0\r\n\r\n") as up:
+        front = Front(table(target("m", up.port), front=front_unit(apis=ALL)), FakeFleet())
+        async with running(front) as port:
+            await ask(port, post(body, "/api/chat"))
+    messages = json.loads(up.requests[0].body)["messages"]
+    assert [message["content"] for message in messages] == ["x", ""]
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == "{}"
