@@ -208,6 +208,7 @@ async def test_a_full_disk_costs_the_journal_entries_and_nobody_his_answer(
                 assert (await client.ask(post({"model": "m"}))).status == 200
             journal = front._journal
             assert journal is not None
+            journal._look_at = float("inf")
             with (tmp_path / "journal").open("wb") as room:
                 os.dup2(room.fileno(), journal._fd)
             assert (await client.ask(post({"model": "m"}))).status == 200
@@ -218,6 +219,25 @@ async def test_a_full_disk_costs_the_journal_entries_and_nobody_his_answer(
         "the journal takes entries again; 3 are lost",
     ]
     assert (tmp_path / "journal").read_bytes().startswith(whole + b"\n{")
+
+
+def test_a_journal_that_is_moved_away_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As logrotate does it; one whose folder is gone goes on in the file that it has."""
+    monkeypatch.setattr("launcher.route.journal._LOOK_S", 0.0)
+    path, moved = tmp_path / "logs" / "journal", tmp_path / "journal.1"
+    path.parent.mkdir()
+    journal, fields = Journal(str(path)), dict.fromkeys(("request", "caller", "asked", "server", "path"), "x")
+    numbers = dict.fromkeys(("status", "seconds", "prompt_tokens", "generated_tokens"), 0)
+    journal.add(**fields, **numbers)
+    path.rename(moved)
+    journal.add(**fields, **numbers)
+    journal.add(**fields, **numbers)
+    assert [len(file.read_bytes().splitlines()) for file in (moved, path)] == [1, 2]
+    path.rename(moved)
+    path.parent.rmdir()
+    journal.add(**fields, **numbers)
+    assert len(moved.read_bytes().splitlines()) == 3
+    journal.close()
 
 
 def test_a_journal_is_no_pipe_that_nobody_reads(tmp_path: Path) -> None:
