@@ -49,7 +49,7 @@ class WarmPool:
     ) -> None:
         """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
 
-        `tell` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
+        `emit` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
         """
         self._emit = emit
         self.score = Score()
