@@ -6,6 +6,9 @@ Until the next version it is found below `/api/` too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -163,41 +166,37 @@ def tail(path: Path, lines: int) -> tuple[str, int]:
 async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
     """The end of a file, then what is added to it, across rotation and truncation, until the reader leaves."""
     text, offset = tail(path, lines)
-    inode = _inode(path)
-    yield text.encode()
-    while True:
-        await asyncio.sleep(_FOLLOW_EVERY_S)
-        now = _inode(path)
-        if now is None:
-            continue
-        if now != inode:
-            inode, offset = now, 0
-        added = b"." * _BLOCK_BYTES
-        while len(added) == _BLOCK_BYTES:  # a log that grows fast is not fallen behind
-            added, offset = _added(path, offset)
-            if added:
+    with contextlib.ExitStack() as opened:
+        file = _opened(path, opened)
+        if file is not None and os.fstat(file.fileno()).st_size >= offset:
+            file.seek(offset)
+        yield text.encode()
+        while True:
+            await asyncio.sleep(_FOLLOW_EVERY_S)
+            is_there = file is not None and _is_at(file, path)  # first: what was written before it was moved is read
+            while file is not None and (added := file.read(_BLOCK_BYTES)):
                 yield added
+            if not is_there:
+                opened.close()
+                file = _opened(path, opened)
 
 
-def _inode(path: Path) -> int | None:
-    """Identity of the file now at `path`."""
+def _opened(path: Path, opened: contextlib.ExitStack) -> io.FileIO | None:
     try:
-        return path.stat().st_ino
+        return opened.enter_context(path.open("rb", buffering=0))
     except FileNotFoundError:
         return None
 
 
-def _added(path: Path, offset: int) -> tuple[bytes, int]:
-    """What stands after `offset`, and the new end; a file that shrank is read from its beginning."""
+def _is_at(file: io.FileIO, path: Path) -> bool:
+    """Whether it is the file at `path`, or there is none; one that shrank is read from its beginning."""
+    facts = os.fstat(file.fileno())
+    if facts.st_size < file.tell():
+        file.seek(0)
     try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) < offset:
-                offset = 0
-            file.seek(offset)
-            data = file.read(_BLOCK_BYTES)
+        return os.path.samestat(path.stat(), facts)
     except FileNotFoundError:
-        return b"", 0
-    return data, offset + len(data)
+        return True
 
 
 async def _body(request: Request, kind: type[T]) -> T:

@@ -173,6 +173,33 @@ async def test_follow_sees_what_is_added_across_rotation(tmp_path: Path) -> None
     task.cancel()
 
 
+async def test_the_last_lines_before_a_rotation_are_followed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server says why it ends, and its log is moved away for the next one's before anybody looks again."""
+    log = tmp_path / "log"
+    log.write_text("a\n")
+    following = follow(log, 1)
+    assert await anext(following) == b"a\n"
+    monkeypatch.setattr("launcher.route.api._FOLLOW_EVERY_S", 0.05)
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    for number in range(3):
+        with log.open("a") as file:
+            file.write(f"why {number}\n")
+        log.rename(tmp_path / "log.1")
+        (tmp_path / "log.1").unlink()  # its inode may be the next one's
+        log.write_text(f"new {number}, and longer than before\n")
+        got = await asyncio.wait_for(waiting, 10)
+        while not got.endswith(b"before\n"):
+            got += await asyncio.wait_for(anext(following), 10)
+        assert got == f"why {number}\nnew {number}, and longer than before\n".encode()
+        waiting = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
 def test_tail_of_long_lines(tmp_path: Path) -> None:
     """Lines longer than a block, and a last line without its end."""
     log = tmp_path / "log"
