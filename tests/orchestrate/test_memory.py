@@ -266,6 +266,15 @@ def test_a_memory_that_cannot_be_used(tmp_path: Path, content: bytes | None) -> 
     assert caught.value.findings[0].code == "orchestrate/memory-unusable"
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_memory_holds_nobody_up(tmp_path: Path) -> None:
+    """Neither the runtime nor who reads beside it."""
+    os.mkfifo(tmp_path / FILE_NAME)
+    for use in (ProjectMemory, list_projects):
+        with pytest.raises(HostError):
+            use(tmp_path / FILE_NAME)
+
+
 def test_a_memory_of_another_version(tmp_path: Path) -> None:
     """It is left alone."""
     path = tmp_path / FILE_NAME
