@@ -146,20 +146,20 @@ def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:
-    """The last `lines` lines of a file, at most 4 MiB, and the offset of its end. A file that is missing is empty."""
-    try:
-        with path.open("rb") as file:
-            end = position = file.seek(0, 2)
-            blocks: list[bytes] = []
-            ends = 0
-            while position > max(0, end - _MAX_TAIL_BYTES) and ends <= lines:
-                step = min(_BLOCK_BYTES, position)
-                position -= step
-                file.seek(position)
-                blocks.append(file.read(step))
-                ends += blocks[-1].count(b"\n")
-    except FileNotFoundError:
-        return "", 0
+    """The last `lines` lines of a file, at most 4 MiB, and the offset of its end. What is no file has none."""
+    with contextlib.ExitStack() as opened:
+        file = _opened(path, opened)
+        if file is None:
+            return "", 0
+        end = position = file.seek(0, 2)
+        blocks: list[bytes] = []
+        ends = 0
+        while position > max(0, end - _MAX_TAIL_BYTES) and ends <= lines:
+            step = min(_BLOCK_BYTES, position)
+            position -= step
+            file.seek(position)
+            blocks.append(file.read(step))
+            ends += blocks[-1].count(b"\n")
     return b"".join(b"".join(reversed(blocks)).splitlines(keepends=True)[-lines:]).decode("utf-8", "replace"), end
 
 
@@ -182,8 +182,8 @@ async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
 
 
 def _opened(path: Path, opened: contextlib.ExitStack) -> io.FileIO | None:
-    try:
-        return opened.enter_context(path.open("rb", buffering=0))
+    try:  # a pipe would have to be written to before it is open
+        return opened.enter_context(path.open("rb", buffering=0)) if path.is_file() else None
     except FileNotFoundError:
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,20 @@ def test_tail_of_long_lines(tmp_path: Path) -> None:
     text, end = tail(log, 2)
     assert text == "y" * 100_000 + "\nend"
     assert end == log.stat().st_size
+
+
+@pytest.mark.timeout(20)
+async def test_a_pipe_in_the_place_of_a_log_holds_nobody_up(tmp_path: Path) -> None:
+    """It has no lines; what takes its place has."""
+    os.mkfifo(tmp_path / "log")
+    assert tail(tmp_path / "log", 10) == ("", 0)
+    following = follow(tmp_path / "log", 10)
+    assert await anext(following) == b""
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").write_text("a\n")
+    assert await waiting == b"a\n"
 
 
 def test_tail_of_a_line_that_has_no_end(tmp_path: Path) -> None:
