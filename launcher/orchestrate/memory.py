@@ -110,8 +110,8 @@ class ProjectMemory:
         """Whether the file was removed or replaced: what is committed now nobody finds again."""
         try:
             return _file_at(self.path) != self._file
-        except OSError:
-            return True
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)  # else it is not known
 
     def close(self) -> None:
         """Close the file."""

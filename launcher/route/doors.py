@@ -52,7 +52,7 @@ class Doors:
         self._front = front
         self._unit = front.unit
         self._sock = sock
-        self._beside = beside
+        self._beside = list(beside)
         self._side_servers: list[Server] = []
         self._context = tls_context(front.unit)
         self.drain_timeout_s: float | None = None
@@ -65,14 +65,10 @@ class Doors:
         """Accept connections."""
         clients = self._front.clients
         self._server = await _server(self._sock, lambda: clients, self._context)
-        if not self._side_servers:
-            self._side_servers = [
-                # a unix socket has no TLS, because nothing leaves the machine
-                await _server(
-                    each, lambda: self._front.clients, None if each.family == socket.AF_UNIX else self._context
-                )
-                for each in self._beside
-            ]
+        # a unix socket has no TLS, because nothing leaves the machine
+        contexts = (None if sock.family == socket.AF_UNIX else self._context for sock in self._beside)
+        sides = zip(self._beside, contexts, strict=True)
+        self._side_servers = [await _server(sock, lambda: self._front.clients, context) for sock, context in sides]
 
     def prepare(self, unit: FrontUnit) -> Door:
         """Everything for `unit` that could fail, done: what is open stays as it is. Raises HostError, ConfigError."""
@@ -94,15 +90,19 @@ class Doors:
             if self._context is not None:
                 _load_chain(self._context, unit)  # it may have been renewed
             return
-        old_sock, old_server, old_context = self._sock, self._server, self._context
+        old_sock, old_beside, old_context = self._sock, self._beside, self._context
+        old_servers = (self._server, *self._side_servers)
         old = self._front.fresh_clients()
         self._sock, self._context = door.sock, door.context
+        self._beside = [sock.dup() for sock in old_beside]
         await self.open()
         if door.sock.getsockname() != old_sock.getsockname():
             await self._accept_the_rest(old_sock, old, old_context)
-        if old_server is not None:
-            old_server.close()
-        old_sock.close()
+        for server in old_servers:
+            if server is not None:
+                server.close()
+        for sock in (old_sock, *old_beside):
+            sock.close()
         old.stop()
         self._retired = [clients for clients in (*self._retired, old) if clients.connections]
 

@@ -22,7 +22,7 @@ from launcher.manifest import front_changes
 from launcher.route import Doors, Front, StaticUpstreams, bind, bind_more, key_watch, serve
 from launcher.route.doors import tls_context
 from launcher.route.keys import read_keys
-from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
+from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, get, post, table, target, until
 
 KEY = {"authorization": "Bearer the-key-1"}
 
@@ -31,7 +31,7 @@ KEY = {"authorization": "Bearer the-key-1"}
 async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors]]:
     """A front at `unit` with the one server at `port`, and its doors."""
     front = Front(table(target("m", port), front=unit), StaticUpstreams())
-    doors = Doors(front, bind(front, unit.host, unit.port))
+    doors = Doors(front, bind(front, unit.host, unit.port), bind_more(front))
     shutdown = asyncio.Event()
     task = asyncio.create_task(
         serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=0.2)
@@ -166,6 +166,32 @@ async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
         assert await status("127.0.0.1", plain.port, context=context) == 200
         await move(front, doors, plain)
         assert await status("127.0.0.1", plain.port) == 200
+
+
+async def test_a_certificate_comes_and_goes_at_every_address(tmp_path: Path) -> None:
+    """Those beside the first have it too, and no other; a unix socket has none."""
+    certs = {}
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        certs[name] = await certificate(tmp_path / name)
+    path = tmp_path / "front.sock"
+    plain = unit_at(free(), None, listen=("127.0.0.2", str(path)))
+    async with opened(plain, 1) as (front, doors):
+        for cert, key in certs.values():
+            unit = msgspec.structs.replace(plain, tls_cert_file=str(cert), tls_key_file=str(key))
+            await move(front, doors, unit)
+            context = ssl.create_default_context(cafile=cert)
+            context.check_hostname = False
+            for host in ("127.0.0.1", "127.0.0.2"):
+                assert await status(host, plain.port, context=context) == 200
+        await move(front, doors, plain)
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert await status(host, plain.port) == 200
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(get("/health", "Connection: close"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert not path.exists()
 
 
 async def test_keys_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
