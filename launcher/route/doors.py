@@ -19,7 +19,7 @@ from launcher.route.connection import ClientConnection
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
 from launcher.route.handshake import SecretServer, agree
-from launcher.route.sockets import with_little_unsent, without_pacing
+from launcher.route.sockets import raise_descriptors, with_little_unsent, without_pacing
 
 BACKLOG = 2048
 Server = asyncio.Server | SecretServer
@@ -86,6 +86,7 @@ class Doors:
     async def take(self, door: Door) -> None:
         """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
         unit = self._unit = door.unit
+        raise_descriptors(unit.max_connections)
         if door.sock is None:
             if self._context is not None:
                 _load_chain(self._context, unit)  # it may have been renewed

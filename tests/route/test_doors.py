@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import ssl
 import time
@@ -166,6 +167,20 @@ async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
         assert await status("127.0.0.1", plain.port, context=context) == 200
         await move(front, doors, plain)
         assert await status("127.0.0.1", plain.port) == 200
+
+
+async def test_more_connections_after_a_reload_have_descriptors(tmp_path: Path) -> None:
+    """What the process may open grows with `max_connections`, not at its start alone."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unit = msgspec.structs.replace(unit_at(free(), None), max_connections=100)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        async with opened(unit, 1) as (front, doors):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024
+            await move(front, doors, msgspec.structs.replace(unit, max_connections=1000))
+            assert front.clients.most == 1000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 async def test_a_certificate_comes_and_goes_at_every_address(tmp_path: Path) -> None:
