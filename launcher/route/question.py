@@ -16,6 +16,8 @@ from launcher.route.services import Services
 from launcher.route.view import Route
 
 _HELD_BYTES = 64 * 1024
+_MOST_BYTES = 64 * 1024**2
+"""Of an answer that is kept whole: the embeddings of half a megabyte of short texts would fill the memory."""
 
 
 class _Collector:
@@ -26,6 +28,7 @@ class _Collector:
         self.write_paused = False
         self.status = 0
         self.parts: list[bytes] = []
+        self._size = 0
         self.refusal: HttpError | None = None
         self.exchange: Exchange | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -35,7 +38,14 @@ class _Collector:
         self.status = status
 
     def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
-        self.parts.append(data)
+        self._size += len(data)
+        if self._size <= _MOST_BYTES:
+            self.parts.append(data)
+        elif self.refusal is None:
+            message = f"the server's answer exceeds {_MOST_BYTES >> 20} MiB"
+            self.refusal = HttpError(502, "upstream_garbage", message)
+            self.parts.clear()
+            self.ended.set_result(None)
 
     def error(self, error: HttpError, path: str, request_id: bytes, more: bytes) -> None:  # noqa: ARG002  # as above
         self.refusal = error
@@ -70,13 +80,12 @@ class _StreamCollector(_Collector):
     def __init__(self, peer: str) -> None:
         super().__init__(peer)
         self.more = asyncio.Event()
-        self._held = 0
 
-    def write(self, data: bytes, done: bool) -> None:
+    def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
         """Keep the part, and have no more come where there is much."""
-        super().write(data, done)
-        self._held += len(data)
-        self.write_paused = self._held > _HELD_BYTES
+        self.parts.append(data)
+        self._size += len(data)
+        self.write_paused = self._size > _HELD_BYTES
         self.more.set()
 
     def answered(self) -> None:
@@ -87,7 +96,7 @@ class _StreamCollector(_Collector):
         """What came since."""
         data = b"".join(self.parts)
         self.parts.clear()
-        self._held = 0
+        self._size = 0
         self.more.clear()
         return data
 
