@@ -202,7 +202,8 @@ class Orchestrator:
             return
         headers.append((b"x-generation-id", request.generation.encode()))
         passed = await exchange.forward(decision.model, header, headers, keep_bytes=MOST_BYTES)
-        text = text_of_answer(passed.body) if passed.status == 200 else ""
+        # many small events take a second: others are answered meanwhile
+        text = await asyncio.to_thread(text_of_answer, passed.body) if passed.status == 200 else ""
         if not text:
             return
         answer = Commit(seq=0, text=text, verdicts=(), ends="stop")

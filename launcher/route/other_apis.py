@@ -15,6 +15,7 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import UnavailableError
 from launcher.route import listing, ollama_api
+from launcher.route.body import BIG_BYTES
 from launcher.route.exchange import Exchange
 from launcher.route.guard import changes_server
 from launcher.route.head import Head
@@ -23,6 +24,7 @@ from launcher.route.peek import BOM
 from launcher.route.pings import EVENTS
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING
+from launcher.route.view import Route
 
 _LOOK_S = 0.25
 _OTHER_SITES = (b"cross-site", b"same-site")
@@ -140,7 +142,17 @@ def to_named_server(exchange: Exchange) -> None:
     if changes_server(inner):
         inner.grant.check_scope("admin")
     exchange.head = inner
-    exchange.start(view.routes[name])
+    if len(exchange.body) > BIG_BYTES:
+        exchange.run(_start_big, exchange, view.routes[name])
+    else:
+        exchange.start(view.routes[name])
+
+
+async def _start_big(exchange: Exchange, route: Route) -> None:
+    """Another process reads what has to be known of a big body."""
+    read = exchange.services.body_reader.model
+    _, exchange.beginning, exchange.media = await read(exchange.body, exchange.head.content_type, b"", None)
+    exchange.start(route)
 
 
 async def _ollama(exchange: Exchange) -> None:

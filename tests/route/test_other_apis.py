@@ -392,3 +392,20 @@ async def test_null_says_nothing_to_ollama() -> None:
     messages = json.loads(up.requests[0].body)["messages"]
     assert [message["content"] for message in messages] == ["x", ""]
     assert messages[1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+async def test_a_big_body_for_a_named_server_is_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat of many messages takes a second to read, in which nobody else would be answered."""
+    monkeypatch.setattr("launcher.route.front.media_in", lambda _: pytest.fail("it is read in the event loop"))
+    image = {"type": "image_url", "image_url": {"url": "x" * 1_000_000}}
+    body = {"messages": [{"role": "user", "content": [image]}]}
+    async with answering(OK) as blind, answering(OK) as seeing:
+        units = (
+            target("m", blind.port, start="demand"),
+            target("v", seeing.port, modalities=("text", "image")),
+        )
+        unit = front_unit(apis=ALL, max_body_bytes=1 << 24)
+        front = Front(table(*units, front=unit, media={"image": "v"}), FakeFleet(m="stopped"))
+        async with running(front) as port:
+            answer = await ask(port, post(body, "/upstream/m/v1/chat/completions"))
+    assert (answer.status, answer.headers["x-launch-server"]) == (200, "v")
