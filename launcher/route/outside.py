@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from launcher.base.regular import read_regular
 from launcher.errors import HostError
 from launcher.ir.fleet import OutsideUnit, RouteTarget
 from launcher.route.body import changes_for, for_target
@@ -110,6 +112,8 @@ def is_form(content_type: bytes) -> bool:
 def _tls(name: str, ca_file: str | None) -> ssl.SSLContext:
     """How it proves who it is. Raises HostError."""
     try:
+        if ca_file is not None and Path(ca_file).exists():
+            read_regular(Path(ca_file))  # OpenSSL would wait for whoever writes into a pipe
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:
         message = f"{name!r}: the certificates in {ca_file} cannot be used: {error}"
