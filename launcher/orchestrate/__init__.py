@@ -15,13 +15,13 @@ from launcher.orchestrate.archive import (
     read_generation,
     recent_generations,
 )
-from launcher.orchestrate.memory import FILE_NAME, Memory
+from launcher.orchestrate.memory import FILE_NAME, ProjectMemory
 from launcher.orchestrate.orchestrator import Orchestrator
 
 __all__ = [
     "FILE_NAME",
-    "Memory",
     "Orchestrator",
+    "ProjectMemory",
     "export_project",
     "forget_project",
     "list_drafts",

@@ -129,6 +129,8 @@ def _rows(db: sqlite3.Connection, query: str, *values: object) -> list[dict[str,
 @contextlib.contextmanager
 def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
     """A connection to a file that is there (`ro`: one that cannot write). Raises HostError."""
+    if path.exists() and not path.is_file():  # SQLite would wait for whoever writes into a pipe
+        raise HostError([unusable(path, "it is no regular file")])
     try:
         db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     except sqlite3.Error as error:

@@ -20,7 +20,7 @@ _MARGIN_TOKENS = 8
 _EXACT_TRIES = 4
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True):
+class ChatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A chat answer: its text, why it ends, what it took."""
 
     text: str
@@ -77,14 +77,14 @@ class Server(msgspec.Struct, frozen=True):
     timeout_s: float
     sizes: Sizes
 
-    async def chat(self, question: dict[str, Any], *, as_caller: bool = False) -> Said:
+    async def chat(self, question: dict[str, Any], *, as_caller: bool = False) -> ChatAnswer:
         """A chat completion, whole. `as_caller`: see `Exchange.ask`."""
         body = {"model": self.name, "cache_prompt": True, **question, "stream": False}
         answer, by = await self._ask(CHAT, body, _Completion, as_caller=as_caller)
         if not answer.choices:
             raise Refusal(502, "server_garbage", f"server {by!r} answered without a choice")
         choice = answer.choices[0]
-        return Said(
+        return ChatAnswer(
             text=choice.message.content or "",
             reason=choice.finish_reason or "stop",
             prompt_tokens=answer.usage.prompt_tokens,

@@ -29,7 +29,7 @@ _GIVE_UP: dict[str, tuple[int, str]] = {
 """HTTP status and code of giving up, by the last verdict's kind."""
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class CycleLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What bounds one answer."""
 
     max_corrections: int
@@ -44,11 +44,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wrote(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker wrote `text`. `last`: it said that nothing follows. `spent`: the client's token limit is reached."""
+    """The worker wrote `text`. `ends`: it said that nothing follows ("stop"), or the client's limit is reached."""
 
     text: str
-    last: bool = False
-    spent: bool = False
+    ends: Ends = ""
 
 
 class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,17 +137,17 @@ Action = Write | Escalate | Judge | Commit | Deliver | Finish | GiveUp
 # --- the machine --------------------------------------------------------------------------------------------
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True):
+class CycleState(msgspec.Struct, frozen=True, kw_only=True):
     """Where one answer stands. `seq` is the block that is worked on: so many are committed."""
 
-    limits: Limits
+    limits: CycleLimits
     seq: int = 0
     phase: Literal["writing", "judging", "committing", "done"] = "writing"
     before: str = ""
     """The block committed last."""
     text: str = ""
-    last: bool = False
-    spent: bool = False
+    ends: Ends = ""
+    """What its worker says of it, not what the limits do."""
     verdicts: tuple[Verdict, ...] = ()
     write_failures: int = 0
     rung: int = 0
@@ -162,20 +161,20 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return self.verdicts[self.judged_before :]
 
 
-Step = tuple[State, tuple[Action, ...]]
+Step = tuple[CycleState, tuple[Action, ...]]
 """The next state, and what to do."""
 
 
-def begin(limits: Limits, committed: tuple[str, ...] = (), ends: Ends = "") -> Step:
+def begin(limits: CycleLimits, committed: tuple[str, ...] = (), ends: Ends = "") -> Step:
     """The first state and what to do; `committed` are blocks of an earlier run, `ends` what the last of them said."""
-    state = State(limits=limits, seq=len(committed), before=committed[-1] if committed else "")
+    state = CycleState(limits=limits, seq=len(committed), before=committed[-1] if committed else "")
     delivered: tuple[Action, ...] = tuple(Deliver(seq=i, text=text) for i, text in enumerate(committed))
     if ends:
         return _done(state), (*delivered, Finish(reason=ends))
     return state, (*delivered, Write(seq=state.seq))
 
 
-def step(state: State, event: Event) -> Step:
+def step(state: CycleState, event: Event) -> Step:
     """The next state and what to do. An event that the phase does not wait for changes nothing."""
     match state.phase, event:
         case "writing", Wrote():
@@ -192,21 +191,21 @@ def step(state: State, event: Event) -> Step:
     return state, ()
 
 
-def _wrote(state: State, event: Wrote) -> Step:
+def _wrote(state: CycleState, event: Wrote) -> Step:
     """A block came; a worker that says nothing new at the beginning of a block has finished."""
     fresh = not state.verdicts
     nothing_new = not event.text or (fresh and event.text == state.before)
     if nothing_new and fresh and state.seq:
-        return _done(state), (Finish(reason="length" if event.spent else "stop"),)
+        return _done(state), (Finish(reason=event.ends or "stop"),)
     if not event.text:
         message = "the worker wrote nothing"
         failure = WriteFailed(status=502, code="worker_empty", message=message, refused=True)
         return _write_failed(state, failure)
-    state = msgspec.structs.replace(state, phase="judging", text=event.text, last=event.last, spent=event.spent)
+    state = msgspec.structs.replace(state, phase="judging", text=event.text, ends=event.ends)
     return state, (Judge(seq=state.seq, text=event.text, attempt=len(state.verdicts) + 1),)
 
 
-def _write_failed(state: State, event: WriteFailed) -> Step:
+def _write_failed(state: CycleState, event: WriteFailed) -> Step:
     failures = state.write_failures + 1
     if not event.again or failures > MAX_WRITE_FAILURES:
         if event.refused and state.rung < state.limits.escalations:
@@ -216,13 +215,13 @@ def _write_failed(state: State, event: WriteFailed) -> Step:
     return msgspec.structs.replace(state, write_failures=failures), (_write(state),)
 
 
-def _write(state: State) -> Write:
+def _write(state: CycleState) -> Write:
     if not state.verdicts:
         return Write(seq=state.seq)
     return Write(seq=state.seq, rejected=state.text, verdict=state.verdicts[-1])
 
 
-def _judged(state: State, verdict: Verdict) -> Step:
+def _judged(state: CycleState, verdict: Verdict) -> Step:
     """A verdict, usable or not, uses up one attempt."""
     state = msgspec.structs.replace(state, verdicts=(*state.verdicts, verdict))
     if verdict.kind == "pass":
@@ -244,7 +243,7 @@ def _judged(state: State, verdict: Verdict) -> Step:
     return state, (Judge(seq=state.seq, text=state.text, attempt=len(state.verdicts) + 1),)
 
 
-def _escalated(state: State, why: Literal["validation", "refused"]) -> Step:
+def _escalated(state: CycleState, why: Literal["validation", "refused"]) -> Step:
     """The next worker writes the present block, knowing what was refused of it, and what follows."""
     state = msgspec.structs.replace(
         state, phase="writing", rung=state.rung + 1, judged_before=len(state.verdicts), write_failures=0
@@ -252,28 +251,24 @@ def _escalated(state: State, why: Literal["validation", "refused"]) -> Step:
     return state, (Escalate(seq=state.seq, rung=state.rung, why=why), _write(state))
 
 
-def _committed(state: State) -> Step:
+def _committed(state: CycleState) -> Step:
     deliver = Deliver(seq=state.seq, text=state.text)
     seq, ends = state.seq + 1, _ends(state)
     if ends:
         return _done(msgspec.structs.replace(state, seq=seq)), (deliver, Finish(reason=ends))
-    fresh = State(limits=state.limits, seq=seq, before=state.text, rung=state.rung)
+    fresh = CycleState(limits=state.limits, seq=seq, before=state.text, rung=state.rung)
     return fresh, (deliver, Write(seq=seq))
 
 
-def _ends(state: State) -> Ends:
+def _ends(state: CycleState) -> Ends:
     """Whether the present block is the last, and why."""
-    if state.spent:
-        return "length"
-    if state.last:
-        return "stop"
-    return "length" if state.seq + 1 >= state.limits.max_blocks else ""
+    return state.ends or ("length" if state.seq + 1 >= state.limits.max_blocks else "")
 
 
-def _given_up(state: State, status: int, code: str, message: str, verdicts: tuple[Verdict, ...]) -> Step:
+def _given_up(state: CycleState, status: int, code: str, message: str, verdicts: tuple[Verdict, ...]) -> Step:
     give_up = GiveUp(status=status, code=code, message=message, seq=state.seq, verdicts=verdicts)
     return _done(state), (give_up,)
 
 
-def _done(state: State) -> State:
+def _done(state: CycleState) -> CycleState:
     return msgspec.structs.replace(state, phase="done")

@@ -15,7 +15,7 @@ from launcher.base.decoding import decoded
 from launcher.ir.config import ValidationPolicy
 from launcher.ir.exchange import Refusal
 from launcher.orchestrate.context import Message, Piece, Prompt, constrained
-from launcher.orchestrate.settings import POLICIES, Settings
+from launcher.orchestrate.settings import POLICIES, Orchestration
 
 Source = Literal["named", "task_type", "rule", "router", "front_door"]
 DECISION_TOKENS = 200
@@ -49,7 +49,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return "; ".join(f"{key}={value}" for key, value in fields.items() if value)
 
 
-def by_task_type(settings: Settings, task_type: str) -> Decision:
+def by_task_type(settings: Orchestration, task_type: str) -> Decision:
     """The pool that serves the task type a client names. Raises Refusal."""
     if task_type not in settings.worker_of:
         known = ", ".join(sorted(settings.worker_of)) or "none"
@@ -58,7 +58,7 @@ def by_task_type(settings: Settings, task_type: str) -> Decision:
     return Decision(model=settings.worker_of[task_type], domain=task_type, source="task_type")
 
 
-def by_rules(settings: Settings, text: str, allowed: Callable[[str], bool]) -> Decision | None:
+def by_rules(settings: Orchestration, text: str, allowed: Callable[[str], bool]) -> Decision | None:
     """The first rule that has a word of `text`, of a long one its beginning or end, and a worker that may be asked."""
     text = _both_ends(text, _READ_CHARACTERS)
     for rule in settings.config.rules:
@@ -77,7 +77,7 @@ LATE = ("router_timeout", "router_resting")
 """Why the front door answers where the router is too slow: nothing is added to such a fleet's work."""
 
 
-def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> Decision:
+def front_door(settings: Orchestration, why: str, allowed: Callable[[str], bool]) -> Decision:
     """The default, when nobody decided, checked as what it serves is. Raises Refusal where nobody may be asked."""
     for model in (settings.front_door, *settings.workers):
         if model and allowed(model):
@@ -87,7 +87,7 @@ def front_door(settings: Settings, why: str, allowed: Callable[[str], bool]) -> 
     raise Refusal(403, "model_not_allowed", "this API key may ask none of the workers", param="model")
 
 
-def parse_decision(text: str, settings: Settings, workers: tuple[str, ...]) -> Decision | None:
+def parse_decision(text: str, settings: Orchestration, workers: tuple[str, ...]) -> Decision | None:
     """The router's answer, held against its schema; None where it is not by it."""
     found = decoded(text, _Answer)
     if found is None or found.domain not in settings.domains or found.recommended_model not in workers:
@@ -130,7 +130,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: float
 
 
-def policy_of(settings: Settings, decision: Decision, requested: str | None) -> ValidationPolicy:
+def policy_of(settings: Orchestration, decision: Decision, requested: str | None) -> ValidationPolicy:
     """How an answer is checked: as the request, its model, its domain, or the router says; else by default.
 
     Raises Refusal for a policy that does not exist, or cannot be had.
@@ -143,23 +143,23 @@ def policy_of(settings: Settings, decision: Decision, requested: str | None) -> 
             raise Refusal(400, "policy_unsupported", "this fleet has no validator")
     if not settings.validator:
         return "none"
-    by_model = settings.model_policies.get(decision.model)
-    by_domain = settings.config.policies.get(decision.domain)
-    asked: Any = requested
+    asked: Any = requested or settings.model_policies.get(decision.model)
     if decision.source == "named":
-        return asked or by_model or "none"
-    policy: ValidationPolicy = asked or by_model or by_domain or decision.policy or settings.validation.policy
+        return asked or "none"
+    policy: ValidationPolicy = (
+        asked or settings.config.policies.get(decision.domain) or decision.policy or settings.validation.policy
+    )
     return policy
 
 
-def router_prompt(settings: Settings, text: str) -> Prompt:
+def router_prompt(settings: Orchestration, text: str) -> Prompt:
     """The router's prompt for a request: all of its text, or ever less from its beginning and its end."""
     sizes = (_ROUTED_CHARACTERS // share for share in (1, 2, 4, 8))
     request = Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0)
 
     def compose(shown: Sequence[tuple[str, str]]) -> list[Message]:
         asked = "".join(text for _, text in shown)
-        prompt = settings.router_prompt or _ROUTER_PROMPT
+        prompt = settings.prompts.get(settings.router) or _ROUTER_PROMPT
         return [{"role": "system", "content": prompt}, {"role": "user", "content": asked}]
 
     return Prompt(pieces=(request,), compose=compose)
@@ -171,7 +171,7 @@ def _both_ends(text: str, size: int) -> str:
     return text if len(text) <= size else f"{text[:half]}\n…\n{text[-half:]}"
 
 
-def router_question(settings: Settings, messages: Sequence[Message], workers: tuple[str, ...]) -> dict[str, Any]:
+def router_question(settings: Orchestration, messages: Sequence[Message], workers: tuple[str, ...]) -> dict[str, Any]:
     """The chat request for a decision among `workers`."""
     return constrained(messages, "decision", settings.schema(workers), DECISION_TOKENS)
 

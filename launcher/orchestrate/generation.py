@@ -24,8 +24,8 @@ from launcher.orchestrate.context import (
     worker_prompt,
 )
 from launcher.orchestrate.echo import Echo
-from launcher.orchestrate.memory import Keeper, Memory, Opened
-from launcher.orchestrate.settings import Settings
+from launcher.orchestrate.memory import Keeper, Opened, ProjectMemory
+from launcher.orchestrate.settings import Orchestration
 from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
 
@@ -35,7 +35,7 @@ _LEAST_ROOM_TOKENS = 64
 """A prompt that leaves a worker less than this to write is refused."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class WriteJob(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be generated for a client. `token_limit` is its own, for the whole answer; None for none."""
 
     model: str
@@ -60,11 +60,11 @@ class Generation:
     def __init__(
         self,
         exchange: Exchange,
-        jobs: Sequence[Job],
+        jobs: Sequence[WriteJob],
         opened: Opened,
         headers: Headers,
         *,
-        settings: Settings,
+        settings: Orchestration,
         keeper: Keeper,
         sizes: Sizes,
         tally: Tally,
@@ -91,7 +91,7 @@ class Generation:
     async def run(self) -> None:
         """Until the answer is complete or given up. What is committed stays, however this ends."""
         validation = self._settings.validation
-        limits = cycle.Limits(
+        limits = cycle.CycleLimits(
             max_corrections=validation.max_corrections,
             max_blocks=1 if self._job.task.whole else validation.max_blocks,
             max_retries=self._settings.max_retries,
@@ -125,7 +125,7 @@ class Generation:
             message = f"the fleet has no {self._job.model!r} any more, which began this answer"
             raise Refusal(409, "generation_mismatch", message)
         if self._job.context_blocks:
-            blocks = await self._keeper.do(Memory.recent_blocks, self._opened, self._job.context_blocks)
+            blocks = await self._keeper.do(ProjectMemory.recent_blocks, self._opened, self._job.context_blocks)
             self._task = msgspec.structs.replace(self._task, project=blocks)
 
     async def _do(self, action: cycle.Action) -> cycle.Event | None:
@@ -196,8 +196,8 @@ class Generation:
         self._usage["total_tokens"] += reply.prompt_tokens + reply.completion_tokens
         whole, limit = self._job.task.whole, self._job.token_limit
         text, last = self._job.echo.out_of(reply.text, whole=whole)
-        cut = whole or (limit is not None and self._spent + self._wrote >= limit)
-        return cycle.Wrote(text=text, last=last, spent=cut and reply.reason == "length")
+        is_cut = reply.reason == "length" and (whole or (limit is not None and self._spent + self._wrote >= limit))
+        return cycle.Wrote(text=text, ends="length" if is_cut else "stop" if last else "")
 
     async def _escalate(self, action: cycle.Escalate) -> None:
         before, project = self._job.model, self._task.project
@@ -210,7 +210,7 @@ class Generation:
         self._headers = [(k, model.encode() if k == b"x-launch-server" else v) for k, v in self._headers]
         self._tally.escalated(before, model, self._opened.id, action)
         data = {"seq": action.seq, "from": before, "to": model, "why": action.why}
-        await self._keeper.do(Memory.escalated, self._opened, data)
+        await self._keeper.do(ProjectMemory.escalated, self._opened, data)
 
     async def _prompt(self, action: cycle.Write, worker: Server) -> tuple[list[Message], int]:
         """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
@@ -256,7 +256,7 @@ class Generation:
         if verdict.kind != "pass":
             correction = f"\n{verdict.correction}" if verdict.correction else ""
             note = f"[{verdict.kind.upper()}] block {action.seq + 1}: {verdict.reason}{correction}"
-            await self._keeper.do(Memory.note, self._opened.project, self._opened.id, note)
+            await self._keeper.do(ProjectMemory.note, self._opened.project, self._opened.id, note)
         return verdict
 
     async def _verdict(self, action: cycle.Judge) -> Verdict:
@@ -275,7 +275,7 @@ class Generation:
 
     async def _commit(self, action: cycle.Commit) -> cycle.Event:
         try:
-            await self._keeper.do(Memory.commit, self._opened, action, self._writer)
+            await self._keeper.do(ProjectMemory.commit, self._opened, action, self._writer)
         except Refusal as refusal:
             return cycle.CommitFailed(message=refusal.message)
         self._blocks.append(action.text)
@@ -309,7 +309,7 @@ class Generation:
             return
         await self._end("interrupted", "front_stopping", "the runtime ended")
         if not self._exchange.finished:
-            found = await self._keeper.do(Memory.report, self._opened.id, self._exchange.caller)
+            found = await self._keeper.do(ProjectMemory.report, self._opened.id, self._exchange.caller)
             self._blocks = found["blocks"] if found else self._blocks  # the last may have been committed just now
             await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
 
@@ -325,7 +325,7 @@ class Generation:
         self._over = True
         self._tally.ended(self._job.model, self._opened.id, status, len(self._blocks), code)
         try:
-            await self._keeper.do(Memory.end, self._opened, status, code, *rest)
+            await self._keeper.do(ProjectMemory.end, self._opened, status, code, *rest)
         except Refusal:
             if status == "complete":
                 raise

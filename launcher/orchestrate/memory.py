@@ -1,7 +1,7 @@
 """Project memory: one SQLite database a deployment (WAL), for one writer. I/O: a file.
 
 A project has a state (its committed blocks, in order), a scratchpad (notes on the way) and a journal that only grows.
-Every method of `Memory` is one transaction, or reads only; `Keeper` is for an event loop.
+Every method of `ProjectMemory` is one transaction, or reads only; `Keeper` is for an event loop.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ SELECT coalesce(min(at), ?) FROM (
     UNION SELECT min(updated_at) FROM generation WHERE status <> 'running'
 )"""
 
+_DROP_EMPTY = """
+DELETE FROM project WHERE created_at < ? AND id NOT IN (
+    SELECT project FROM generation UNION SELECT project FROM scratchpad UNION SELECT project FROM journal
+)"""
+"""Projects of which nothing is left: any client may name a new one with each request."""
+
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """A generation as it was found or made. `known` is its status before; "" for a new one."""
@@ -51,7 +57,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     ends: Ends = ""
 
 
-class Memory:
+class ProjectMemory:
     """The database. Not for several threads at once."""
 
     def __init__(
@@ -72,6 +78,7 @@ class Memory:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._prepare()
             self.interrupted = self._interrupt()
+            self._file = _file_at(path)
         except (OSError, sqlite3.Error) as error:
             raise HostError([unusable(path, str(error))]) from None
 
@@ -98,6 +105,13 @@ class Memory:
                 self._settle(generation, "interrupted", now, code="interrupted", message="the runtime ended")
                 self._journal(now, project, generation, "interrupted", {"blocks": self._count(generation)})
         return len(rows)
+
+    def is_gone(self) -> bool:
+        """Whether the file was removed or replaced: what is committed now nobody finds again."""
+        try:
+            return _file_at(self.path) != self._file
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)  # else it is not known
 
     def close(self) -> None:
         """Close the file."""
@@ -212,7 +226,6 @@ class Memory:
         return int(self._one("SELECT id FROM project WHERE owner = ? AND name = ?", owner, name))
 
     def _count(self, generation: str) -> int:
-        """How many blocks are committed."""
         return int(self._one("SELECT count(*) FROM block WHERE generation = ?", generation))
 
     def _verdicts(self, generation: str, seq: int, verdicts: Sequence[Verdict], *, committed: bool) -> None:
@@ -235,7 +248,6 @@ class Memory:
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", (*row.values(),))  # noqa: S608  # our names
 
     def _one(self, query: str, *values: object) -> Any:
-        """The only value of the only row."""
         return self._db.execute(query, values).fetchone()[0]
 
     def _row(self, query: str, *values: object) -> dict[str, Any] | None:
@@ -277,6 +289,7 @@ class Memory:
             ).rowcount
             self._db.execute("DELETE FROM scratchpad WHERE at < ?", (before,))
             self._db.execute("DELETE FROM journal WHERE at < ?", (before,))
+            self._db.execute(_DROP_EMPTY, (before,))
         return dropped
 
     def report(self, generation: str, owner: str) -> dict[str, Any] | None:
@@ -294,14 +307,15 @@ class Memory:
 
 
 class Keeper:
-    """A Memory whose disk writes do not hold the loop up. A call that was begun is done, whoever waits for it."""
+    """Has a project memory written without holding the loop up. A call that was begun is done, whoever waits for it."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: ProjectMemory) -> None:
         """Takes the memory over: nobody else calls it from now on."""
         self._memory = memory
+        self.is_gone = memory.is_gone
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
-    async def do(self, method: Callable[Concatenate[Memory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def do(self, method: Callable[Concatenate[ProjectMemory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
 
         Who is cancelled meanwhile still waits until the call is done.
@@ -323,6 +337,11 @@ class Keeper:
         """Finish what was asked for, then close the file."""
         self._thread.shutdown(wait=True)
         self._memory.close()
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
 
 
 def _machine_ran() -> tuple[str, float]:

@@ -32,10 +32,10 @@ from launcher.orchestrate.decision import (
     router_prompt,
     router_question,
 )
-from launcher.orchestrate.generation import Generation, Job
-from launcher.orchestrate.memory import FILE_NAME, Keeper, Memory, Opened
+from launcher.orchestrate.generation import Generation, WriteJob
+from launcher.orchestrate.memory import FILE_NAME, Keeper, Opened, ProjectMemory
 from launcher.orchestrate.request import TEXT_PATHS, fields_of, job_of, json_of, name_in, unvalidated
-from launcher.orchestrate.settings import AUTO, Settings, settings_of
+from launcher.orchestrate.settings import AUTO, Orchestration, settings_of
 from launcher.orchestrate.tally import Tally
 
 _LOG = logging.getLogger("launch.orchestrate")
@@ -47,20 +47,17 @@ _HELD = ("other", "running", "complete")
 """A generation found like this is not ours to end."""
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where what comes of a request is kept. `shared`: in a project that the client named, which it may be shown."""
-
-    project: str
-    generation: str
-    shared: bool
-
-
-class Request(NamedTuple):
-    """A client's request, by the settings of when it came. `body`: its JSON, where it has text."""
+class _Request(NamedTuple):
+    """A client's request, by the settings of when it came, and where what comes of it is kept."""
 
     exchange: Exchange
-    settings: Settings
+    settings: Orchestration
     body: dict[str, Any]
+    """Its JSON, where it has text."""
+    project: str
+    is_shared: bool
+    """The client named the project, which its worker then may be shown."""
+    generation: str
 
 
 class Orchestrator:
@@ -69,7 +66,7 @@ class Orchestrator:
     def __init__(self, table: RoutingTable, state_dir: Callable[[], Path]) -> None:
         """Raises ConfigError for a foreign section of the table."""
         self._state_dir = state_dir
-        self._settings: Settings | None = None
+        self._settings: Orchestration | None = None
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
         self._patience = Patience(0)
@@ -96,9 +93,12 @@ class Orchestrator:
 
     def _kept(self) -> Keeper | None:
         """The memory; None where it cannot be opened: inference goes on without, and it is tried again."""
+        if self._keeper is not None and self._keeper.is_gone():
+            _LOG.warning("the project memory was removed while it was in use: a new one is begun")
+            self.close()
         if self._keeper is None and time.monotonic() >= self._opens_at:
             try:
-                self._keeper = Keeper(Memory(self._state_dir() / FILE_NAME))
+                self._keeper = Keeper(ProjectMemory(self._state_dir() / FILE_NAME))
             except HostError as error:
                 self._opens_at = time.monotonic() + _REOPEN_S
                 for finding in error.findings:
@@ -138,47 +138,48 @@ class Orchestrator:
         if named and not is_checked and settings.config.memory.commits == "validated":
             await exchange.forward(exchange.asked, "", [])
             return
-        body = json_of(exchange) if exchange.path in TEXT_PATHS else {}
-        request = Request(exchange, settings, body)
+        request = _Request(
+            exchange,
+            settings,
+            body=json_of(exchange) if exchange.path in TEXT_PATHS else {},
+            project=name_in(exchange, b"x-project", "default"),
+            is_shared=exchange.header(b"x-project") is not None,
+            generation=name_in(exchange, b"x-generation-id", uuid.uuid4().hex),
+        )
         decision = Decision(model=exchange.asked, source="named") if named else await self._decide(request)
         if not exchange.may_ask(decision.model):
             raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
         decision = self._checked(request, decision)
         keeper = self._kept()
-        place = Place(
-            project=name_in(exchange, b"x-project", "default"),
-            generation=name_in(exchange, b"x-generation-id", uuid.uuid4().hex),
-            shared=exchange.header(b"x-project") is not None,
-        )
         if keeper is not None:
-            await self._note(request, keeper, decision, place)
+            await self._note(request, keeper, decision)
         if decision.policy == "none":
-            await self._forward(request, keeper, decision, place)
+            await self._forward(request, keeper, decision)
         elif keeper is None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         else:
-            await self._generate(request, keeper, decision, place)
+            await self._generate(request, keeper, decision)
 
-    async def _note(self, request: Request, keeper: Keeper, decision: Decision, place: Place) -> None:
+    async def _note(self, request: _Request, keeper: Keeper, decision: Decision) -> None:
         """Count and keep a decision about `auto`; a disk that fails does not refuse the request."""
         try:
             if decision.source != "named":
                 self.on_domain(decision.domain)
-                self._tally.decided(decision, place.generation, place.project)
+                self._tally.decided(decision, request.generation, request.project)
                 data = msgspec.to_builtins(decision)
                 caller = request.exchange.caller
-                await keeper.do(Memory.decided, caller, place.project, place.generation, data)
+                await keeper.do(ProjectMemory.decided, caller, request.project, request.generation, data)
             now = time.monotonic()
             days = request.settings.config.memory.retention_days
             if days and (not self._pruned_at or now - self._pruned_at > _DAY_S):
                 self._pruned_at = now
-                await keeper.do(Memory.prune, days)
+                await keeper.do(ProjectMemory.prune, days)
         except Refusal as refusal:
             _LOG.warning("a decision is not noted: %s", refusal.message)
 
-    def _checked(self, request: Request, decision: Decision) -> Decision:
+    def _checked(self, request: _Request, decision: Decision) -> Decision:
         """The decision with how the answer is checked. Raises Refusal for what the client asks for and cannot have."""
-        exchange, settings, body = request
+        exchange, settings = request.exchange, request.settings
         requested = exchange.header(b"x-validation-policy")
         policy, why = policy_of(settings, decision, requested), ""
         if policy != "none":
@@ -186,53 +187,54 @@ class Orchestrator:
             if 0 < settings.validation.shed_above <= self._validating and not is_named:
                 return msgspec.structs.replace(decision, policy="none", why="validation_shed")
             too_big = "a request as big as this is not validated"
-            why = too_big if exchange.is_outline else unvalidated(exchange.path, body)
+            why = too_big if exchange.is_outline else unvalidated(exchange.path, request.body)
             if why and requested is not None:
                 raise Refusal(400, "policy_unsupported", why)
         return msgspec.structs.replace(decision, policy="none" if why else policy)
 
-    async def _forward(self, request: Request, keeper: Keeper | None, decision: Decision, place: Place) -> None:
+    async def _forward(self, request: _Request, keeper: Keeper | None, decision: Decision) -> None:
         """Have the client answered by the worker itself; kept where the project keeps such answers. Raises Refusal."""
-        exchange, settings, body = request
-        keeps = place.shared and settings.config.memory.commits == "projects" and exchange.path in TEXT_PATHS
-        header = decision.header()
-        headers = [(b"x-launch-decision", header.encode("latin-1", "replace"))]
+        exchange, commits = request.exchange, request.settings.config.memory.commits
+        keeps = request.is_shared and commits == "projects" and exchange.path in TEXT_PATHS
+        header, headers = decision.header(), [_decision_line(decision)]
         if not keeps or keeper is None:
             await exchange.forward(decision.model, header, headers)
             return
-        headers.append((b"x-generation-id", place.generation.encode()))
+        headers.append((b"x-generation-id", request.generation.encode()))
         passed = await exchange.forward(decision.model, header, headers, keep_bytes=MOST_BYTES)
-        text = text_of_answer(passed.body) if passed.status == 200 else ""
+        # many small events take a second: others are answered meanwhile
+        text = await asyncio.to_thread(text_of_answer, passed.body) if passed.status == 200 else ""
         if not text:
             return
         answer = Commit(seq=0, text=text, verdicts=(), ends="stop")
-        fields = fields_of(exchange, body, decision)
+        generation, project = request.generation, request.project
+        fields = fields_of(exchange, request.body, decision)
         try:
             is_kept = await keeper.do(
-                Memory.keep, place.generation, exchange.caller, place.project, answer, passed.server, **fields
+                ProjectMemory.keep, generation, exchange.caller, project, answer, passed.server, **fields
             )
         except Refusal as refusal:
-            _LOG.warning("an answer of project %s is not kept: %s", place.project, refusal.message)
+            _LOG.warning("an answer of project %s is not kept: %s", project, refusal.message)
             return
         if is_kept:
-            self._tally.committed(passed.server, place.generation, answer)
+            self._tally.committed(passed.server, generation, answer)
 
-    async def _generate(self, request: Request, keeper: Keeper, decision: Decision, place: Place) -> None:
+    async def _generate(self, request: _Request, keeper: Keeper, decision: Decision) -> None:
         """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
-        exchange, settings, body = request
+        exchange, settings = request.exchange, request.settings
 
-        def job(model: str) -> Job:
+        def job(model: str) -> WriteJob:
             by = msgspec.structs.replace(decision, model=model)
-            return job_of(settings, body, by, shared=place.shared)
+            return job_of(settings, request.body, by, shared=request.is_shared)
 
         first = job(decision.model)
-        opened = await self._open(keeper, exchange, place, fields_of(exchange, body, decision))
+        opened = await self._open(request, keeper, fields_of(exchange, request.body, decision))
         if opened.known:
             decision = msgspec.structs.replace(decision, model=opened.model, domain=opened.domain, policy=opened.policy)
             first = job(decision.model)
         stronger = (name for name in settings.stronger.get(decision.model, ()) if exchange.may_ask(name))
         headers: Headers = [
-            (b"x-launch-decision", decision.header().encode("latin-1", "replace")),
+            _decision_line(decision),
             (b"x-launch-server", opened.model.encode()),
             (b"x-generation-id", opened.id.encode()),
         ]
@@ -252,20 +254,18 @@ class Orchestrator:
         finally:
             self._validating -= 1
 
-    async def _decide(self, request: Request) -> Decision:
-        """Who answers a request for `auto`. Raises Refusal."""
-        exchange, settings, body = request
+    async def _decide(self, request: _Request) -> Decision:
+        exchange, settings = request.exchange, request.settings
         if exchange.path not in TEXT_PATHS:
             message = f"{exchange.path} has no text to decide by: name a model"
             raise Refusal(400, "auto_unsupported", message, param="model")
         task_type = exchange.header(b"x-task-type")
         if task_type:
             return by_task_type(settings, task_type)
-        text = request_text(body)
-        found = by_rules(settings, text, exchange.may_ask)
-        return found or await self._ask_router(exchange, settings, text)
+        text = request_text(request.body)
+        return by_rules(settings, text, exchange.may_ask) or await self._ask_router(exchange, settings, text)
 
-    async def _ask_router(self, exchange: Exchange, settings: Settings, text: str) -> Decision:
+    async def _ask_router(self, exchange: Exchange, settings: Orchestration, text: str) -> Decision:
         """The router's decision, or the front door's where it gives none in time. Raises Refusal."""
         workers = tuple(w for w in settings.workers if exchange.may_ask(w))
         if not settings.router or not workers or not text.strip() or not settings.domains:
@@ -289,7 +289,7 @@ class Orchestrator:
         self._patience.observed(time.monotonic(), late=why == "router_timeout")
         return found if found is not None and not why else front_door(settings, why, exchange.may_ask)
 
-    async def _routed(self, exchange: Exchange, settings: Settings, text: str, workers: tuple[str, ...]) -> str:
+    async def _routed(self, exchange: Exchange, settings: Orchestration, text: str, workers: tuple[str, ...]) -> str:
         """The router's answer. Raises Refusal, TimeoutError."""
         router = Server(exchange, settings.router, settings.config.router_timeout_s, self._sizes)
         found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
@@ -298,17 +298,18 @@ class Orchestrator:
         reply = await router.chat(router_question(settings, found[0], workers))
         return reply.text
 
-    async def _open(self, keeper: Keeper, exchange: Exchange, place: Place, fields: dict[str, str]) -> Opened:
+    @staticmethod
+    async def _open(request: _Request, keeper: Keeper, fields: dict[str, str]) -> Opened:
         """A new generation, or the one that the client goes on with. Raises Refusal."""
-        generation = place.generation
-        call = keeper.do(Memory.open, generation, exchange.caller, place.project, **fields)
+        generation = request.generation
+        call = keeper.do(ProjectMemory.open, generation, request.exchange.caller, request.project, **fields)
         opening = asyncio.ensure_future(call)
         try:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opened = await opening
             if opened.known not in _HELD:
-                await keeper.do(Memory.end, opened, "cancelled", "client_left", "the client left")
+                await keeper.do(ProjectMemory.end, opened, "cancelled", "client_left", "the client left")
             raise
         if opened.known == "other":
             raise Refusal(409, "generation_mismatch", f"generation {generation!r} is of another request")
@@ -321,7 +322,11 @@ class Orchestrator:
         keeper = self._kept()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
-        found = None if keeper is None else await keeper.do(Memory.report, generation, caller)
+        found = None if keeper is None else await keeper.do(ProjectMemory.report, generation, caller)
         if found is None:
             raise Refusal(404, "generation_not_found", f"there is no generation {generation[:100]!r}")
         return msgspec.json.encode({"object": "generation", **found})
+
+
+def _decision_line(decision: Decision) -> tuple[bytes, bytes]:
+    return b"x-launch-decision", decision.header().encode("latin-1", "replace")

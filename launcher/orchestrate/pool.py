@@ -23,8 +23,8 @@ from launcher.errors import SuperviseError, fault
 from launcher.ir.config import WarmPoolConfig
 from launcher.ir.events import Happened, Kind
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
-from launcher.orchestrate.pool_room import Held, Limits, pool_moves
-from launcher.orchestrate.pool_score import Residency, Score
+from launcher.orchestrate.pool_room import HeldFiles, PoolLimits, pool_moves
+from launcher.orchestrate.pool_score import FilesInRam, Score
 from launcher.orchestrate.predict import Forecast, Predictor
 from launcher.sizes import gib
 
@@ -49,14 +49,14 @@ class WarmPool:
     ) -> None:
         """`available`: what the system reports as free, bytes by device. Nothing is read before `start`.
 
-        `tell` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
+        `emit` hears of what is fetched and dropped, with what was forecast, and whether a forecast was right.
         """
         self._emit = emit
         self.score = Score()
         self._available = available
         self._child: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._facts: dict[str, Residency] = {}
+        self._facts: dict[str, FilesInRam] = {}
         self._held: dict[str, float] = {}
         self._running: set[str] = set()
         self._unused: set[str] = set()
@@ -143,7 +143,7 @@ class WarmPool:
         kept = {unit.model_path for unit in running} | self._pinned
         planned = {unit.model_path for unit in running if _is_planned(unit)}
         held = {
-            key: Held(size_bytes=0 if key in planned else self._size(key), last_used=at, kept=key in kept)
+            key: HeldFiles(size_bytes=0 if key in planned else self._size(key), last_used=at, kept=key in kept)
             for key, at in self._held.items()
             if key in self._files
         }
@@ -152,7 +152,7 @@ class WarmPool:
         likely = [key for key, f in zip(others, forecast, strict=True) if f.why in ("rule", "pattern", "history")]
         sizes = {key: size for key in self._files if (size := self._size(key)) and key not in self._unwanted}
         asked = [key for key in (*self._wanted, *self._pinned) if key not in self._held]
-        limits = Limits(self.budget_bytes, self._config.models_max)
+        limits = PoolLimits(self.budget_bytes, self._config.models_max)
         moves = pool_moves([*asked, *self._wanted, *likely[: limits.models_max]], others, sizes, held, limits)
         for key in (*moves.drop, *(key for key in self._held if key not in self._files)):
             self._drop(key)
@@ -182,7 +182,6 @@ class WarmPool:
         self._command(drop=key, paths=self._files.get(key, ()))
 
     def _used(self, key: str) -> None:
-        """What somebody wanted of a model is done."""
         if key in self._wanted:
             self._wanted.remove(key)
 
@@ -252,7 +251,7 @@ class WarmPool:
         name = ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
         self._emit(Happened(kind=kind, name=name, message=message, cause=cause, details=details or {}))
 
-    def _tell_of_fetch(self, key: str, forecast: tuple[Forecast, ...], limits: Limits, *, by_hand: bool) -> None:
+    def _tell_of_fetch(self, key: str, forecast: tuple[Forecast, ...], limits: PoolLimits, *, by_hand: bool) -> None:
         """That a model's files are fetched, and what makes them likely, or that somebody asked for it."""
         best = next((f for f in forecast if self._units[f.worker].model_path == key), None)
         cause = f"{best.why} says that it is next (score {best.score:.2f})" if best is not None else ""
@@ -310,7 +309,7 @@ class WarmPool:
             self._watch()
             assert child.stdout is not None  # noqa: S101 - a pipe was asked for
             while line := await child.stdout.readline():
-                self._heard(msgspec.json.decode(line, type=Residency))
+                self._heard(msgspec.json.decode(line, type=FilesInRam))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
@@ -320,7 +319,7 @@ class WarmPool:
         for key, paths in self._files.items():
             self._command(watch=key, paths=paths)
 
-    def _heard(self, facts: Residency) -> None:
+    def _heard(self, facts: FilesInRam) -> None:
         first = facts.key not in self._facts
         self.score.read(facts.read - (0 if first else self._facts[facts.key].read))
         self._facts[facts.key] = facts
@@ -366,7 +365,7 @@ def _weighed(forecast: tuple[Forecast, ...]) -> list[dict[str, Any]]:
     return [{"worker": f.worker, "why": f.why, "score": round(f.score, 4)} for f in forecast]
 
 
-def _needed(name: str, forecast: tuple[Forecast, ...], facts: Residency) -> Happened:
+def _needed(name: str, forecast: tuple[Forecast, ...], facts: FilesInRam) -> Happened:
     """That a worker is needed which did not run: what was expected, and whether its files were in RAM."""
     first = forecast[0] if forecast else None
     return Happened(

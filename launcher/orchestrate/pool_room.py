@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 
-class Held(msgspec.Struct, frozen=True, kw_only=True):
+class HeldFiles(msgspec.Struct, frozen=True, kw_only=True):
     """A model's files in the pool. `kept`: a server runs on them, or somebody pinned them: they never go.
 
     `size_bytes` counts against the budget; what is planned with a running server counts 0.
@@ -25,20 +25,24 @@ class Moves(msgspec.Struct, frozen=True):
     load: tuple[str, ...] = ()
 
 
-class Limits(msgspec.Struct, frozen=True):
+class PoolLimits(msgspec.Struct, frozen=True):
     """Of the pool: bytes in all, and models besides those that are kept."""
 
     budget_bytes: int
     models_max: int
 
-    def hold(self, held: Mapping[str, Held]) -> bool:
+    def hold(self, held: Mapping[str, HeldFiles]) -> bool:
         """Whether `held` is within both."""
         spare = sum(1 for h in held.values() if not h.kept)
         return sum(h.size_bytes for h in held.values()) <= self.budget_bytes and spare <= self.models_max
 
 
 def pool_moves(
-    predicted: Iterable[str], others: Iterable[str], sizes: Mapping[str, int], held: Mapping[str, Held], limits: Limits
+    predicted: Iterable[str],
+    others: Iterable[str],
+    sizes: Mapping[str, int],
+    held: Mapping[str, HeldFiles],
+    limits: PoolLimits,
 ) -> Moves:
     """The way from `held` to what should be there: `predicted`, likeliest first, then `others` as far as room is free.
 
@@ -69,8 +73,8 @@ def pool_moves(
 
 
 def _with(
-    name: str, size: int, held: Mapping[str, Held], before: tuple[str, ...], limits: Limits
-) -> dict[str, Held] | None:
+    name: str, size: int, held: Mapping[str, HeldFiles], before: tuple[str, ...], limits: PoolLimits
+) -> dict[str, HeldFiles] | None:
     """`held` with `name`, without those that must go for it; None when it does not fit whoever goes."""
     stay = {**held, name: _new(size)}
     going: list[str] = []
@@ -89,13 +93,13 @@ def _with(
     return stay
 
 
-def _leaving(held: Mapping[str, Held], wishes: tuple[str, ...]) -> list[str]:
+def _leaving(held: Mapping[str, HeldFiles], wishes: tuple[str, ...]) -> list[str]:
     """Who may go, in order: least recently used, those in `wishes` last, the likeliest of them at the very end."""
     rank = {name: len(wishes) - position for position, name in enumerate(wishes)}
     free = (name for name, h in held.items() if not h.kept)
     return sorted(free, key=lambda name: (rank.get(name, 0), held[name].last_used, name))
 
 
-def _new(size: int) -> Held:
+def _new(size: int) -> HeldFiles:
     """What is about to be loaded: nothing was used later."""
-    return Held(size_bytes=size, last_used=float("inf"))
+    return HeldFiles(size_bytes=size, last_used=float("inf"))

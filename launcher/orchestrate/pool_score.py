@@ -13,7 +13,7 @@ WARM = 0.95
 """Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
 
 
-class Residency(msgspec.Struct, frozen=True, kw_only=True):
+class FilesInRam(msgspec.Struct, frozen=True, kw_only=True):
     """What the child says of a model's files, in bytes; `resident` None: the kernel does not tell."""
 
     key: str
@@ -59,7 +59,7 @@ class Score:
         self.evictions += 1
         self.wasted_bytes += max(0, wasted)
 
-    def text(self, files: Iterable[Residency], budget_bytes: int) -> str:
+    def text(self, files: Iterable[FilesInRam], budget_bytes: int) -> str:
         """Every family."""
         known = list(files)
 

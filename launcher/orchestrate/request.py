@@ -13,8 +13,8 @@ from launcher.ir.exchange import Exchange, Refusal
 from launcher.orchestrate.context import OURS, request_text, task_of, text_of
 from launcher.orchestrate.decision import Decision
 from launcher.orchestrate.echo import Echo
-from launcher.orchestrate.generation import Job
-from launcher.orchestrate.settings import BLOCK_PROMPT, Settings
+from launcher.orchestrate.generation import WriteJob
+from launcher.orchestrate.settings import BLOCK_PROMPT, Orchestration
 
 _CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
 TEXT_PATHS = _CHAT_PATHS | {
@@ -93,14 +93,14 @@ def fields_of(exchange: Exchange, body: dict[str, Any], decision: Decision) -> d
     }
 
 
-def job_of(settings: Settings, body: dict[str, Any], decision: Decision, *, shared: bool) -> Job:
+def job_of(settings: Orchestration, body: dict[str, Any], decision: Decision, *, shared: bool) -> WriteJob:
     """What the worker has to do; `shared`: it may be shown the project. Raises Refusal."""
     whole = decision.policy == "final"
     blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
     own = settings.prompts.get(decision.model, "")
     options = body.get("stream_options")
     text = "\n".join(text_of(m.get("content")) for m in body["messages"])
-    return Job(
+    return WriteJob(
         model=decision.model,
         task=task_of(body["messages"], (own.strip(), blocks.strip()), whole=whole),
         asked=request_text(body),

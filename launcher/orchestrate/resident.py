@@ -35,7 +35,7 @@ _LIBC.munmap.argtypes = _LIBC.mlock.argtypes = [ctypes.c_void_p, ctypes.c_size_t
 _LIBC.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
-class Part:
+class OpenFile:
     """One file: open, its size, and its mapping while it is locked."""
 
     def __init__(self, path: str) -> None:
@@ -43,7 +43,7 @@ class Part:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         facts = os.fstat(self.fd)
         self.size = facts.st_size
-        self.identity = (facts.st_dev, facts.st_ino, facts.st_size)
+        self.identity = identity_of(facts)
         self.honest = facts.st_uid == os.geteuid() or os.geteuid() == 0 or os.access(path, os.W_OK)
         self.locked_at = 0
 
@@ -92,12 +92,8 @@ class Part:
 _LOW_BIT = bytes(byte & 1 for byte in range(256))
 
 
-def identity(path: str) -> tuple[int, int, int] | None:
-    """What tells a file from another, or another size, at the same path; None where there is none."""
-    try:
-        facts = os.stat(path)  # noqa: PTH116 - no pathlib here: it starts in a third of the time
-    except OSError:
-        return None
+def identity_of(facts: os.stat_result) -> tuple[int, int, int]:
+    """What tells a file from another, or another size, at the same path."""
     return facts.st_dev, facts.st_ino, facts.st_size
 
 
@@ -108,12 +104,12 @@ class Files:
         """A file that is not there counts as empty."""
         self.paths = tuple(paths)
         self.identities: list[tuple[int, int, int] | None] = []
-        self.parts: list[Part] = []
+        self.parts: list[OpenFile] = []
         self.held = False
         for path in self.paths:
             seen = None  # one that cannot be opened is tried again
             with contextlib.suppress(OSError):
-                part = Part(path)
+                part = OpenFile(path)
                 self.parts.append(part)
                 seen = part.identity
             self.identities.append(seen)
@@ -137,8 +133,11 @@ class Files:
 
     def is_stale(self) -> bool:
         """Whether another file, or another size, is at one of the paths now. One that is gone stays as it is."""
-        now = map(identity, self.paths)
-        return any(n is not None and n != before for n, before in zip(now, self.identities, strict=True))
+        for path, before in zip(self.paths, self.identities, strict=True):
+            with contextlib.suppress(OSError):
+                if identity_of(os.stat(path)) != before:  # noqa: PTH116 - no pathlib here: it starts in a third of the time
+                    return True
+        return False
 
     def anew(self) -> Files:
         """The same paths as they are now, held as before."""
@@ -165,7 +164,11 @@ class Files:
             self.at = (number + 1, 0)
             return
         if part.resident(offset, length) < length:
-            self.read += len(os.pread(part.fd, length, offset))
+            try:
+                self.read += len(os.pread(part.fd, length, offset))
+            except OSError:  # a broken disk, a directory: no reading helps
+                self.at = (number + 1, 0)
+                return
         self.at = (number, offset + length)
 
     def facts(self, key: str) -> dict[str, object]:
@@ -205,7 +208,9 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
     key, paths = command[verb], command["paths"]
     if verb == "hold" and key in all_files:
         all_files.pop(key).close()  # the files may be others by now
-    files = all_files.setdefault(key, Files(paths))
+    if key not in all_files:
+        all_files[key] = Files(paths)
+    files = all_files[key]
     if verb == "hold":
         files.hold()
     elif verb == "drop":

@@ -19,13 +19,12 @@ Write the answer block by block. A block is one complete unit: one function, one
 Each of your answers is exactly one block, without comments about it. When nothing is left to write, answer [DONE]."""
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Orchestration(msgspec.Struct, frozen=True, kw_only=True):
     """The orchestration section of a routing table, made ready."""
 
     config: OrchestrationConfig
     """The section itself, for what stands there as it is used; its names are names as written."""
     router: str
-    router_prompt: str
     workers: tuple[str, ...]
     """Servers that the router may recommend."""
     domains: tuple[str, ...]
@@ -75,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def settings_of(table: RoutingTable) -> Settings | None:
+def settings_of(table: RoutingTable) -> Orchestration | None:
     """The settings of `table`: names as written → its servers, without those that it does not run.
 
     None where it orchestrates nothing.
@@ -103,10 +102,8 @@ def settings_of(table: RoutingTable) -> Settings | None:
     groups = {**{pool.name: pool.servers for pool in table.pools}, **own, **table.names}
     units = {name: [table.targets[s] for s in servers] for name, servers in groups.items() if servers}
     queue_s = table.front.queue_timeout_s
-    router = server(config.router)
-    return Settings(
-        router=router,
-        router_prompt=next((text for name, text in config.prompts.items() if server(name) == router), ""),
+    return Orchestration(
+        router=server(config.router),
         config=config,
         workers=workers,
         domains=tuple(dict.fromkeys(domains)),

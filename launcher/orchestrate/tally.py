@@ -26,7 +26,7 @@ _REFUSED = "the validator refused it"
 
 
 class Tally:
-    """Counters of decisions, blocks, verdicts and generations; `tell` hears of each. Blocks are counted from 0."""
+    """Counters of decisions, blocks, verdicts and generations; `emit` hears of each. Blocks are counted from 0."""
 
     def __init__(self, emit: Callable[[Happened], None]) -> None:
         self._emit = emit

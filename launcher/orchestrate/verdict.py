@@ -14,7 +14,7 @@ import msgspec
 Kind = Literal["pass", "fail", "malformed", "contradictory", "timeout", "unavailable"]
 _SHOWN = 200
 _NO_REASON = "no reason was given"
-_FENCE = re.compile(r"\A```(?:json)?\s*\n(.*?)\n?```\Z", re.DOTALL | re.IGNORECASE)
+_FENCE = re.compile(r"\A```(?:json)?[^\S\n]*\n(.*)```\Z", re.DOTALL | re.IGNORECASE)
 _PASS_ONLY = re.compile(r"\[PASS\]\.?", re.IGNORECASE)
 _MARKER = re.compile(r"\[(PASS|FAIL)\b", re.IGNORECASE)
 

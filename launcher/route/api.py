@@ -6,6 +6,9 @@ Until the next version it is found below `/api/` too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +20,8 @@ from launcher.base.decoding import UNREADABLE
 from launcher.errors import LaunchError
 from launcher.ir.live import Control, ProcessStatus
 from launcher.route.openapi import openapi
+from launcher.route.peek import BOM
+from launcher.route.problem import HttpError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -47,21 +52,8 @@ class ReloadBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     deployment_dir: str | None = None
 
 
-class ApiError(Exception):
-    """A control request that is answered with an error and a stable `code`."""
-
-    def __init__(self, status: int, code: str, message: str, **more: Any) -> None:
-        """`more` goes into the error object as it is."""
-        super().__init__(message)
-        self.status = status
-        self.error = {"code": code, "message": message, **more}
-
-
 class _Endpoints:
-    """The API's functions over one Control."""
-
     def __init__(self, control: Control) -> None:
-        """Nothing is cached."""
         self._control = control
 
     async def status(self, _: Request) -> Response:
@@ -92,7 +84,7 @@ class _Endpoints:
         text = request.query_params.get("lines", "200")
         lines = int(text) if text.isascii() and text.isdigit() and len(text) < _LINES_DIGITS else 0
         if not 0 < lines <= _MAX_LINES:
-            raise ApiError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
+            raise HttpError(400, "invalid_request", f"lines must be a number from 1 to {_MAX_LINES}")
         if process.log_file is None:
             return PlainTextResponse("".join(f"{line}\n" for line in process.log_tail[-lines:]))
         path = Path(process.log_file)
@@ -105,20 +97,20 @@ class _Endpoints:
         return _json(openapi(__version__, {"stop": StopBody, "reload": ReloadBody}, _MAX_LINES))
 
     def _check(self, names: tuple[str, ...]) -> list[ProcessStatus]:
-        """The processes of these names. Raises ApiError 404 for one that is none."""
+        """The processes of these names. Raises HttpError 404 for one that is none."""
         known = {p.name: p for p in self._control.status().processes} if names else {}
         for name in names:
             if name not in known:
                 raise self._unknown(name)
         return [known[name] for name in names]
 
-    def _unknown(self, name: str) -> ApiError:
+    def _unknown(self, name: str) -> HttpError:
         import difflib  # noqa: PLC0415  # late: 0.2 MiB, as in `directory`
 
         known = [p.name for p in self._control.status().processes]
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else f"; known are {', '.join(known)}"
-        return ApiError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
+        return HttpError(404, "unknown_server", f"the fleet has no {name!r}{hint}")
 
 
 def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
@@ -143,7 +135,7 @@ def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
         *more,
     ]
     handlers: dict[Any, Any] = {
-        ApiError: _on_api_error,
+        HttpError: _on_refusal,
         LaunchError: _on_launch_error,
         HTTPException: _on_http_exception,
         Exception: _on_bug,
@@ -154,74 +146,70 @@ def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
 
 
 def tail(path: Path, lines: int) -> tuple[str, int]:
-    """The last `lines` lines of a file, at most 4 MiB, and the offset of its end. A file that is missing is empty."""
-    try:
-        with path.open("rb") as file:
-            end = position = file.seek(0, 2)
-            blocks: list[bytes] = []
-            ends = 0
-            while position > max(0, end - _MAX_TAIL_BYTES) and ends <= lines:
-                step = min(_BLOCK_BYTES, position)
-                position -= step
-                file.seek(position)
-                blocks.append(file.read(step))
-                ends += blocks[-1].count(b"\n")
-    except FileNotFoundError:
-        return "", 0
+    """The last `lines` lines of a file, at most 4 MiB, and the offset of its end. What is no file has none."""
+    with contextlib.ExitStack() as opened:
+        file = _opened(path, opened)
+        if file is None:
+            return "", 0
+        end = position = file.seek(0, 2)
+        blocks: list[bytes] = []
+        ends = 0
+        while position > max(0, end - _MAX_TAIL_BYTES) and ends <= lines:
+            step = min(_BLOCK_BYTES, position)
+            position -= step
+            file.seek(position)
+            blocks.append(file.read(step))
+            ends += blocks[-1].count(b"\n")
     return b"".join(b"".join(reversed(blocks)).splitlines(keepends=True)[-lines:]).decode("utf-8", "replace"), end
 
 
 async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
     """The end of a file, then what is added to it, across rotation and truncation, until the reader leaves."""
     text, offset = tail(path, lines)
-    inode = _inode(path)
-    yield text.encode()
-    while True:
-        await asyncio.sleep(_FOLLOW_EVERY_S)
-        now = _inode(path)
-        if now is None:
-            continue
-        if now != inode:
-            inode, offset = now, 0
-        added = b"." * _BLOCK_BYTES
-        while len(added) == _BLOCK_BYTES:  # a log that grows fast is not fallen behind
-            added, offset = _added(path, offset)
-            if added:
+    with contextlib.ExitStack() as opened:
+        file = _opened(path, opened)
+        if file is not None and os.fstat(file.fileno()).st_size >= offset:
+            file.seek(offset)
+        yield text.encode()
+        while True:
+            await asyncio.sleep(_FOLLOW_EVERY_S)
+            is_there = file is not None and _is_at(file, path)  # first: what was written before it was moved is read
+            while file is not None and (added := file.read(_BLOCK_BYTES)):
                 yield added
+            if not is_there:
+                opened.close()
+                file = _opened(path, opened)
 
 
-def _inode(path: Path) -> int | None:
-    """Identity of the file now at `path`."""
-    try:
-        return path.stat().st_ino
+def _opened(path: Path, opened: contextlib.ExitStack) -> io.FileIO | None:
+    try:  # a pipe would have to be written to before it is open
+        return opened.enter_context(path.open("rb", buffering=0)) if path.is_file() else None
     except FileNotFoundError:
         return None
 
 
-def _added(path: Path, offset: int) -> tuple[bytes, int]:
-    """What stands after `offset`, and the new end; a file that shrank is read from its beginning."""
+def _is_at(file: io.FileIO, path: Path) -> bool:
+    """Whether it is the file at `path`, or there is none; one that shrank is read from its beginning."""
+    facts = os.fstat(file.fileno())
+    if facts.st_size < file.tell():
+        file.seek(0)
     try:
-        with path.open("rb") as file:
-            if file.seek(0, 2) < offset:
-                offset = 0
-            file.seek(offset)
-            data = file.read(_BLOCK_BYTES)
+        return os.path.samestat(path.stat(), facts)
     except FileNotFoundError:
-        return b"", 0
-    return data, offset + len(data)
+        return True
 
 
 async def _body(request: Request, kind: type[T]) -> T:
-    """The JSON body as `kind`; an empty one is all defaults. Raises ApiError."""
+    """The JSON body as `kind`; an empty one is all defaults. Raises HttpError."""
     data = b""
     async for part in request.stream():
         data += part
         if len(data) > _MAX_BODY_BYTES:
-            raise ApiError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
+            raise HttpError(413, "body_too_large", f"the body exceeds {_MAX_BODY_BYTES} bytes")
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
+        return msgspec.json.decode(data.removeprefix(BOM) or b"{}", type=kind)
     except UNREADABLE as error:
-        raise ApiError(400, "invalid_request", str(error)) from None
+        raise HttpError(400, "invalid_request", str(error)) from None
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -230,8 +218,8 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _on_api_error(_: Request, error: ApiError) -> Response:
-    return _json({"error": error.error}, error.status)
+def _on_refusal(_: Request, error: HttpError) -> Response:
+    return _json({"error": {"code": error.code, "message": error.message}}, error.status)
 
 
 def _on_launch_error(_: Request, error: LaunchError) -> Response:

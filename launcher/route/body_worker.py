@@ -41,7 +41,7 @@ class BodyReply(msgspec.Struct):
     refused: Refused | None = None
 
 
-def reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
+def _reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
     """Answer, with a body where it is another than `body`."""
     try:
         if question.what == "model":
@@ -96,14 +96,12 @@ def content_of(fd: int) -> bytes:
     """What the memory behind `fd` holds; it is closed."""
     try:
         size = os.fstat(fd).st_size
-        return os.pread(fd, size, 0) if size <= 1 << 30 else _mapped(fd, size)
+        if size <= 1 << 30:
+            return os.pread(fd, size, 0)
+        with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:  # one read gives 2 GiB at most
+            return bytes(memory)
     finally:
         os.close(fd)
-
-
-def _mapped(fd: int, size: int) -> bytes:
-    with mmap.mmap(fd, size, prot=mmap.PROT_READ) as memory:
-        return bytes(memory)
 
 
 def main() -> None:
@@ -114,7 +112,7 @@ def main() -> None:
             data, fds, _, _ = socket.recv_fds(sock, 1 << 20, 1)
             if not data:
                 return
-            reply, body = reply_to(msgspec.msgpack.decode(data, type=BodyQuestion), content_of(fds[0]))
+            reply, body = _reply_to(msgspec.msgpack.decode(data, type=BodyQuestion), content_of(fds[0]))
             if reply.changed:
                 fd = memory_of(body)
                 socket.send_fds(sock, [msgspec.msgpack.encode(reply)], [fd])

@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.clients import Clients
 from launcher.route.connection import ClientConnection
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
 from launcher.route.handshake import SecretServer, agree
-from launcher.route.sockets import with_little_unsent, without_pacing
+from launcher.route.sockets import raise_descriptors, with_little_unsent, without_pacing
 
 BACKLOG = 2048
 Server = asyncio.Server | SecretServer
@@ -52,7 +52,7 @@ class Doors:
         self._front = front
         self._unit = front.unit
         self._sock = sock
-        self._beside = [(each, path_of(each)) for each in beside]
+        self._beside = list(beside)
         self._side_servers: list[Server] = []
         self._context = tls_context(front.unit)
         self.drain_timeout_s: float | None = None
@@ -63,10 +63,12 @@ class Doors:
 
     async def open(self) -> None:
         """Accept connections."""
-        without_pacing(self._sock)
-        self._server = await self._listen(self._sock, self._context)
-        if not self._side_servers:
-            self._side_servers = [await self._listen_beside(each) for each, _ in self._beside]
+        clients = self._front.clients
+        self._server = await _server(self._sock, lambda: clients, self._context)
+        # a unix socket has no TLS, because nothing leaves the machine
+        contexts = (None if sock.family == socket.AF_UNIX else self._context for sock in self._beside)
+        sides = zip(self._beside, contexts, strict=True)
+        self._side_servers = [await _server(sock, lambda: self._front.clients, context) for sock, context in sides]
 
     def prepare(self, unit: FrontUnit) -> Door:
         """Everything for `unit` that could fail, done: what is open stays as it is. Raises HostError, ConfigError."""
@@ -74,8 +76,7 @@ class Doors:
         was = self._unit
         if unit.listen != was.listen:
             message = "the front's other addresses and sockets change with a new start of the runtime only"
-            finding = Finding(code="route/cannot-listen", severity="error", key="runtime.front.listen", message=message)
-            raise HostError([finding])
+            raise HostError.of("route/cannot-listen", message, key="runtime.front.listen")
         require_key_for_public(unit.host, unit.api_key_file)
         if (unit.host, unit.port) != (was.host, was.port):
             return Door(unit, listening_socket(unit, beside=self._sock), context)
@@ -85,48 +86,41 @@ class Doors:
     async def take(self, door: Door) -> None:
         """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
         unit = self._unit = door.unit
+        raise_descriptors(unit.max_connections)
         if door.sock is None:
-            if self._context is not None and unit.tls_cert_file is not None:
-                self._context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)  # it may have been renewed
+            if self._context is not None:
+                _load_chain(self._context, unit)  # it may have been renewed
             return
-        old_sock, old_server, old_context = self._sock, self._server, self._context
+        old_sock, old_beside, old_context = self._sock, self._beside, self._context
+        old_servers = (self._server, *self._side_servers)
         old = self._front.fresh_clients()
         self._sock, self._context = door.sock, door.context
+        self._beside = [sock.dup() for sock in old_beside]
         await self.open()
         if door.sock.getsockname() != old_sock.getsockname():
             await self._accept_the_rest(old_sock, old, old_context)
-        if old_server is not None:
-            old_server.close()
-        old_sock.close()
+        for server in old_servers:
+            if server is not None:
+                server.close()
+        for sock in (old_sock, *old_beside):
+            sock.close()
         old.stop()
         self._retired = [clients for clients in (*self._retired, old) if clients.connections]
 
     def close(self) -> None:
         """Accept no more."""
+        for sock in self._beside:
+            unlink_path(sock)
         for server in (self._server, *self._side_servers):
             if server is not None:
                 server.close()
-        self._sock.close()
-        for sock, path in self._beside:
-            close_socket(sock, path)
+        for sock in (self._sock, *self._beside):
+            sock.close()
 
     @property
     def clients(self) -> tuple[Clients, ...]:
         """Of this door, and of those before."""
         return (self._front.clients, *self._retired)
-
-    async def _listen(self, sock: socket.socket, context: ssl.SSLContext | None) -> Server:
-        clients = self._front.clients
-        return await _server(sock, lambda: clients, context)
-
-    async def _listen_beside(self, sock: socket.socket) -> Server:
-        """Over a unix socket without TLS, because nothing leaves the machine."""
-        if sock.family == socket.AF_UNIX:
-            return await asyncio.get_running_loop().create_unix_server(
-                lambda: ClientConnection(self._front.clients), sock=sock, backlog=BACKLOG
-            )
-        without_pacing(sock)
-        return await _server(sock, lambda: self._front.clients, self._context)
 
     @staticmethod
     async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
@@ -144,12 +138,22 @@ class Doors:
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
     """Accept connections; `clients`: whom the next one belongs to."""
+    without_pacing(sock)
     if context is not None:
         sock.listen(BACKLOG)
         return SecretServer(sock, clients, context)
     return await asyncio.get_running_loop().create_server(
         lambda: ClientConnection(clients()), sock=sock, backlog=BACKLOG
     )
+
+
+def _load_chain(context: ssl.SSLContext, unit: FrontUnit) -> None:
+    """Raises OSError, ValueError."""
+
+    def no_passphrase() -> str:  # OpenSSL would ask for it at the terminal, and wait
+        raise ValueError("the key has a passphrase")
+
+    context.load_cert_chain(str(unit.tls_cert_file), unit.tls_key_file, no_passphrase)
 
 
 def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
@@ -160,13 +164,10 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
     try:
         for name in (unit.tls_cert_file, unit.tls_key_file or unit.tls_cert_file):
             read_regular(Path(name))  # OpenSSL would wait for whoever writes into a pipe
-        context.load_cert_chain(unit.tls_cert_file, unit.tls_key_file)
+        _load_chain(context, unit)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         message = f"TLS cannot be had from {unit.tls_cert_file} and {unit.tls_key_file}: {error}"
-        finding = Finding(
-            code="route/tls-unusable", severity="error", key="runtime.front.tls_cert_file", message=message
-        )
-        raise HostError([finding]) from None
+        raise HostError.of("route/tls-unusable", message, key="runtime.front.tls_cert_file") from None
     return context
 
 
@@ -197,8 +198,7 @@ def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) ->
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         message = f"the front cannot listen on {host if path else f'{host}:{port}'}: {reason}"
         key = "runtime.front.listen" if host in unit.listen else "runtime.front.port"
-        finding = Finding(code="route/cannot-listen", severity="error", key=key, message=message)
-        raise HostError([finding]) from None
+        raise HostError.of("route/cannot-listen", message, key=key) from None
     finally:
         if beside is not None and shared:
             beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
@@ -209,10 +209,12 @@ def _bind_path(path: Path) -> socket.socket:
     """A unix socket at `path`, for whoever may reach its folder; one that a dead process left is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
+            probe.setblocking(False)  # one that lives may accept nothing now
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    probe.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.bind(str(path))
@@ -224,13 +226,7 @@ def _bind_path(path: Path) -> socket.socket:
     return sock
 
 
-def path_of(sock: socket.socket) -> str:
-    """Where a unix socket lies; "" of another one."""
-    return str(sock.getsockname()) if sock.family == socket.AF_UNIX else ""
-
-
-def close_socket(sock: socket.socket, path: str) -> None:
-    """Close it; a unix socket's path goes with it."""
-    sock.close()
-    if path:
-        Path(path).unlink(missing_ok=True)
+def unlink_path(sock: socket.socket) -> None:
+    """Take a unix socket's path away before it is closed; of one that is closed somebody else may have it."""
+    if sock.family == socket.AF_UNIX and sock.fileno() >= 0:
+        Path(sock.getsockname()).unlink(missing_ok=True)

@@ -42,6 +42,7 @@ LOOKUP = "/v1/streams/lookup"
 """Which of some conversations have a stream."""
 CONTROL = "/v1/chat/completions/control"
 """Steers a completion, named by the `id` of its answer."""
+_STEERING = frozenset({("GET", STREAM), ("DELETE", STREAM), ("POST", LOOKUP), ("POST", CONTROL)})
 
 
 def kind_of(method: str, path: str) -> Kind:
@@ -54,8 +55,4 @@ def kind_of(method: str, path: str) -> Kind:
 
 def steers(method: str, path: str) -> bool:
     """Whether a request is about a generation that one server has, and names no model."""
-    return (
-        (path == STREAM and method in ("GET", "DELETE"))
-        or (path == LOOKUP and method == "POST")
-        or (path == CONTROL and method == "POST")
-    )
+    return (method, path) in _STEERING

@@ -21,6 +21,7 @@ from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import Upstreams
 from launcher.route.breaker import CLOSED
 from launcher.route.identity import answered
+from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
 from launcher.route.upstream import UpstreamError
@@ -47,8 +48,8 @@ _ORDINARY = frozenset(
 """Keys that nearly every request has: what one does with them alone, it does by their values."""
 
 
-class Asker(Protocol):
-    """Who has a server's failures judged."""
+class _FrontState(Protocol):
+    """What is read of the front whose servers fail."""
 
     upstreams: Upstreams
     view: View
@@ -63,7 +64,7 @@ class RequestTraits(NamedTuple):
     """Whose it is, its path and the names of its rarer keys; None: it has none."""
 
 
-class Strike(msgspec.Struct):
+class _Strike(msgspec.Struct):
     """What was there when a server ended: a body, or a kind of request."""
 
     points: int = 0
@@ -75,12 +76,11 @@ class Strike(msgspec.Struct):
 class Faults:
     """The failures of one front's servers."""
 
-    def __init__(self, asked: Asker) -> None:
-        """None yet."""
-        self.strikes: dict[bytes, Strike] = {}
+    def __init__(self, front: _FrontState) -> None:
+        self.strikes: dict[bytes, _Strike] = {}
         self.guarded_until = 0.0
         """Until when some request may be refused: only then is it worth looking at each (monotonic)."""
-        self._asked = asked
+        self._front = front
         self._suspects: dict[Target, list[RequestTraits]] = {}
         """By server that is being asked how it is: the requests that failed."""
         self._failures: dict[Target, int] = {}
@@ -94,7 +94,7 @@ class Faults:
             return
         target.pool.forget_idle()
         if error.reason in ("unreachable", "wrong_server", "refused"):
-            target.failed(monotonic(), self._asked.view.table.breaker)
+            target.failed(monotonic(), self._front.view.table.breaker)
             self._look_after(target)
             return
         self._failures[target] = self._failures.get(target, 0) + 1
@@ -116,7 +116,7 @@ class Faults:
         """Forget everything: servers and their settings may be others now."""
         self.strikes.clear()
         self.guarded_until = 0.0
-        for target in self._asked.view.targets.values():
+        for target in self._front.view.targets.values():
             target.breaker = CLOSED
 
     def close(self) -> None:
@@ -127,38 +127,38 @@ class Faults:
     def _look_after(self, target: Target) -> None:
         """See how `target` is, unless somebody does."""
         if target not in self._tasks and (target in self._failures or target.breaker.open_s):
-            self._tasks[target] = asyncio.get_running_loop().create_task(self._judged(target))
-
-    async def _judged(self, target: Target) -> None:
-        try:
-            await self._judge(target)
-        finally:
-            del self._tasks[target]
+            self._tasks[target] = asyncio.get_running_loop().create_task(self._judge(target))
 
     async def _judge(self, target: Target) -> None:
         """Ask how it is: once after a failure, and as long as its breaker is open."""
-        while target in self._failures or target.breaker.open_s:
-            failures, suspects = self._failures.pop(target, 0), self._suspects.pop(target, [])
-            is_well = await self._is_well(target)
-            if is_well:
-                target.succeeded()
-                continue
-            if suspects:
-                await asyncio.sleep(_SETTLED_S)
-            state = self._asked.upstreams.state(target.name)
-            # whoever stopped or killed it ended them, not they it
-            if state not in ("stopped", "stopping") and not self._asked.upstreams.ended_from_outside(target.name):
-                self._accuse(suspects)
-            for _ in range(failures):
-                target.failed(monotonic(), self._asked.view.table.breaker)
-            if target.breaker.open_s:
-                await asyncio.sleep(_AGAIN_S if target.outside is None else _AGAIN_OUTSIDE_S)
-                if self._asked.upstreams.state(target.name) not in SERVING:
-                    target.breaker = CLOSED  # it will prove itself before it serves
+        try:
+            while target in self._failures or target.breaker.open_s:
+                await self._look(target)
+        finally:
+            del self._tasks[target]
+
+    async def _look(self, target: Target) -> None:
+        """Ask once, and hold its failures against who is to blame."""
+        failures, suspects = self._failures.pop(target, 0), self._suspects.pop(target, [])
+        if await self._is_well(target):
+            target.succeeded()
+            return
+        if suspects:
+            await asyncio.sleep(_SETTLED_S)
+        state = self._front.upstreams.state(target.name)
+        # whoever stopped or killed it ended them, not they it
+        if state not in ("stopped", "stopping") and not self._front.upstreams.ended_from_outside(target.name):
+            self._accuse(suspects)
+        for _ in range(failures):
+            target.failed(monotonic(), self._front.view.table.breaker)
+        if target.breaker.open_s:
+            await asyncio.sleep(_AGAIN_S if target.outside is None else _AGAIN_OUTSIDE_S)
+            if self._front.upstreams.state(target.name) not in SERVING:
+                target.breaker = CLOSED  # it will prove itself before it serves
 
     async def _is_well(self, target: Target) -> bool:
         """Whether `target` answers about itself, and not that it is only starting."""
-        timeout_s = self._asked.view.table.front.connect_timeout_s
+        timeout_s = self._front.view.table.front.connect_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await target.pool.connect(timeout_s)
@@ -182,10 +182,10 @@ class Faults:
             del self.strikes[next(iter(self.strikes))]
 
     def _strike(self, trait: bytes, *, alone: bool) -> None:
-        unit, now = self._asked.view.table.breaker, monotonic()
-        strike = self.strikes.pop(trait, Strike())
+        unit, now = self._front.view.table.breaker, monotonic()
+        strike = self.strikes.pop(trait, _Strike())
         if strike.until + unit.open_max_s < now:
-            strike = Strike()  # long ago
+            strike = _Strike()  # long ago
         self.strikes[trait] = strike
         strike.times += 1
         strike.points += 2 if alone else 1
@@ -198,7 +198,7 @@ def traits_of(caller: str, path: str, body: bytes) -> RequestTraits:
     if len(body) > _SMALL_BYTES:
         body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
     try:
-        sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])
     except UNREADABLE:
         sent = {}
     rare = sorted(sent.keys() - _ORDINARY)

@@ -16,9 +16,7 @@ from launcher.ir.exchange import Orchestrating
 from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
-from launcher.route.access import check_control, granted, is_for_people
 from launcher.route.answers import answer_props, page_of
-from launcher.route.apis import api_of
 from launcher.route.body import BIG_BYTES
 from launcher.route.body_reader import BodyReader
 from launcher.route.clients import Clients
@@ -26,14 +24,14 @@ from launcher.route.endpoint import steers
 from launcher.route.exchange import Exchange
 from launcher.route.expansion import Expansion
 from launcher.route.faults import Faults
-from launcher.route.guard import Guard, is_control, is_same_origin
+from launcher.route.guard import Guard, check_control, granted, is_control, is_for_people, is_same_origin
 from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
 from launcher.route.identity import check_identity
 from launcher.route.journal import open_journal
 from launcher.route.keys import EVERYTHING, Grant
 from launcher.route.media import media_in, require_writes, takes_media
-from launcher.route.other_apis import ANSWERS, to_named_server
+from launcher.route.other_apis import ANSWERS, api_of, to_named_server
 from launcher.route.owners import Owners
 from launcher.route.peek import peek, peek_json
 from launcher.route.problem import HttpError
@@ -174,10 +172,10 @@ class Front:
         if head.purpose == "preflight":
             exchange.answer(204, b"text/plain", b"", head.preflight())
         elif head.purpose == "page" and (page := page_of(head.path)) is not None:
-            page.answer(self, exchange)
+            page.answer(exchange)
         elif head.purpose == "to_page":
             exchange.answer(303, b"text/plain", b"", b"location: /ui/\r\ncache-control: no-store\r\nvary: accept\r\n")
-        elif head.purpose == "props" and answer_props(self, exchange):
+        elif head.purpose == "props" and answer_props(exchange):
             pass
         elif exchange.length is not None and int(exchange.length) > view.table.front.max_body_bytes:
             raise too_large(view.table.front.max_body_bytes)
@@ -213,7 +211,7 @@ class Front:
         elif purpose == "upstream":
             to_named_server(exchange)
         elif purpose in ANSWERS:
-            hand_over(exchange, ANSWERS[purpose], self, exchange, self.created)
+            hand_over(exchange, ANSWERS[purpose], exchange)
         else:
             return False
         return True

@@ -1,18 +1,31 @@
-"""Who may ask: Host and Origin checks against DNS rebinding and other sites' pages, API keys. I/O: the key file."""
+"""Who may ask for what: Host and Origin checks against DNS rebinding and other sites' pages, API keys and their scopes.
+
+I/O: the key file.
+"""
 
 from __future__ import annotations
 
 import re
 
 from launcher.base import addresses
-from launcher.errors import ConfigError, Finding, HostError
+from launcher.errors import ConfigError
 from launcher.ir.fleet import FrontUnit
-from launcher.route.keys import EVERYTHING, Grant, Keys, read_keys
+from launcher.route.head import Head
+from launcher.route.keys import EVERYTHING, NOTHING, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:@/?#\s]+)(?::\d{0,5})?")
 _CONTROL = re.compile(r"/v1/launch/.*|/ui(?:/.*)?|/api/(?:status|stop|reload|openapi\.json|logs/.*)", re.DOTALL)
+_OPEN_CONTROL = frozenset(
+    (method, f"{place}/{name}")
+    for method in ("GET", "HEAD")
+    for place in ("/api", "/v1/launch")
+    for name in ("status", "openapi.json")
+)
+_LOCAL = ("/api/", "/v1/launch/reload")
+"""Answered to this machine alone, whatever key is shown: a reload names a directory of it."""
+_FOR_EVERYBODY = ("/slots", "/props", "/lora-adapters", "/models/")
 _APP_ORIGIN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\*")
 """Any page of one kind of app."""
 
@@ -31,14 +44,12 @@ def require_key_for_public(host: str, api_key_file: str | None) -> None:
     """ConfigError when the front would listen beyond this machine without asking for a key."""
     if is_loopback(host) or api_key_file is not None:
         return
-    finding = Finding(
-        code="route/public-without-key",
-        severity="error",
+    raise ConfigError.of(
+        "route/public-without-key",
+        f"the front would listen on {host}, beyond this machine, without an API key",
+        "set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",
         key="runtime.front.host",
-        message=f"the front would listen on {host}, beyond this machine, without an API key",
-        notes=("set runtime.front.api_key_file to a file with one key a line, or listen on 127.0.0.1",),
     )
-    raise ConfigError([finding])
 
 
 class Guard:
@@ -49,19 +60,15 @@ class Guard:
         hosts = (unit.host, *unit.listen)
         for host in hosts:
             require_key_for_public(host, unit.api_key_file)
-        self._asks = unit.api_key_file is not None
-        self._keys = Keys(()) if unit.api_key_file is None else _keys(unit.api_key_file, may_be_empty=may_be_empty)
+        self.has_keys = unit.api_key_file is not None
+        """Requests must present one."""
+        self._keys = Keys(()) if unit.api_key_file is None else read_keys(unit.api_key_file, may_be_empty=may_be_empty)
         allowed = {h.lower().encode() for h in unit.allowed_hosts}
         self._any_host = b"*" in allowed or (not allowed and not all(map(is_loopback, hosts)))
         origins = [o.lower() for o in unit.allowed_origins]
         self._origins = frozenset(o.encode() for o in origins)
         self._apps = tuple(o[:-1].encode() for o in origins if _APP_ORIGIN.fullmatch(o))
         self._hosts = _LOCAL_NAMES | allowed | {_bracketed(host).encode() for host in hosts}
-
-    @property
-    def has_keys(self) -> bool:
-        """Whether requests must present a key."""
-        return self._asks
 
     def check_host(self, host: bytes | None, http_version: str) -> None:
         """HttpError 403 for a Host that this front does not answer to; 400 where HTTP/1.1 requires one."""
@@ -74,23 +81,21 @@ class Guard:
 
     def check_origin(self, origin: bytes | None, host: bytes | None, *, same: bool = False) -> None:
         """HttpError 403 for a browser page of another site; with `same`, of any origin but this very one."""
-        if origin is None:
+        if origin is None or is_same_origin(origin, host):
             return
-        if is_same_origin(origin, host):
-            return
-        authority = origin.partition(b"://")[2].lower()
-        if not same and (host_name(authority) in self._hosts or self._is_allowed(origin.lower())):
+        origin = origin.lower()
+        if not same and (
+            host_name(origin.partition(b"://")[2]) in self._hosts
+            or origin in self._origins
+            or origin.startswith(self._apps)
+        ):
             return
         message = "pages of that origin may not use this front; see allowed_hosts and allowed_origins"
         raise HttpError(403, "origin_not_allowed", message)
 
-    def _is_allowed(self, origin: bytes) -> bool:
-        """Whether the settings name this origin, or any of its kind of app."""
-        return origin in self._origins or origin.startswith(self._apps)
-
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
         """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
-        if not self._asks:
+        if not self.has_keys:
             return EVERYTHING
         presented = x_api_key
         if authorization is not None and authorization[:7].lower() == b"bearer ":
@@ -111,16 +116,6 @@ def is_same_origin(origin: bytes, host: bytes | None) -> bool:
     return bool(authority) and host is not None and authority == host.lower()
 
 
-def _keys(api_key_file: str, *, may_be_empty: bool) -> Keys:
-    """The keys of the file; none where it has none and that is allowed. Raises HostError."""
-    try:
-        return read_keys(api_key_file)
-    except HostError as error:
-        if may_be_empty and {finding.code for finding in error.findings} == {"route/key-file-empty"}:
-            return Keys(())
-        raise
-
-
 def host_name(authority: bytes) -> bytes:
     """The host of `host[:port]`, lowered; IPv6 keeps its brackets. Empty for anything else."""
     match = _AUTHORITY.fullmatch(authority)
@@ -129,3 +124,44 @@ def host_name(authority: bytes) -> bytes:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host.lower()
+
+
+def granted(head: Head, guard: Guard, *, is_open: bool, is_control: bool) -> Grant:
+    """What the key of a request allows; `is_open`: anybody is answered. Raises HttpError."""
+    if is_open or not guard.has_keys:
+        return head.grant
+    authorization, x_api_key = head.seen.get(b"authorization"), head.seen.get(b"x-api-key")
+    if head.path == "/" and head.is_safe and authorization is x_api_key is None:
+        return NOTHING  # the page then says how to show one: llama-server's is open, too, and programs look there first
+    grant = guard.check_key(authorization, x_api_key)
+    grant.check_scope("admin" if is_control or changes_server(head) else "infer")
+    if grant.models is not None and head.path == "/metrics" and b"model=" not in head.query:
+        grant.check_scope("admin")  # it names every server
+    return grant
+
+
+def changes_server(head: Head) -> bool:
+    """Whether a request changes what a server is for everybody: its slots' contents, properties, adapters, models."""
+    return not head.is_safe and head.path.startswith(_FOR_EVERYBODY)
+
+
+def is_for_people(head: Head) -> bool:
+    """Whether it is a browser's first step: the page itself, which says nothing of the fleet, and the way to it."""
+    path = head.path
+    if path == "/":
+        return head.method == "GET" and b"text/html" in dict(head.forwarded).get(b"accept", b"")
+    return (head.is_safe and (path == "/ui" or path.startswith("/ui/"))) or (
+        head.method == "POST" and path == "/ui/enter"
+    )
+
+
+def check_control(head: Head, peer: str, *, has_keys: bool, has_session: bool = False) -> None:
+    """HttpError 403 for a request to the control API that `peer`, an IP address, may not make."""
+    if head.path.startswith(_LOCAL) and not is_loopback(peer):
+        raise HttpError(403, "control_is_local", "the control API answers clients on this machine only")
+    if has_session:
+        return
+    if not has_keys and (head.method, head.path) not in _OPEN_CONTROL:
+        # every user and container of this machine reaches loopback: without keys it proves nothing
+        message = "stop, reload and logs go through `launch`, whose socket is private; here they need an API key"
+        raise HttpError(403, "control_needs_key", message)

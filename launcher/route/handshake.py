@@ -74,20 +74,19 @@ def agree(sock: socket.socket, clients: Clients, context: ssl.SSLContext) -> Non
     except OSError:  # it is gone
         sock.close()
         return
-    handshake = Handshake(sock, clients, client_of(peer[0] if isinstance(peer, tuple) else ""))
+    handshake = _Handshake(sock, clients, client_of(peer[0] if isinstance(peer, tuple) else ""))
     if clients.admit(handshake):
         handshake.begin(context)
     else:
         sock.close()  # to say why would take a handshake
 
 
-class Handshake:
+class _Handshake:
     """A connection that has yet to agree on TLS: a `Member` of all, until a `ClientConnection` takes its place."""
 
     uploaded = 0
 
     def __init__(self, sock: socket.socket, clients: Clients, client: str) -> None:
-        """Of `client`."""
         self._sock = sock
         self._clients = clients
         self.client = client
@@ -97,7 +96,6 @@ class Handshake:
         self._has_begun = False
 
     def begin(self, context: ssl.SSLContext) -> None:
-        """Have TLS."""
         self._agreeing = asyncio.get_running_loop().create_task(self._agree(context))
 
     async def _agree(self, context: ssl.SSLContext) -> None:
@@ -116,11 +114,9 @@ class Handshake:
 
     @property
     def transport(self) -> asyncio.Transport:
-        """What can be aborted."""
-        return cast("asyncio.Transport", self)
+        return cast("asyncio.Transport", self)  # which can be aborted
 
     def abort(self) -> None:
-        """End it."""
         task, self._agreeing = self._agreeing, None
         if task is not None:
             task.cancel()
@@ -130,16 +126,16 @@ class Handshake:
 
     drain = cut_short = abort
 
+    # nothing was asked yet
+
     def handlers(self) -> tuple[Handler, ...]:
-        """Nobody answers."""
         return ()
 
     def read_on(self) -> None:
-        """It sends no body."""
+        pass
 
     def refuse_upload(self, error: HttpError) -> None:
-        """It sends none."""
+        pass
 
     def take_turn(self) -> bool:
-        """Nothing came at once."""
         return False

@@ -10,12 +10,14 @@ from launcher.ir.live import Upstreams
 from launcher.route.target import Target
 from launcher.route.upstream import Connection, UpstreamError
 
+_MOST_BYTES = 1 << 20
+"""Of what a server says of itself."""
+
 
 class _Whole:
     """Waits for the whole of a small answer."""
 
     def __init__(self, connection: Connection) -> None:
-        """Of the request that is sent on `connection`."""
         self._connection = connection
         self.ended = asyncio.Event()
         self.body = b""
@@ -24,7 +26,8 @@ class _Whole:
         """Keep what came."""
         if self._connection.chunks:
             self.body += self._connection.take()
-        if self._connection.complete or self._connection.error is not None:
+        is_over = self._connection.complete or self._connection.error is not None
+        if is_over or len(self.body) > _MOST_BYTES:
             self.ended.set()
 
 
@@ -36,6 +39,9 @@ async def answered(connection: Connection, target: Target, path: bytes) -> tuple
     await answer.ended.wait()
     if connection.error is not None:
         raise connection.error
+    if not connection.complete:
+        connection.close()
+        raise UpstreamError("garbage", f"what it says of itself exceeds {_MOST_BYTES} bytes")
     return connection.status, answer.body
 
 

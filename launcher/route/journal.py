@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 from typing import Any
 
 import msgspec
 
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError
+
+_LOG = logging.getLogger("launch.route")
+_LOOK_S = 1.0
+"""Between two looks at whether the file was moved away, as logrotate does."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,22 +34,55 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Journal:
-    """Appends entries to a file, one write each, so that lines of two writers never mix."""
+    """Appends entries to a file, one write each, so that lines of two writers never mix.
+
+    A disk that takes none, or a pipe that nobody reads, costs entries and no answer; the log says so once.
+    """
 
     def __init__(self, path: str) -> None:
-        """Opens the file, made readable by its owner only. Raises HostError."""
+        """Make it readable by its owner only. Raises HostError."""
+        self._path = path
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = self._opened()
         except OSError as error:
             message = f"the journal {path} cannot be written: {error.strerror or error}"
-            key = "runtime.front.journal_file"
-            raise HostError(
-                [Finding(code="route/journal-unwritable", severity="error", key=key, message=message)]
-            ) from None
+            raise HostError.of("route/journal-unwritable", message, key="runtime.front.journal_file") from None
+        self._look_at = 0.0
+        self._lost = 0
+        self._is_cut = False
+        """The last line is not whole."""
+
+    def _opened(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(self._path, flags, 0o600)
+
+    def _follow(self) -> None:
+        """Go on in a new file where there is another one, or none, at the path; as before where that fails."""
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):  # noqa: PTH116 - a descriptor's, too
+                    return
+            fd = self._opened()
+            os.close(self._fd)
+            self._fd = fd
 
     def add(self, **fields: Any) -> None:
         """One request; `at` is now."""
-        os.write(self._fd, msgspec.json.encode(Entry(at=time.time(), **fields)) + b"\n")
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_S
+            self._follow()
+        line = b"\n" * self._is_cut + msgspec.json.encode(Entry(at=time.time(), **fields)) + b"\n"
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                _LOG.warning("the journal takes no entries: %s", error.strerror)
+            return
+        self._is_cut = written < len(line)
+        if self._lost:
+            _LOG.warning("the journal takes entries again; %d are lost", self._lost)
+            self._lost = 0
 
     def close(self) -> None:
         """No more entries."""

@@ -1,4 +1,4 @@
-"""The front's keys and certificate, read again when their files change. I/O: stat, once a second.
+"""The front's keys, read again when their file changes. I/O: stat, once a second.
 
 A file that can be read says who may come in: also one that has no key any more, and then nobody may. One that cannot
 be read, or has a line that is no key, leaves what was, and the log says so.

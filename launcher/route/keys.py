@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.errors import Finding, HostError
+from launcher.errors import HostError, fault
 from launcher.route.problem import HttpError
 from launcher.route.rate_limits import Limits
 
-KEY = "runtime.front.api_key_file"
+_KEY = "runtime.front.api_key_file"
 SCOPES = frozenset({"infer", "admin"})
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _SHORTEST = 8
@@ -54,6 +54,11 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
         """Whether a request for the name `asked`, answered by `server`, is within the key's models."""
         return self.models is None or asked in self.models or server in self.models
 
+    def check_model(self, asked: str, server: str) -> None:
+        """HttpError 403 where it may not ask for the name `asked`, answered by `server`."""
+        if not self.may_ask(asked, server):
+            raise HttpError(403, "model_not_allowed", f"this API key may not ask for {asked!r}")
+
 
 EVERYTHING = Grant()
 """What callers may do where no keys are asked for."""
@@ -62,15 +67,10 @@ NOTHING = Grant(scopes=frozenset(), models=frozenset())
 
 
 class Keys:
-    """The keys of one file."""
+    """The keys of one file: SHA-256 digests and what they grant."""
 
     def __init__(self, grants: Iterable[tuple[bytes, Grant]]) -> None:
-        """SHA-256 digests and what they grant."""
         self._grants = dict(grants)
-
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._grants)
 
     def grant(self, presented: bytes) -> Grant | None:
         """What a presented key grants; None for an unknown one.
@@ -81,7 +81,7 @@ class Keys:
         return self._grants.get(hashlib.sha256(presented).digest())
 
 
-def read_keys(api_key_file: str) -> Keys:
+def read_keys(api_key_file: str, *, may_be_empty: bool = False) -> Keys:
     """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
     try:
         mode = Path(api_key_file).stat().st_mode
@@ -89,21 +89,19 @@ def read_keys(api_key_file: str) -> Keys:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         message = f"the API key file {api_key_file} cannot be read: {reason}"
-        finding = Finding(code="route/key-file-unreadable", severity="error", key=KEY, message=message)
-        raise HostError([finding]) from None
+        raise HostError.of("route/key-file-unreadable", message, key=_KEY) from None
     if mode & stat.S_IWOTH:
         message = f"anybody may write the API key file {api_key_file}: `chmod go-w {api_key_file}`"
-        raise HostError([Finding(code="route/key-file-open", severity="error", key=KEY, message=message)])
+        raise HostError.of("route/key-file-open", message, key=_KEY)
     written = [
         (n, line.split()) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")
     ]
     parsed = [(n, _parse(words)) for n, words in written]
-    findings = [_bad_line(api_key_file, n, result) for n, result in parsed if isinstance(result, str)]
-    if findings:
-        raise HostError(findings)
-    if not parsed:
-        message = f"the API key file {api_key_file} holds no key"
-        raise HostError([Finding(code="route/key-file-empty", severity="error", key=KEY, message=message)])
+    wrong = [f"{api_key_file}, line {n}: {result}" for n, result in parsed if isinstance(result, str)]
+    if wrong:
+        raise HostError(fault("route/key-file-line", _KEY, message) for message in wrong)
+    if not parsed and not may_be_empty:
+        raise HostError.of("route/key-file-empty", f"the API key file {api_key_file} holds no key", key=_KEY)
     return Keys(result for _, result in parsed if not isinstance(result, str))
 
 
@@ -135,8 +133,3 @@ def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
     grant = Grant(name=options.get("name", ""), scopes=scopes, models=models, priority=priority)
     limited = msgspec.structs.replace(grant, limits=Limits(**spend), digest=digest)
     return digest, limited if spend else grant
-
-
-def _bad_line(api_key_file: str, number: int, reason: str) -> Finding:
-    message = f"{api_key_file}, line {number}: {reason}"
-    return Finding(code="route/key-file-line", severity="error", key=KEY, message=message)

@@ -11,7 +11,7 @@ from launcher.ir.fleet import RouteTarget, RoutingTable
 from launcher.ir.live import ServerState
 
 StateOf = Callable[[str], ServerState]
-_STATUS: dict[ServerState, str] = {
+STATUS: dict[ServerState, str] = {
     "ready": "loaded",
     "sleeping": "sleeping",
     "starting": "loading",
@@ -21,11 +21,6 @@ _STATUS: dict[ServerState, str] = {
     "failed": "unloaded",
 }
 """A state as llama.cpp's router calls it."""
-
-
-def status_of(state: ServerState) -> str:
-    """A state as llama.cpp's router calls it."""
-    return _STATUS[state]
 
 
 def n_ctx(unit: RouteTarget) -> int:
@@ -39,18 +34,18 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
     `meta`, `architecture`, `status`, `tags` and `aliases` (all names) are llama.cpp's, `max_model_len` is vLLM's,
     `context_length` OpenRouter's.
     """
-    status = {"value": _STATUS[state], **({"failed": True} if state == "failed" else {})}
-    face = unit.faces.get(name)
-    meta = {"n_ctx": n_ctx(unit), "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
+    status = {"value": STATUS[state], **({"failed": True} if state == "failed" else {})}
+    face, own, context = unit.faces.get(name), unit.id or unit.name, n_ctx(unit)
+    meta = {"n_ctx": context, "n_ctx_train": unit.n_ctx_train, "n_params": unit.n_params, "size": unit.size_bytes}
     return {
-        "id": name or unit.id or unit.name,
+        "id": name or own,
         "object": "model",
         "created": created,
         "owned_by": "llamacpp" if unit.outside is None else unit.name,
         "type": "model",
-        "display_name": name or unit.id or unit.name,
+        "display_name": name or own,
         "created_at": "1970-01-01T00:00:00Z",
-        **({"context_length": n_ctx(unit), "max_model_len": n_ctx(unit)} if n_ctx(unit) else {}),
+        **({"context_length": context, "max_model_len": context} if context else {}),
         "meta": {key: value for key, value in meta.items() if value},
         "architecture": {
             "input_modalities": list(unit.modalities),
@@ -61,7 +56,7 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
         "model": unit.model,
         "roles": list(unit.roles),
         "tags": list(unit.roles),
-        "aliases": list(dict.fromkeys((unit.id or unit.name, *unit.aliases))),
+        "aliases": list(dict.fromkeys((own, *unit.aliases))),
         "state": state,
         "slots": unit.slots,
         "n_ctx_per_slot": unit.n_ctx_per_slot,
@@ -71,7 +66,7 @@ def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str =
     }
 
 
-def named_entry(entry: dict[str, Any]) -> dict[str, Any]:
+def _named_entry(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry once more as llama-server lists it beside, for clients of Ollama's list."""
     more = ["multimodal"] if len(entry["modalities"]) > 1 else []
     capabilities = ["embedding"] if entry["embedding"] else ["completion", *more]
@@ -103,38 +98,35 @@ def models_list(
         data += [model_entry(unit, state, created, further) for further in own]
     data += [auto_entry(name, created) for name in sorted(auto) if may_ask(name, name)]
     ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
-    models = [named_entry(entry) for entry in data if "modalities" in entry]
+    models = [_named_entry(entry) for entry in data if "modalities" in entry]
     return {"object": "list", "data": data, "models": models, "has_more": False, **ends}
 
 
-def fleet_props(table: RoutingTable) -> dict[str, Any]:
-    """`/props` of a fleet of several, no model being named: as llama.cpp's router says it, no one server's values."""
-    return {
-        "role": "router",
-        "max_instances": len(table.targets),
-        "models_autoload": True,
-        "model_alias": table.deployment,
-        "model_path": "none",
-        "default_generation_settings": {"params": None, "n_ctx": 0},
-        "total_slots": sum(unit.slots for unit in table.targets.values()),
-    }
-
-
-def server_props(unit: RouteTarget) -> dict[str, Any]:
-    """`/props` of a server that does not run, as far as it is known: who only looks wakes nobody."""
-    return {
-        "default_generation_settings": {"params": None, "n_ctx": n_ctx(unit)},
-        "total_slots": unit.slots,
-        "model_alias": unit.name,
-        "model_path": unit.model,
-        "modalities": {"vision": "image" in unit.modalities, "audio": "audio" in unit.modalities},
-        "is_sleeping": unit.outside is None,
-    }
-
-
 def props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> bytes | None:
-    """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run."""
+    """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run.
+
+    The first as llama.cpp's router says it, no one server's values; the second as far as it is known, and nobody is
+    woken. None: the server itself answers.
+    """
     if unit is None:
-        return msgspec.json.encode(fleet_props(table))
-    is_told = state in ("stopped", "stopping") or unit.outside is not None
-    return msgspec.json.encode(server_props(unit)) if is_told else None
+        shown: dict[str, Any] = {
+            "role": "router",
+            "max_instances": len(table.targets),
+            "models_autoload": True,
+            "model_alias": table.deployment,
+            "model_path": "none",
+            "default_generation_settings": {"params": None, "n_ctx": 0},
+            "total_slots": sum(target.slots for target in table.targets.values()),
+        }
+    elif state in ("stopped", "stopping") or unit.outside is not None:
+        shown = {
+            "default_generation_settings": {"params": None, "n_ctx": n_ctx(unit)},
+            "total_slots": unit.slots,
+            "model_alias": unit.name,
+            "model_path": unit.model,
+            "modalities": {"vision": "image" in unit.modalities, "audio": "audio" in unit.modalities},
+            "is_sleeping": unit.outside is None,
+        }
+    else:
+        return None
+    return msgspec.json.encode(shown)

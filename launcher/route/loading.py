@@ -8,20 +8,19 @@ import contextlib
 from launcher.ir.live import UnavailableError, Upstreams
 from launcher.route.exchange import Exchange
 from launcher.route.problem import HttpError
-from launcher.route.services import Services
 from launcher.route.target import SERVING, Target
 
-_LOADS: set[asyncio.Task[None]] = set()
+_LOADS: dict[Target, asyncio.Task[None]] = {}
 
 
-def load(services: Services[Exchange], exchange: Exchange, target: Target) -> None:
+def load(exchange: Exchange, target: Target) -> None:
     """Begin to start `target`, without waiting for it. Raises HttpError where the caller may not ask for it."""
     _check(exchange, target)
-    if services.upstreams.state(target.name) not in SERVING:
-        timeout_s = target.unit.request_timeout_s
-        task = asyncio.get_running_loop().create_task(_load(services.upstreams, target.name, timeout_s))
-        _LOADS.add(task)
-        task.add_done_callback(_LOADS.discard)
+    upstreams = exchange.services.upstreams
+    if upstreams.state(target.name) not in SERVING and target not in _LOADS:
+        loading = _load(upstreams, target.name, target.unit.request_timeout_s)
+        _LOADS[target] = asyncio.get_running_loop().create_task(loading)
+        _LOADS[target].add_done_callback(lambda _: _LOADS.pop(target))
 
 
 async def _load(upstreams: Upstreams, name: str, timeout_s: float) -> None:
@@ -29,11 +28,11 @@ async def _load(upstreams: Upstreams, name: str, timeout_s: float) -> None:
         (await upstreams.acquire(name, timeout_s)).release(ok=True)
 
 
-async def unload(services: Services[Exchange], exchange: Exchange, target: Target) -> None:
+async def unload(exchange: Exchange, target: Target) -> None:
     """Have `target` go until it is asked for. Raises HttpError."""
     _check(exchange, target)
     try:
-        await services.upstreams.unload(target.name)
+        await exchange.services.upstreams.unload(target.name)
     except UnavailableError as error:
         raise unavailable(error) from None
 
@@ -48,5 +47,4 @@ def _check(exchange: Exchange, target: Target) -> None:
     """HttpError for a caller that may not say which servers run, or not ask for this one."""
     grant = exchange.head.grant
     grant.check_scope("admin")
-    if not grant.may_ask(target.name, target.name):
-        raise HttpError(403, "model_not_allowed", f"this API key may not ask for {target.name!r}")
+    grant.check_model(target.name, target.name)

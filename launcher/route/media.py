@@ -5,6 +5,8 @@ Nothing is searched in a request that goes well: only where a server has to be w
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
+
 import msgspec
 
 from launcher.base.decoding import UNREADABLE
@@ -44,7 +46,7 @@ _DECODE = msgspec.json.Decoder(_Chat).decode
 def media_in(body: bytes) -> frozenset[str]:
     """The media that a chat contains; none where it is no chat that can be read."""
     try:
-        chat = _DECODE(body)
+        chat = _DECODE(body[len(BOM_UTF8) :] if body[: len(BOM_UTF8)] == BOM_UTF8 else body)
     except UNREADABLE:
         return frozenset()
     messages = [*chat.messages, *(chat.input if isinstance(chat.input, list) else [])]

@@ -16,6 +16,7 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.fleet import RouteTarget
 from launcher.route.listing import n_ctx
+from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 VERSION = "0.12.0"
@@ -44,26 +45,20 @@ _IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lG": "gif", "UklG": "webp"}
 _NS_PER_MS = 1_000_000
 
 
-class Called(msgspec.Struct):
-    """A function that the model wants called."""
-
+class _Called(msgspec.Struct):
     name: str = ""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | None = None
 
 
-class ToolCall(msgspec.Struct):
-    """One call."""
-
-    function: Called = msgspec.field(default_factory=Called)
+class _ToolCall(msgspec.Struct):
+    function: _Called = msgspec.field(default_factory=_Called)
 
 
-class Message(msgspec.Struct):
-    """One of a chat."""
-
+class _Message(msgspec.Struct):
     role: str
-    content: str = ""
+    content: str | None = None
     images: list[str] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[_ToolCall] | None = None
     tool_name: str | None = None
     thinking: str | None = None
 
@@ -73,8 +68,8 @@ class OllamaRequest(msgspec.Struct):
 
     model: str = ""
     name: str = ""
-    messages: list[Message] = []
-    prompt: str = ""
+    messages: list[_Message] | None = None
+    prompt: str | None = None
     input: str | list[str] = ""
     suffix: str | None = None
     system: str | None = None
@@ -97,7 +92,7 @@ class OllamaRequest(msgspec.Struct):
 def asked_of(body: bytes) -> OllamaRequest:
     """A body. Raises HttpError 400."""
     try:
-        asked = msgspec.json.decode(body or b"{}", type=OllamaRequest)
+        asked = msgspec.json.decode(body.removeprefix(BOM) or b"{}", type=OllamaRequest)
     except UNREADABLE as error:
         raise HttpError(400, "invalid_json", f"the body is not understood: {error}") from None
     asked.model = asked.model or asked.name
@@ -110,8 +105,8 @@ def chat_body(asked: OllamaRequest) -> dict[str, Any]:
     """The body of `/v1/chat/completions`."""
     messages = asked.messages
     if not messages:
-        system = [Message("system", asked.system)] if asked.system else []
-        messages = [*system, Message("user", asked.prompt, asked.images)]
+        system = [_Message("system", asked.system)] if asked.system else []
+        messages = [*system, _Message("user", asked.prompt, asked.images)]
     body = _settings(asked) | {"messages": [_message(message) for message in messages]}
     if asked.tools:
         body["tools"] = asked.tools
@@ -122,7 +117,7 @@ def chat_body(asked: OllamaRequest) -> dict[str, Any]:
 
 def raw_body(asked: OllamaRequest) -> dict[str, Any]:
     """The body of `/v1/completions`."""
-    return _settings(asked) | {"prompt": asked.prompt}
+    return _settings(asked) | {"prompt": asked.prompt or ""}
 
 
 def _settings(asked: OllamaRequest) -> dict[str, Any]:
@@ -138,12 +133,12 @@ def _settings(asked: OllamaRequest) -> dict[str, Any]:
     return body | {"model": asked.model, "stream": True, "stream_options": {"include_usage": True}}
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: _Message) -> dict[str, Any]:
     """One message in OpenAI's form: calls and their answers are joined by the function's name."""
-    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    made: dict[str, Any] = {"role": message.role, "content": message.content or ""}
     if message.images:
         urls = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
-        made["content"] = [{"type": "text", "text": message.content}, *urls]
+        made["content"] = [{"type": "text", "text": made["content"]}, *urls]
     if message.tool_calls:
         made["tool_calls"] = [
             {
@@ -151,7 +146,7 @@ def _message(message: Message) -> dict[str, Any]:
                 "type": "function",
                 "function": {
                     "name": call.function.name,
-                    "arguments": msgspec.json.encode(call.function.arguments).decode(),
+                    "arguments": msgspec.json.encode(call.function.arguments or {}).decode(),
                 },
             }
             for call in message.tool_calls
@@ -162,88 +157,76 @@ def _message(message: Message) -> dict[str, Any]:
 
 
 def _data_url(image: str) -> str:
-    """An image's base64 as a URL."""
     kind = next((kind for begin, kind in _IMAGES.items() if image.startswith(begin)), "png")
     return f"data:image/{kind};base64,{image}"
 
 
-class Spoken(msgspec.Struct):
-    """What a piece of a server's stream says of a call."""
-
+class _CallPart(msgspec.Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class Call(msgspec.Struct):
-    """One call of several."""
-
+class _Call(msgspec.Struct):
     index: int = 0
-    function: Spoken | None = None
+    function: _CallPart | None = None
 
 
-class Delta(msgspec.Struct):
-    """What a piece adds to a message."""
-
+class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[_Call] | None = None
 
 
-class Choice(msgspec.Struct):
-    """One answer of several."""
-
-    delta: Delta | None = None
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
 
 
-class Usage(msgspec.Struct):
-    """Tokens."""
-
+class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
 
-class Timings(msgspec.Struct):
-    """Milliseconds."""
-
+class _Timings(msgspec.Struct):
     prompt_ms: float | None = None
     predicted_ms: float | None = None
 
 
-class Chunk(msgspec.Struct):
-    """A piece of a server's stream."""
-
+class _Chunk(msgspec.Struct):
     error: Any = None
-    choices: list[Choice] | None = None
-    usage: Usage | None = None
-    timings: Timings | None = None
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    timings: _Timings | None = None
 
 
-class Vector(msgspec.Struct):
-    """One text's."""
-
+class _Vector(msgspec.Struct):
     embedding: list[float]
     index: int = 0
 
 
-class Vectors(msgspec.Struct):
+class _Vectors(msgspec.Struct):
     """A server's answer to `/v1/embeddings`."""
 
-    data: list[Vector]
-    usage: Usage | None = None
+    data: list[_Vector]
+    usage: _Usage | None = None
 
 
-_Said = TypeVar("_Said", Chunk, Vectors)
+_Said = TypeVar("_Said", _Chunk, _Vectors)
 
 
 class OllamaAnswer:
-    """What came of a stream of OpenAI's, as Ollama's parts."""
+    """What comes of a stream of OpenAI's: Ollama's parts, or one answer where the client wants no stream.
+
+    `is_chat`: the answer is a message, not a `response`.
+    """
 
     def __init__(self, asked: OllamaRequest, *, is_chat: bool) -> None:
-        """`is_chat`: the answer is a message, not a `response`."""
         self._model = asked.model
         self._is_chat = is_chat
+        self._is_whole = asked.stream is False
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._rest = b""
         self._finish = ""
         self._calls: dict[int, list[str]] = {}
@@ -251,38 +234,45 @@ class OllamaAnswer:
         self._counted: dict[str, int] = {}
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
-        """The parts that `data`, a piece of the stream, brings. Raises HttpError for an error in it."""
+        """The parts that `data`, a piece of the stream, brings, but the last. Raises HttpError for an error in it."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         parts: list[dict[str, Any]] = []
         for line in lines:
             if line.startswith(b"data:") and (text := line[5:].strip()) != b"[DONE]":
-                parts += self._part(_read(text, Chunk))
+                parts += self._part(_read(text, _Chunk))
         return parts
 
     def last(self) -> dict[str, Any]:
-        """The last part: why it ended, and what it took. Raises HttpError where the stream broke off."""
+        """The last part, or the answer: why it ended, and what it took. Raises HttpError where the stream broke off."""
         if not self._finish:
             raise HttpError(502, "upstream_died", "the server's answer broke off")
         calls = [{"function": {"name": name, "arguments": _arguments(given)}} for name, given in self._calls.values()]
-        reason = "length" if self._finish == "length" else "stop"
         more = {"tool_calls": calls} if calls else {}
-        return self._message("", "", more) | {"done": True, "done_reason": reason, **self._counted}
+        return self.ended("length" if self._finish == "length" else "stop", more) | self._counted
 
-    def _part(self, chunk: Chunk) -> Iterable[dict[str, Any]]:
+    def ended(self, reason: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The end of an answer, which is all of it where a model is only loaded or unloaded."""
+        message = self._message("".join(self._texts), "".join(self._thoughts), more or {})
+        return message | {"done": True, "done_reason": reason}
+
+    def _part(self, chunk: _Chunk) -> Iterable[dict[str, Any]]:
         error = chunk.error
         if error is not None:
             message = error.get("message") if isinstance(error, dict) else None
             raise HttpError(500, "upstream_failed", str(message or error))
-        self._count(chunk.usage or Usage(), chunk.timings or Timings())
+        self._count(chunk.usage or _Usage(), chunk.timings or _Timings())
         for choice in chunk.choices or ():
             self._finish = choice.finish_reason or self._finish
-            delta = choice.delta or Delta()
+            delta = choice.delta or _Delta()
             for call in delta.tool_calls or ():
-                known, spoken = self._calls.setdefault(call.index, ["", ""]), call.function or Spoken()
+                known, spoken = self._calls.setdefault(call.index, ["", ""]), call.function or _CallPart()
                 known[0] += spoken.name or ""
                 known[1] += spoken.arguments or ""
             text, thinking = delta.content or choice.text or "", delta.reasoning_content or ""
-            if text or thinking:
+            if self._is_whole:
+                self._texts.append(text)
+                self._thoughts.append(thinking)
+            elif text or thinking:
                 yield self._message(text, thinking, {}) | {"done": False}
 
     def _message(self, text: str, thinking: str, more: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +282,7 @@ class OllamaAnswer:
             return head | {"message": {"role": "assistant", "content": text, **thought, **more}}
         return head | {"response": text, **thought}
 
-    def _count(self, usage: Usage, timings: Timings) -> None:
+    def _count(self, usage: _Usage, timings: _Timings) -> None:
         """Tokens and nanoseconds, as far as they are reported."""
         for ours, count in (("prompt_eval_count", usage.prompt_tokens), ("eval_count", usage.completion_tokens)):
             if count is not None:
@@ -301,24 +291,6 @@ class OllamaAnswer:
             prompt, output = (int(ms * _NS_PER_MS) for ms in (timings.prompt_ms, timings.predicted_ms))
             took = {"total_duration": prompt + output, "load_duration": 0}
             self._counted |= took | {"prompt_eval_duration": prompt, "eval_duration": output}
-
-
-def joined(parts: list[dict[str, Any]], last: dict[str, Any]) -> dict[str, Any]:
-    """A whole answer."""
-    if "message" in last:
-        messages = [part["message"] for part in parts]
-        thinking = "".join(message.get("thinking", "") for message in messages)
-        whole = last["message"] | {"content": "".join(message["content"] for message in messages)}
-        return last | {"message": whole | ({"thinking": thinking} if thinking else {})}
-    thinking = "".join(part.get("thinking", "") for part in parts)
-    whole = last | {"response": "".join(part["response"] for part in parts)}
-    return whole | ({"thinking": thinking} if thinking else {})
-
-
-def at_once(asked: OllamaRequest, reason: str, *, is_chat: bool) -> dict[str, Any]:
-    """The answer to a request that only loads or unloads."""
-    answer = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
-    return {"model": asked.model, "created_at": now(), **answer, "done": True, "done_reason": reason}
 
 
 def model_entry(name: str, unit: RouteTarget, created: int) -> dict[str, Any]:
@@ -352,8 +324,8 @@ def shown(unit: RouteTarget) -> dict[str, Any]:
 
 def embeddings(body: bytes) -> tuple[list[list[float]], int]:
     """The vectors of an answer of `/v1/embeddings`, in the order of the texts, and the tokens. Raises HttpError."""
-    found = _read(body, Vectors)
-    usage = found.usage or Usage()
+    found = _read(body, _Vectors)
+    usage = found.usage or _Usage()
     return [vector.embedding for vector in sorted(found.data, key=lambda v: v.index)], usage.prompt_tokens or 0
 
 

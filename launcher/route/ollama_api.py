@@ -7,17 +7,14 @@ from typing import Any
 
 import msgspec
 
-from launcher.ir.exchange import Refusal
 from launcher.route import ollama
 from launcher.route.body import BIG_BYTES
 from launcher.route.exchange import Exchange
 from launcher.route.loading import load, unload
 from launcher.route.ollama import OllamaAnswer, OllamaRequest
-from launcher.route.problem import HttpError, answered_otherwise, as_http
-from launcher.route.question import Question, ask
+from launcher.route.problem import HttpError, answered_otherwise
+from launcher.route.question import Question, ask, relayed
 from launcher.route.reader import too_large
-from launcher.route.relay import relayed
-from launcher.route.services import Services
 from launcher.route.target import SERVING
 from launcher.route.view import Route
 
@@ -26,11 +23,11 @@ _LINES = b"content-type: application/x-ndjson\r\nx-request-id: %b\r\n"
 _EMBEDDING_S = 600.0
 
 
-async def answer(services: Services[Exchange], exchange: Exchange, created: int) -> None:
+async def answer(exchange: Exchange) -> None:
     """Answer a request below `/api/`. Raises HttpError."""
     path = exchange.head.path
     if path in ("/api/version", "/api/tags", "/api/ps"):
-        _whole(exchange, _about(services, exchange, path, created))
+        _whole(exchange, _about(exchange, path))
         return
     if len(exchange.body) > BIG_BYTES:
         raise too_large(BIG_BYTES, "of this API; /v1/chat/completions takes more")
@@ -39,13 +36,15 @@ async def answer(services: Services[Exchange], exchange: Exchange, created: int)
     if path == "/api/show":
         _whole(exchange, ollama.shown(route.tiers[0][0].unit))
     elif path in ("/api/embed", "/api/embeddings"):
-        await _embed(services, exchange, asked, route)
+        await _embed(exchange, asked, route)
     else:
-        await _generate(services, exchange, asked, route)
+        await _generate(exchange, asked, route)
 
 
 def refuse(exchange: Exchange, error: HttpError) -> None:
     """An error as this API writes it; in a stream, as its last line."""
+    if exchange.ended:  # the answer is out, and what is written now would be part of the next one
+        return
     data = msgspec.json.encode({"error": error.message, "code": error.code})
     if exchange.started:
         exchange.client.write(data + b"\n", True)
@@ -59,14 +58,14 @@ def _whole(exchange: Exchange, value: dict[str, Any]) -> None:
     exchange.answer(200, _JSON, msgspec.json.encode(value))
 
 
-def _about(services: Services[Exchange], exchange: Exchange, path: str, created: int) -> dict[str, Any]:
+def _about(exchange: Exchange, path: str) -> dict[str, Any]:
     if path == "/api/version":
         return {"version": ollama.VERSION}
-    targets, may_ask = exchange.view.table.targets, exchange.head.grant.may_ask
+    front, targets, may_ask = exchange.services, exchange.view.table.targets, exchange.head.grant.may_ask
     names = [(name, unit) for server, unit in targets.items() for name in (unit.id or server, *unit.faces)]
     if path == "/api/ps":
-        names = [(name, unit) for name, unit in names if services.upstreams.state(unit.name) in SERVING]
-    return {"models": [ollama.model_entry(n, unit, created) for n, unit in names if may_ask(n, unit.name)]}
+        names = [(name, unit) for name, unit in names if front.upstreams.state(unit.name) in SERVING]
+    return {"models": [ollama.model_entry(n, unit, front.created) for n, unit in names if may_ask(n, unit.name)]}
 
 
 def _route(exchange: Exchange, asked: OllamaRequest) -> Route:
@@ -76,49 +75,44 @@ def _route(exchange: Exchange, asked: OllamaRequest) -> Route:
     if name not in view.routes:
         name = name.removesuffix(":latest")
     route = view.route(name)
-    if not exchange.head.grant.may_ask(route.name, route.tiers[0][0].name):
-        raise HttpError(403, "model_not_allowed", f"this API key may not ask for {name!r}")
+    exchange.head.grant.check_model(name, route.tiers[0][0].name)
     return route
 
 
-async def _generate(services: Services[Exchange], exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
+async def _generate(exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
     is_chat = exchange.head.path == "/api/chat"
     if asked.suffix:
         raise HttpError(400, "suffix_not_supported", "text is filled in by POST /infill, not here")
+    target, said = route.tiers[0][0], OllamaAnswer(asked, is_chat=is_chat)
     if not (asked.messages if is_chat else asked.prompt or asked.images):
-        target = route.tiers[0][0]
         if asked.goes:
-            await unload(services, exchange, target)
+            await unload(exchange, target)
         else:
-            load(services, exchange, target)
-        _whole(exchange, ollama.at_once(asked, "unload" if asked.goes else "load", is_chat=is_chat))
+            load(exchange, target)
+        _whole(exchange, said.ended("unload" if asked.goes else "load"))
         return
     is_raw = bool(asked.raw) and not is_chat
     body = ollama.raw_body(asked) if is_raw else ollama.chat_body(asked)
     path = "/v1/completions" if is_raw else "/v1/chat/completions"
     data = msgspec.json.encode(body)
     question = Question(path=path, body=data, request_id=exchange.id, grant=exchange.head.grant)
-    said = OllamaAnswer(asked, is_chat=is_chat)
-    parts: list[dict[str, Any]] = []
-    async for part in _parts(services, exchange, route, question, said):
+    async for part in _parts(exchange, route, question, said):
         if asked.stream is False:
-            parts.append(part)
+            _whole(exchange, part)
             continue
         if not exchange.started:
             exchange.begin(200, _LINES % exchange.id, None)
         await exchange.write(msgspec.json.encode(part) + b"\n", done=part["done"])
-    if asked.stream is False:
-        _whole(exchange, ollama.joined(parts[:-1], parts[-1]))
-    if asked.goes and route.tiers[0][0].unit.start == "demand":
-        await unload(services, exchange, route.tiers[0][0])
+    if asked.goes and target.unit.start == "demand":
+        await unload(exchange, target)
 
 
 async def _parts(
-    services: Services[Exchange], exchange: Exchange, route: Route, question: Question, said: OllamaAnswer
+    exchange: Exchange, route: Route, question: Question, said: OllamaAnswer
 ) -> AsyncIterator[dict[str, Any]]:
     """The parts of an answer, the last one `done`. Raises HttpError."""
     refused, status = b"", 200
-    async for status, data in relayed(services, exchange, route, question):
+    async for status, data in relayed(exchange, route, question):
         if status != 200:
             refused += data
             continue
@@ -129,7 +123,7 @@ async def _parts(
     yield said.last()
 
 
-async def _embed(services: Services[Exchange], exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
+async def _embed(exchange: Exchange, asked: OllamaRequest, route: Route) -> None:
     is_old = exchange.head.path == "/api/embeddings"
     body: dict[str, Any] = {"model": asked.model, "input": asked.prompt if is_old else asked.input}
     if asked.dimensions is not None:
@@ -144,10 +138,7 @@ async def _embed(services: Services[Exchange], exchange: Exchange, asked: Ollama
         grant=exchange.head.grant,
         route=route,
     )
-    try:
-        answered = await ask(services, route.name, question, timeout_s=_EMBEDDING_S)
-    except Refusal as refusal:
-        raise as_http(refusal) from None
+    answered = await ask(exchange.services, route.name, question, timeout_s=_EMBEDDING_S)
     if answered.status != 200:
         raise answered_otherwise(answered.status, answered.body)
     vectors, tokens = ollama.embeddings(answered.body)

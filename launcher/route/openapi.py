@@ -76,7 +76,6 @@ def _operation(name: str, summary: str, answer: dict[str, Any], errors: tuple[in
 
 
 def _takes(body: type[msgspec.Struct]) -> dict[str, Any]:
-    """A JSON body, which may be left out."""
     return {"requestBody": {"required": False, "content": _json(_ref(body.__name__))}}
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+from pathlib import Path
 from urllib.parse import urlsplit
 
-from launcher.errors import Finding, HostError
+from launcher.base.regular import read_regular
+from launcher.errors import HostError
 from launcher.ir.fleet import OutsideUnit, RouteTarget
 from launcher.route.body import changes_for, for_target
 from launcher.route.head import Head, RawHeaders
@@ -36,10 +38,9 @@ _AGAIN_MAX_S = 3600.0
 class Outside:
     """One such server. Raises HostError for a certificate file that cannot be used."""
 
-    __slots__ = ("authority", "base", "health", "name", "root", "supervised", "tls")
+    __slots__ = ("authority", "base", "health", "name", "root", "tls")
 
     def __init__(self, name: str, unit: OutsideUnit) -> None:
-        """`name` as it is called here."""
         parts = urlsplit(unit.url)
         host = parts.hostname or ""
         shown = f"[{host}]" if ":" in host else host
@@ -48,7 +49,6 @@ class Outside:
         self.base = parts.path.rstrip("/") or V1
         self.root = self.base.removesuffix(V1) if self.base.endswith(V1) else None
         self.health = unit.health_path.encode()
-        self.supervised = unit.supervised
         self.tls = _tls(name, unit.ca_file) if parts.scheme == "https" else None
 
     def refusal(self, head: Head) -> HttpError | None:
@@ -112,8 +112,9 @@ def is_form(content_type: bytes) -> bool:
 def _tls(name: str, ca_file: str | None) -> ssl.SSLContext:
     """How it proves who it is. Raises HostError."""
     try:
+        if ca_file is not None and Path(ca_file).exists():
+            read_regular(Path(ca_file))  # OpenSSL would wait for whoever writes into a pipe
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ValueError) as error:
         message = f"{name!r}: the certificates in {ca_file} cannot be used: {error}"
-        key = f"upstreams.{name}.ca_file"
-        raise HostError([Finding(code="route/ca-file", severity="error", key=key, message=message)]) from None
+        raise HostError.of("route/ca-file", message, key=f"upstreams.{name}.ca_file") from None

@@ -27,8 +27,6 @@ STREAMING = frozenset({"chat", "completion", "infill"})
 
 
 class _Asked(msgspec.Struct):
-    """What is read of a body."""
-
     stream: bool = False
 
 
@@ -75,7 +73,7 @@ class Pings:
         """The first: see whether it is a stream at all."""
         body = self._reply.body
         try:
-            is_stream = asks_stream(body if len(body) <= BIG_BYTES else await self._body_reader.outline(body))
+            is_stream = _asks_stream(body if len(body) <= BIG_BYTES else await self._body_reader.outline(body))
         except HttpError:
             is_stream = False  # its server will say what is wrong with it
         self._beating = None
@@ -97,7 +95,7 @@ class Pings:
         reply.client.write(f": ping {self._describe(target)}\n\n".encode(), False)
 
 
-def asks_stream(body: bytes) -> bool:
+def _asks_stream(body: bytes) -> bool:
     """Whether a JSON body asks for a stream; False for what is none."""
     try:
         return msgspec.json.decode(body.removeprefix(BOM), type=_Asked).stream

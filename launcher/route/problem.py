@@ -41,7 +41,6 @@ class HttpError(Refusal):
         close: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """As a refusal."""
         super().__init__(status, code, message, param=param, retry_after_s=retry_after_s, details=details)
         self.close = close
 
@@ -83,8 +82,7 @@ def shape_of(path: str) -> Shape:
     return "anthropic" if path.startswith("/v1/messages") else "openai"
 
 
-def error_object(error: HttpError, shape: Shape, request_id: str) -> dict[str, Any]:
-    """The error as `shape` writes it. The stable `code` is in both."""
+def _error_object(error: HttpError, shape: Shape, request_id: str) -> dict[str, Any]:
     if shape == "anthropic":
         kind = _ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
         return {
@@ -98,8 +96,8 @@ def error_object(error: HttpError, shape: Shape, request_id: str) -> dict[str, A
 
 
 def error_body(error: HttpError, shape: Shape, request_id: str) -> bytes:
-    """`error_object` as JSON."""
-    return msgspec.json.encode(error_object(error, shape, request_id))
+    """The error as `shape` writes it, as JSON. The stable `code` is in every shape."""
+    return msgspec.json.encode(_error_object(error, shape, request_id))
 
 
 def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bool) -> bytes:
@@ -109,7 +107,7 @@ def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bo
     `at_boundary` False means that an event was cut: a blank line ends it first.
     """
     shape = shape_of(path)
-    value = error_object(error, shape, request_id)
+    value = _error_object(error, shape, request_id)
     named = shape == "anthropic"
     if path.endswith("/responses"):
         named = True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from launcher.route.clients import Clients
-from launcher.route.doors import Doors, close_socket, listening_socket, path_of
+from launcher.route.doors import Doors, listening_socket, unlink_path
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
 from launcher.route.key_watch import watch_keys
@@ -35,9 +35,8 @@ async def serve(
     """Serve `front` until `shutdown` is set; then finish what is in flight, for at most `drain_timeout_s`.
 
     `sock` is a bound socket to use instead of `host` and `port`, `more` are others beside it; all are closed at the
-    end. `doors` were made of one
-    already, by who moves them. Raises HostError when the address cannot be had, ConfigError when it is public and no
-    key is asked for.
+    end. `doors` were made of one already, by who moves them. Raises HostError when the address cannot be had,
+    ConfigError when it is public and no key is asked for.
     """
     if doors is None:
         if sock is None:
@@ -105,6 +104,7 @@ def bind_more(front: Front) -> tuple[socket.socket, ...]:
         socks = []
         for host in front.unit.listen:
             socks.append(bind(front, host, front.unit.port))
-            opened.callback(close_socket, socks[-1], path_of(socks[-1]))
+            opened.enter_context(socks[-1])
+            opened.callback(unlink_path, socks[-1])
         opened.pop_all()
     return tuple(socks)

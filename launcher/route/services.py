@@ -21,11 +21,15 @@ class Services(Notes, Protocol[E_contra]):
     """The front as its exchanges see it; implemented by `launcher.route.front.Front`."""
 
     upstreams: Upstreams
+    created: int
+    """When it began (Unix time)."""
     sticky: Sticky
     conversations: Owners
     completions: Owners
     faults: Faults
     body_reader: BodyReader
+    refused: Counter[str]
+    """How often it answered with an error of its own, by code."""
     escalations: Counter[tuple[str, str, str]]
     """Escalations by server, its replacement, and reason."""
     has_journal: bool
@@ -39,6 +43,9 @@ class Services(Notes, Protocol[E_contra]):
 
     def dispatch(self, exchange: E_contra) -> None:
         """Answer a whole request, or `start` it on its way. Raises HttpError."""
+
+    def other_metrics(self) -> str:
+        """Prometheus text of those beside it."""
 
     def grow(self, route: Route) -> None:
         """Count a request by `route`: a busy pool gets another server."""

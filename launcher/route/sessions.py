@@ -20,7 +20,6 @@ class Sessions:
     """Links and sessions of one front."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        """None."""
         self._clock = clock
         self._links: dict[bytes, tuple[float, str]] = {}
         self._sessions: dict[bytes, tuple[float, str]] = {}
@@ -44,10 +43,6 @@ class Sessions:
         """End the session of a Cookie header, if it has one."""
         for word in self._words(cookies):
             self._sessions.pop(_digest(word), None)
-
-    def holds(self, cookies: bytes) -> bool:
-        """Whether a Cookie header has a session that is good now."""
-        return self.opened_by(cookies) is not None
 
     def opened_by(self, cookies: bytes) -> str | None:
         """The API key that a Cookie header's session was opened by, "" for a link; None without a good session."""

@@ -78,7 +78,6 @@ class Spools:
     """All files of one front."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
-        """There are none."""
         self.folder = folder
         self.open: WeakSet[object] = WeakSet()
         """Those that hold a descriptor."""

@@ -32,14 +32,10 @@ _MODEL_MARK = b"::"
 
 
 class _Control(msgspec.Struct, frozen=True):
-    """A request to steer a completion; the server reads the rest."""
-
     id: str = ""
 
 
 class _Lookup(msgspec.Struct, frozen=True):
-    """Which of these conversations have a stream."""
-
     conversation_ids: list[str] = []
 
 
@@ -79,7 +75,6 @@ def _owner(exchange: Exchange, known: Owners, key: bytes, model: str | None) -> 
 
 
 def _route(exchange: Exchange, owner: Owner) -> Route:
-    """To that server and no other."""
     target = exchange.view.targets[owner.server]
     return Route(owner.server, ((target,),), {target.name: exchange.view.directory.timeout_s(owner.asked, target.unit)})
 

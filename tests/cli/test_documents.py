@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.ir.answers import DOCUMENTS, json_schema
-from launcher.orchestrate import FILE_NAME, Memory
+from launcher.orchestrate import FILE_NAME, ProjectMemory
 
 from .conftest import Cli, holds
 
@@ -72,7 +72,7 @@ def test_memory(cli: Cli) -> None:
     holds(cli.json("memory"), "launch.memory/v1")
     folder = cli.home / "state/launch/dev-dev"
     (folder / "servers").mkdir(parents=True)
-    memory = Memory(folder / FILE_NAME)
+    memory = ProjectMemory(folder / FILE_NAME)
     memory.decided("alice", "notes", "x", {"model": "coder"})
     memory.close()
     document = cli.json("memory")

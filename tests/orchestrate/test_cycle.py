@@ -14,13 +14,13 @@ from launcher.orchestrate.cycle import (
     Commit,
     CommitFailed,
     Committed,
+    CycleLimits,
     Deliver,
     Escalate,
     Event,
     Finish,
     GiveUp,
     Judge,
-    Limits,
     Write,
     WriteFailed,
     Wrote,
@@ -31,7 +31,7 @@ from launcher.orchestrate.verdict import Kind, Verdict
 
 kinds: st.SearchStrategy[Kind] = st.sampled_from(["pass", "pass", "fail", "malformed", "contradictory", "timeout"])
 writes = st.one_of(
-    st.builds(Wrote, text=st.sampled_from(["", "a", "b", "c"]), last=st.booleans(), spent=st.booleans()),
+    st.builds(Wrote, text=st.sampled_from(["", "a", "b", "c"]), ends=st.sampled_from(["", "stop", "length"])),
     st.builds(Wrote, text=st.uuids().map(str)),
     st.builds(
         WriteFailed,
@@ -47,7 +47,7 @@ commits: st.SearchStrategy[Event] = st.one_of(
     st.just(Committed()), st.just(Committed()), st.just(Committed()), st.builds(CommitFailed, message=st.just("full"))
 )
 limits = st.builds(
-    Limits,
+    CycleLimits,
     max_corrections=st.integers(0, 4),
     max_blocks=st.integers(1, 6),
     max_retries=st.integers(0, 3),
@@ -65,7 +65,7 @@ def outcome(action: Action, data: Any) -> Event | None:
 
 
 @given(limits=limits, resumed=st.lists(st.text(min_size=1), max_size=3), data=st.data())
-def test_every_run_ends_and_commits_each_block_once(limits: Limits, resumed: list[str], data: Any) -> None:
+def test_every_run_ends_and_commits_each_block_once(limits: CycleLimits, resumed: list[str], data: Any) -> None:
     """The laws of the cycle, over runs that go as they please and may be cut at any point."""
     state, actions = begin(limits, tuple(resumed))
     todo, done = deque(actions), list[Action]()
@@ -111,7 +111,7 @@ def test_every_run_ends_and_commits_each_block_once(limits: Limits, resumed: lis
 
 
 @given(limits=limits, events=st.lists(st.one_of(writes, verdicts, commits), max_size=20))
-def test_events_out_of_turn_change_nothing(limits: Limits, events: list[Event]) -> None:
+def test_events_out_of_turn_change_nothing(limits: CycleLimits, events: list[Event]) -> None:
     """Late and foreign results neither raise nor make a block of what was not judged."""
     state, actions = begin(limits)
     expected: dict[Any, Any] = {Write: (Wrote, WriteFailed), Judge: (Verdict,), Commit: (Committed, CommitFailed)}
@@ -127,13 +127,13 @@ def test_events_out_of_turn_change_nothing(limits: Limits, events: list[Event]) 
 
 def test_what_ended_before_is_not_asked_for_again() -> None:
     """A generation whose last block said that it is the last only has to be delivered."""
-    _, actions = begin(Limits(max_corrections=3, max_blocks=8), ("one", "two"), "stop")
+    _, actions = begin(CycleLimits(max_corrections=3, max_blocks=8), ("one", "two"), "stop")
     assert actions == (Deliver(seq=0, text="one"), Deliver(seq=1, text="two"), Finish(reason="stop"))
 
 
 def test_who_is_refused_often_enough_hands_over_for_good() -> None:
     """Two refusals, then the next worker, with a budget of its own, also for the blocks that follow."""
-    state, actions = begin(Limits(max_corrections=2, max_blocks=3, max_retries=2, escalations=1))
+    state, actions = begin(CycleLimits(max_corrections=2, max_blocks=3, max_retries=2, escalations=1))
     refused, fine = Verdict(kind="fail", reason="no"), Verdict(kind="pass")
     seen = []
     events: list[Event] = [Wrote(text="a"), refused, Wrote(text="b"), refused]

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from launcher.orchestrate import FILE_NAME, Memory, list_drafts
+from launcher.orchestrate import FILE_NAME, ProjectMemory, list_drafts
 from launcher.orchestrate.answer import text_of_answer
 from tests.orchestrate.scripted import Fleet, decides, fail, scripted_fleet
 from tests.route.fleet import until
@@ -96,12 +96,12 @@ async def test_refused_drafts_are_kept_with_their_reasons(tmp_path: Path) -> Non
 def test_a_memory_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     """Its verdicts have no drafts; nothing else changes."""
     path = tmp_path / FILE_NAME
-    Memory(path).close()
+    ProjectMemory(path).close()
     db = sqlite3.connect(path)
     db.executescript("ALTER TABLE verdict DROP COLUMN draft; PRAGMA user_version = 1;")
     db.close()
     assert list_drafts(path, "", "site") == []
-    memory = Memory(path)
+    memory = ProjectMemory(path)
     assert memory._db.execute("SELECT draft FROM verdict").fetchall() == []
     assert memory._db.execute("PRAGMA user_version").fetchone() == (2,)
     memory.close()
@@ -136,3 +136,14 @@ def test_what_says_nothing_is_no_answer(data: bytes) -> None:
     """Neither is a stream that ended with an error."""
     assert text_of_answer(data) == ""
     assert text_of_answer(events({"content": "a"}) + b'data: {"error": {"code": 500}}\n\n') == ""
+
+
+async def test_a_memory_that_is_removed_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is committed is where its readers look, not in a file without a name."""
+    async with scripted_fleet(tmp_path, coder=("one", "[DONE]", "two", "[DONE]")) as fleet:
+        assert (await fleet.chat("Refactor.")).status_code == 200
+        assert fleet.blocks == ["one"]
+        fleet.path.unlink()
+        assert (await fleet.chat("Refactor.")).status_code == 200
+        assert fleet.blocks == ["two"]
+    assert "the project memory was removed" in caplog.text

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import HostError
-from launcher.orchestrate import FILE_NAME, Memory, export_project, forget_project, list_projects
+from launcher.orchestrate import FILE_NAME, ProjectMemory, export_project, forget_project, list_projects
 from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.memory import Opened
 from launcher.orchestrate.retention import Moment, next_horizon
@@ -28,7 +28,7 @@ def block(seq: int) -> Commit:
     return Commit(seq=seq, text=f"block {seq}", verdicts=VERDICTS, ends="stop" if seq == 4 else "")
 
 
-def work(memory: Memory, generation: str = "g") -> Opened:
+def work(memory: ProjectMemory, generation: str = "g") -> Opened:
     """Five blocks, as the runtime writes them, from where the generation stands."""
     opened = memory.open(generation, "", "p", **FIELDS)
     for seq in range(len(opened.committed), 5):
@@ -38,7 +38,7 @@ def work(memory: Memory, generation: str = "g") -> Opened:
     return opened
 
 
-def checked(memory: Memory) -> list[int]:
+def checked(memory: ProjectMemory) -> list[int]:
     """Committed blocks; each with exactly its verdicts and its entry in the journal."""
     db = memory._db
     seqs = [row[0] for row in db.execute("SELECT seq FROM block ORDER BY position")]
@@ -52,7 +52,7 @@ def checked(memory: Memory) -> list[int]:
 
 def test_a_block_is_committed_once(tmp_path: Path) -> None:
     """The same block again, and one that is not the next, are refused and leave nothing behind."""
-    memory = Memory(tmp_path / FILE_NAME)
+    memory = ProjectMemory(tmp_path / FILE_NAME)
     opened = memory.open("g", "", "p", **FIELDS)
     memory.commit(opened, block(0), "coder")
     for seq in (0, 2):
@@ -68,7 +68,7 @@ def test_killed_at_every_statement(tmp_path: Path) -> None:
     What `commit` returned for is there; the next start says `interrupted`, goes on from there and completes.
     """
     statement = 0
-    Memory(tmp_path / "empty").close()
+    ProjectMemory(tmp_path / "empty").close()
     while True:
         statement += 1
         path = tmp_path / f"{statement}.sqlite3"
@@ -81,7 +81,7 @@ def test_killed_at_every_statement(tmp_path: Path) -> None:
         with os.fdopen(returned_read, "rb") as pipe:
             returned = len(pipe.read())
         _, status = os.waitpid(child, 0)
-        memory = Memory(path)
+        memory = ProjectMemory(path)
         memory._db.execute("PRAGMA synchronous = OFF")  # faster; kill -9 is no power cut
         committed = len(checked(memory))
         assert committed in (returned, returned + 1)
@@ -108,7 +108,7 @@ def _die_at(statement: int, path: Path, returned: int) -> None:
         if seen == statement:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    memory = Memory(path)
+    memory = ProjectMemory(path)
     memory._db.execute("PRAGMA synchronous = OFF")
     memory._db.set_trace_callback(count)
     commit = memory.commit
@@ -125,7 +125,7 @@ def _die_at(statement: int, path: Path, returned: int) -> None:
 
 def test_the_journal_only_grows(tmp_path: Path) -> None:
     """Entries can be neither changed nor deleted, by whoever has the file."""
-    memory = Memory(tmp_path / FILE_NAME)
+    memory = ProjectMemory(tmp_path / FILE_NAME)
     work(memory)
     for statement in ("UPDATE journal SET data = '{}'", "DELETE FROM journal WHERE seq = 1", "DELETE FROM journal"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -136,9 +136,10 @@ def test_the_journal_only_grows(tmp_path: Path) -> None:
 def test_retention_drops_what_is_old(tmp_path: Path) -> None:
     """After 30 days finished work goes, with notes and journal; what is running or younger stays."""
     now = [1e9]
-    memory = Memory(tmp_path / FILE_NAME, clock=lambda: now[0], ran=lambda: ("boot", now[0]))
+    memory = ProjectMemory(tmp_path / FILE_NAME, clock=lambda: now[0], ran=lambda: ("boot", now[0]))
     work(memory, "old")
     memory.open("running", "", "p", **FIELDS)
+    memory.decided("", "named once", "none", {})
     now[0] += 29 * 86400
     assert memory.prune(30) == 0
     work(memory, "young")
@@ -148,6 +149,7 @@ def test_retention_drops_what_is_old(tmp_path: Path) -> None:
     assert memory.prune(30) == 1
     found = [r[0] for r in memory._db.execute("SELECT id FROM generation ORDER BY id")]
     assert found == ["running", "young"]
+    assert [r[0] for r in memory._db.execute("SELECT name FROM project")] == ["p"]
     assert [r[0] for r in memory._db.execute("SELECT DISTINCT generation FROM journal")] == ["young"]
     now[0] += 86400
     assert memory.prune(0) == 0
@@ -160,7 +162,7 @@ def test_retention_drops_what_is_old(tmp_path: Path) -> None:
 def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
     """40 days ahead within one boot: nothing goes; right again: nothing went, and the journal is still protected."""
     at, ran = [1e9], [100.0]
-    memory = Memory(tmp_path / FILE_NAME, clock=lambda: at[0], ran=lambda: ("boot", ran[0]))
+    memory = ProjectMemory(tmp_path / FILE_NAME, clock=lambda: at[0], ran=lambda: ("boot", ran[0]))
     work(memory, "mine")
     assert memory.prune(30) == 0
     at[0], ran[0] = at[0] + 40 * 86400, ran[0] + 60
@@ -176,19 +178,19 @@ def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path) -> None:
 def test_a_wrong_clock_over_many_starts_costs_a_day(tmp_path: Path) -> None:
     """The machine starts 40 days ahead, and the runtime is started again and again: the oldest day goes, no more."""
     path, now = tmp_path / FILE_NAME, 1e9
-    memory = Memory(path, clock=lambda: now, ran=lambda: ("first", 10))
+    memory = ProjectMemory(path, clock=lambda: now, ran=lambda: ("first", 10))
     work(memory, "oldest")
     memory.close()
     now += 5 * 86400
-    memory = Memory(path, clock=lambda: now, ran=lambda: ("first", 10 + 5 * 86400))
+    memory = ProjectMemory(path, clock=lambda: now, ran=lambda: ("first", 10 + 5 * 86400))
     work(memory, "younger")
     memory.prune(30)
     memory.close()
     for start in range(20):
-        memory = Memory(path, clock=lambda: now + 90 * 86400, ran=lambda at=start: ("second", 20 + at))  # type: ignore[misc]
+        memory = ProjectMemory(path, clock=lambda: now + 90 * 86400, ran=lambda at=start: ("second", 20 + at))  # type: ignore[misc]
         memory.prune(30)
         memory.close()
-    memory = Memory(path, clock=lambda: now, ran=lambda: ("third", 20))
+    memory = ProjectMemory(path, clock=lambda: now, ran=lambda: ("third", 20))
     assert memory.report("oldest", "") is None
     assert memory.report("younger", "") is not None
     memory.close()
@@ -217,7 +219,7 @@ def test_no_clock_deletes_more_than_a_day(
 def test_export_and_forget(tmp_path: Path) -> None:
     """Everything of a project is exported beside its writer; forgetting takes its journal too, and no other's."""
     path = tmp_path / FILE_NAME
-    memory = Memory(path)
+    memory = ProjectMemory(path)
     work(memory)
     memory.decided("", "p", "x", {"model": "coder"})
     memory.open("h", "alice", "p", **FIELDS)
@@ -244,7 +246,7 @@ def test_export_and_forget(tmp_path: Path) -> None:
 
 def test_owners_are_apart(tmp_path: Path) -> None:
     """A generation of one key is neither resumed nor reported with another."""
-    memory = Memory(tmp_path / FILE_NAME)
+    memory = ProjectMemory(tmp_path / FILE_NAME)
     work(memory)
     assert memory.report("g", "alice") is None
     assert memory.open("g", "alice", "p", **FIELDS).known == "other"
@@ -260,21 +262,30 @@ def test_a_memory_that_cannot_be_used(tmp_path: Path, content: bytes | None) -> 
     else:
         path.write_bytes(content)
     with pytest.raises(HostError) as caught:
-        Memory(path)
+        ProjectMemory(path)
     assert caught.value.findings[0].code == "orchestrate/memory-unusable"
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_memory_holds_nobody_up(tmp_path: Path) -> None:
+    """Neither the runtime nor who reads beside it."""
+    os.mkfifo(tmp_path / FILE_NAME)
+    for use in (ProjectMemory, list_projects):
+        with pytest.raises(HostError):
+            use(tmp_path / FILE_NAME)
 
 
 def test_a_memory_of_another_version(tmp_path: Path) -> None:
     """It is left alone."""
     path = tmp_path / FILE_NAME
-    memory = Memory(path)
+    memory = ProjectMemory(path)
     memory._db.execute("PRAGMA user_version = 7")
     memory.close()
     with pytest.raises(HostError, match="version 7"):
-        Memory(path)
+        ProjectMemory(path)
 
 
 def test_the_file_is_private(tmp_path: Path) -> None:
     """Nobody else reads what was written."""
-    Memory(tmp_path / FILE_NAME).close()
+    ProjectMemory(tmp_path / FILE_NAME).close()
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600

@@ -12,7 +12,7 @@ import pytest
 from launcher.cli.memory import _only
 from launcher.errors import ConfigError
 from launcher.ir.project import ProjectSummary
-from launcher.orchestrate import FILE_NAME, Memory
+from launcher.orchestrate import FILE_NAME, ProjectMemory
 from tests.cli.conftest import Cli
 from tests.orchestrate.test_memory import work
 
@@ -23,7 +23,7 @@ def cli(tmp_path: Path, free_port: Callable[[], int], no_orphans: None) -> Cli:
     for deployment in ("dev-a", "dev-b"):
         folder = tmp_path / "state" / "launch" / deployment
         (folder / "servers").mkdir(parents=True)
-        memory = Memory(folder / FILE_NAME)
+        memory = ProjectMemory(folder / FILE_NAME)
         work(memory)
         memory.decided("", "site", "x", {"model": "coder"})
         if deployment == "dev-a":

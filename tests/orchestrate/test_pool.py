@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -24,7 +25,7 @@ from launcher.ir.events import Happened
 from launcher.ir.fleet import DeviceBudget, DeviceNeed, FleetManifest
 from launcher.orchestrate import resident as program
 from launcher.orchestrate.pool import WarmPool
-from launcher.orchestrate.resident import Part
+from launcher.orchestrate.resident import OpenFile
 from launcher.runtime.keeping import keep_pins
 from tests.supervise.conftest import fake, manifest, routes
 
@@ -47,7 +48,7 @@ def cold(path: Path, size: int = SIZE) -> Path:
 
 def resident(path: Path) -> float:
     """Percent of a file in RAM, as another program sees it."""
-    part = Part(str(path))
+    part = OpenFile(str(path))
     try:
         return 100 * part.resident() / part.size
     finally:
@@ -289,6 +290,37 @@ def test_a_file_that_is_replaced_as_it_is_opened_is_seen(tmp_path: Path, monkeyp
     assert files.is_stale()
     files = files.anew()
     assert not files.is_stale()
+    files.close()
+
+
+def test_commands_about_known_files_open_none(tmp_path: Path) -> None:
+    """Every reload sends them: descriptors would run out."""
+    path, known = cold(tmp_path / "a"), dict[str, program.Files]()
+    program.obey(json.dumps({"watch": "a", "paths": [str(path)]}), known)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for verb in ("watch", "hold", "drop", "watch"):
+        program.obey(json.dumps({verb: "a", "paths": [str(path)]}), known)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    known["a"].close()
+
+
+def test_a_disk_that_does_not_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other files of the model, and the other models, are read."""
+    bad, good = cold(tmp_path / "bad", 3 * program.CHUNK_BYTES), cold(tmp_path / "good")
+    files = program.Files([str(bad), str(good)])
+    really_read, broken = os.pread, files.parts[0].fd
+
+    def read(descriptor: int, length: int, offset: int) -> bytes:
+        if descriptor == broken and offset:
+            raise OSError(errno.EIO, "Input/output error")
+        return really_read(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", read)
+    files.hold()
+    while files.at is not None:
+        files.step()
+    assert resident(good) == 100
+    assert files.read == program.CHUNK_BYTES + SIZE
     files.close()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.orchestrate.pool_room import Held, Limits, pool_moves
+from launcher.orchestrate.pool_room import HeldFiles, PoolLimits, pool_moves
 from launcher.orchestrate.predict import Predictor
 
 WORKERS = tuple("abcdef")
@@ -97,8 +97,8 @@ def replay(*, spare: int, foresight: bool) -> tuple[float, int]:
         held[worker] = number
         forecast = predictor.forecast() if foresight else ()
         likely = [f.worker for f in forecast if f.why in ("rule", "pattern", "history")]
-        everyone = {n: Held(size_bytes=SIZE, last_used=at, kept=n == worker) for n, at in held.items()}
-        limits = Limits((spare + 1) * SIZE, spare)
+        everyone = {n: HeldFiles(size_bytes=SIZE, last_used=at, kept=n == worker) for n, at in held.items()}
+        limits = PoolLimits((spare + 1) * SIZE, spare)
         moves = pool_moves(likely[:spare], [f.worker for f in forecast], sizes, everyone, limits)
         assert worker not in moves.drop
         for name in moves.drop:
@@ -122,7 +122,8 @@ def test_two_repeating_patterns_are_hit_in_four_of_five_swaps() -> None:
 
 NAMES = st.sampled_from(tuple("abcdefgh"))
 HELD = st.dictionaries(
-    NAMES, st.builds(Held, size_bytes=st.integers(0, 30), last_used=st.integers(0, 9).map(float), kept=st.booleans())
+    NAMES,
+    st.builds(HeldFiles, size_bytes=st.integers(0, 30), last_used=st.integers(0, 9).map(float), kept=st.booleans()),
 )
 
 
@@ -137,19 +138,19 @@ HELD = st.dictionaries(
 def test_the_pool_keeps_its_limits_and_its_promises(
     predicted: list[str],
     others: list[str],
-    held: dict[str, Held],
+    held: dict[str, HeldFiles],
     sizes: dict[str, int],
     budget: int,
     models: int,
 ) -> None:
     """Within bytes and count; never a busy or pinned one; nobody in vain; nothing is dropped and loaded at once."""
-    limits = Limits(budget, models)
+    limits = PoolLimits(budget, models)
     moves = pool_moves(predicted, others, sizes, held, limits)
     assert not any(held[name].kept for name in moves.drop)
     assert not set(moves.drop) & set(moves.load)
     assert not set(moves.load) & set(held)
     stay = {name: h for name, h in held.items() if name not in moves.drop}
-    stay |= {name: Held(size_bytes=sizes[name], last_used=99.0) for name in moves.load}
+    stay |= {name: HeldFiles(size_bytes=sizes[name], last_used=99.0) for name in moves.load}
     if any(not h.kept for h in stay.values()) or moves.load:
         assert limits.hold(stay)
     if limits.hold(held) and not moves.load:
@@ -163,11 +164,11 @@ def test_the_pool_keeps_its_limits_and_its_promises(
 
 def test_the_least_recently_used_goes_and_the_likeliest_stays() -> None:
     """Room for two: the older one goes for a predicted one; for one that is only possible, nobody goes."""
-    held = {n: Held(size_bytes=SIZE, last_used=at) for n, at in (("a", 1.0), ("b", 2.0))}
+    held = {n: HeldFiles(size_bytes=SIZE, last_used=at) for n, at in (("a", 1.0), ("b", 2.0))}
     sizes = dict.fromkeys("abcd", SIZE)
-    two = Limits(2 * SIZE, 2)
+    two = PoolLimits(2 * SIZE, 2)
     assert pool_moves(["c"], [], sizes, held, two).drop == ("a",)
     assert pool_moves(["a", "c"], [], sizes, held, two).drop == ("b",)
     assert pool_moves(["a", "b", "c"], ["d"], sizes, held, two).load == ()
     assert pool_moves([], ["d"], sizes, held, two).load == ()
-    assert pool_moves([], [], sizes, held, Limits(SIZE, 2)).drop == ("a",)
+    assert pool_moves([], [], sizes, held, PoolLimits(SIZE, 2)).drop == ("a",)

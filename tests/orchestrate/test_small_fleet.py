@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from launcher.orchestrate.decision import parse_decision, router_prompt, router_question
-from launcher.orchestrate.settings import Settings, settings_of
+from launcher.orchestrate.settings import Orchestration, settings_of
 from launcher.orchestrate.verdict import SCHEMA, parse_verdict
 from launcher.runtime import read_deployment
 from tests.cli.conftest import Cli
@@ -33,7 +33,7 @@ class Running:
         self.url = cli.front
         settings = settings_of(read_deployment(folder)[1])
         assert settings is not None
-        self.settings: Settings = settings
+        self.settings: Orchestration = settings
 
     def chat(self, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         """One chat request, answered."""

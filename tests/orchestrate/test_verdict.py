@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import jsonschema
 import pytest
@@ -90,3 +91,10 @@ def test_the_schema_and_the_reader_agree(status: str, reason: str, correction: s
         found = parse_verdict(json.dumps(value))
         marked = "[fail" in reason.lower()
         assert found.kind == {"PASS": "contradictory" if marked else "pass", "FAIL": "fail"}[status]
+
+
+def test_a_long_answer_is_read_at_once() -> None:
+    """A fence that is never closed, and nothing but line ends: the loop that reads it has others to answer."""
+    began = time.process_time()
+    assert parse_verdict("```" + "\n" * 50_000 + "x").kind == "malformed"
+    assert time.process_time() - began < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,9 @@ async def test_stop() -> None:
         assert (await client.post("/api/stop", json={"names": ["m"]})).json() == {"stopped": ["m"], "all": False}
         assert (await client.post("/api/stop")).json() == {"stopped": [], "all": True}
         unknown = await client.post("/api/stop", json={"names": ["m", "taild"]})
-    assert control.calls == [("stop", ("m",)), ("stop", ())]
+        marked = await client.post("/api/stop", content=b'\xef\xbb\xbf{"names": ["m"]}')
+    assert control.calls == [("stop", ("m",)), ("stop", ()), ("stop", ("m",))]
+    assert marked.status_code == 200
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_server")
     assert "did you mean 'tailed'" in unknown.json()["error"]["message"]
 
@@ -171,6 +174,33 @@ async def test_follow_sees_what_is_added_across_rotation(tmp_path: Path) -> None
     task.cancel()
 
 
+async def test_the_last_lines_before_a_rotation_are_followed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server says why it ends, and its log is moved away for the next one's before anybody looks again."""
+    log = tmp_path / "log"
+    log.write_text("a\n")
+    following = follow(log, 1)
+    assert await anext(following) == b"a\n"
+    monkeypatch.setattr("launcher.route.api._FOLLOW_EVERY_S", 0.05)
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    for number in range(3):
+        with log.open("a") as file:
+            file.write(f"why {number}\n")
+        log.rename(tmp_path / "log.1")
+        (tmp_path / "log.1").unlink()  # its inode may be the next one's
+        log.write_text(f"new {number}, and longer than before\n")
+        got = await asyncio.wait_for(waiting, 10)
+        while not got.endswith(b"before\n"):
+            got += await asyncio.wait_for(anext(following), 10)
+        assert got == f"why {number}\nnew {number}, and longer than before\n".encode()
+        waiting = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+
 def test_tail_of_long_lines(tmp_path: Path) -> None:
     """Lines longer than a block, and a last line without its end."""
     log = tmp_path / "log"
@@ -178,6 +208,20 @@ def test_tail_of_long_lines(tmp_path: Path) -> None:
     text, end = tail(log, 2)
     assert text == "y" * 100_000 + "\nend"
     assert end == log.stat().st_size
+
+
+@pytest.mark.timeout(20)
+async def test_a_pipe_in_the_place_of_a_log_holds_nobody_up(tmp_path: Path) -> None:
+    """It has no lines; what takes its place has."""
+    os.mkfifo(tmp_path / "log")
+    assert tail(tmp_path / "log", 10) == ("", 0)
+    following = follow(tmp_path / "log", 10)
+    assert await anext(following) == b""
+    waiting = asyncio.ensure_future(anext(following))
+    await asyncio.sleep(0)
+    (tmp_path / "log").unlink()
+    (tmp_path / "log").write_text("a\n")
+    assert await waiting == b"a\n"
 
 
 def test_tail_of_a_line_that_has_no_end(tmp_path: Path) -> None:

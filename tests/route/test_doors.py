@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import socket
 import ssl
 import time
@@ -19,9 +20,10 @@ import pytest
 from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
-from launcher.route import Doors, Front, StaticUpstreams, bind, key_watch, serve
+from launcher.route import Doors, Front, StaticUpstreams, bind, bind_more, key_watch, serve
+from launcher.route.doors import tls_context
 from launcher.route.keys import read_keys
-from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, post, table, target, until
+from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, get, post, table, target, until
 
 KEY = {"authorization": "Bearer the-key-1"}
 
@@ -30,7 +32,7 @@ KEY = {"authorization": "Bearer the-key-1"}
 async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors]]:
     """A front at `unit` with the one server at `port`, and its doors."""
     front = Front(table(target("m", port), front=unit), StaticUpstreams())
-    doors = Doors(front, bind(front, unit.host, unit.port))
+    doors = Doors(front, bind(front, unit.host, unit.port), bind_more(front))
     shutdown = asyncio.Event()
     task = asyncio.create_task(
         serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=0.2)
@@ -167,6 +169,46 @@ async def test_a_certificate_comes_and_goes(tmp_path: Path) -> None:
         assert await status("127.0.0.1", plain.port) == 200
 
 
+async def test_more_connections_after_a_reload_have_descriptors(tmp_path: Path) -> None:
+    """What the process may open grows with `max_connections`, not at its start alone."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unit = msgspec.structs.replace(unit_at(free(), None), max_connections=100)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        async with opened(unit, 1) as (front, doors):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1024
+            await move(front, doors, msgspec.structs.replace(unit, max_connections=1000))
+            assert front.clients.most == 1000
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_a_certificate_comes_and_goes_at_every_address(tmp_path: Path) -> None:
+    """Those beside the first have it too, and no other; a unix socket has none."""
+    certs = {}
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        certs[name] = await certificate(tmp_path / name)
+    path = tmp_path / "front.sock"
+    plain = unit_at(free(), None, listen=("127.0.0.2", str(path)))
+    async with opened(plain, 1) as (front, doors):
+        for cert, key in certs.values():
+            unit = msgspec.structs.replace(plain, tls_cert_file=str(cert), tls_key_file=str(key))
+            await move(front, doors, unit)
+            context = ssl.create_default_context(cafile=cert)
+            context.check_hostname = False
+            for host in ("127.0.0.1", "127.0.0.2"):
+                assert await status(host, plain.port, context=context) == 200
+        await move(front, doors, plain)
+        for host in ("127.0.0.1", "127.0.0.2"):
+            assert await status(host, plain.port) == 200
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(get("/health", "Connection: close"))
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert not path.exists()
+
+
 async def test_keys_are_read_again_when_their_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A revoked key is refused; a file without a key lets nobody in; one that is no key file leaves what was."""
     monkeypatch.setattr(key_watch, "LOOK_S", 0.01)
@@ -295,6 +337,44 @@ async def test_what_a_client_over_tls_does_not_read_is_as_little_as_without(tmp_
         assert connection.transport.get_write_buffer_size() <= (64 + 256 + 16) * 1024
         writer.transport.abort()
         await until(lambda: not front.clients.connections)
+
+
+async def test_nobody_is_asked_for_a_keys_passphrase(tmp_path: Path) -> None:
+    """OpenSSL would ask at the terminal, and a reload would hold everybody up until somebody types."""
+    cert, key = await certificate(tmp_path)
+    locked = tmp_path / "locked.pem"
+    argv = ("openssl", "pkey", "-in", key, "-aes256", "-passout", "pass:secret", "-out", locked)
+    assert await (await asyncio.create_subprocess_exec(*argv)).wait() == 0
+    with pytest.raises(HostError, match="the key has a passphrase"):
+        tls_context(unit_at(1, None, tls_cert_file=str(cert), tls_key_file=str(locked)))
+
+
+def test_a_unix_socket_whose_owner_accepts_nothing_is_left_alone(tmp_path: Path) -> None:
+    """It is stopped, and its queue is full: who wants its path is told, and does not wait."""
+    path = tmp_path / "front.sock"
+    front = Front(table(target("m", 1), front=unit_at(free(), None, listen=(str(path),))), StaticUpstreams())
+    with socket.socket(socket.AF_UNIX) as owner, socket.socket(socket.AF_UNIX) as waiting:
+        owner.bind(str(path))
+        owner.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(HostError, match="the front cannot listen on"):
+            bind_more(front)
+    assert path.exists()
+
+
+async def test_the_next_fronts_unix_socket_stays(tmp_path: Path) -> None:
+    """A front that drains has given its path up: another one may have taken it when the drain is over."""
+    path = tmp_path / "front.sock"
+    front = Front(table(target("m", 1), front=unit_at(free(), None, listen=(str(path),))), StaticUpstreams())
+    doors = Doors(front, bind(front, front.unit.host, front.unit.port), bind_more(front))
+    await doors.open()
+    doors.close()
+    assert not path.exists()
+    next_one = bind_more(front)
+    doors.close()
+    assert path.exists()
+    for sock in next_one:
+        sock.close()
 
 
 async def test_tls_without_descriptors_goes_on_when_there_are_some(tmp_path: Path) -> None:

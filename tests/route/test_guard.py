@@ -11,8 +11,7 @@ import pytest
 
 from launcher.errors import ConfigError, HostError
 from launcher.route import Front, bind, bind_more, serve
-from launcher.route.access import check_control
-from launcher.route.guard import Guard, host_name, is_loopback
+from launcher.route.guard import Guard, check_control, host_name, is_loopback
 from launcher.route.head import Head
 from launcher.route.problem import HttpError
 from tests.route.fleet import OK, FakeFleet, answering, ask, controlled, front_unit, get, post, running, table, target

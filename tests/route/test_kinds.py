@@ -135,3 +135,4 @@ async def test_a_real_server_that_does_not_see(llama: int) -> None:
 def test_media_of_a_chat(body: dict[str, Any], media: set[str]) -> None:
     """Content parts are looked at, text is not."""
     assert media_in(json.dumps(body).encode()) == media
+    assert media_in(b"\xef\xbb\xbf" + json.dumps(body).encode()) == media

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -12,14 +13,16 @@ import pytest
 
 from launcher.ir.fleet import FaceUnit
 from launcher.route import Front
-from launcher.route.apis import api_of
+from launcher.route.other_apis import api_of
 from tests.late import Late
 from tests.route.fleet import (
     OK,
+    SSE_HEAD,
     FakeFleet,
     RawClient,
     answering,
     ask,
+    chunked,
     front_unit,
     get,
     post,
@@ -301,3 +304,108 @@ def test_paths_are_theirs_alone() -> None:
     assert api_of("GET", "/upstream/a/x", ("ollama",)) == ""
     assert api_of("POST", "/api/models/unload/a", ("llama_swap",)) == "llama_swap"
     assert api_of("POST", "/api/pull", ALL) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("org/m/v1/models", "/v1/models"),
+        ("org%2Fm/v1/models", "/v1/models"),
+        ("%6frg%2fm/slots/1?x=%2F", "/slots/1?x=%2F"),
+        ("org/m/v1/x%2Fy", "/v1/x%2Fy"),
+        ("org%2Fm/", "/"),
+    ],
+)
+async def test_a_named_server_is_asked_for_the_rest_of_the_path(path: str, asked: str) -> None:
+    """However the slash in its name is written; what follows goes on as it came."""
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, aliases=("org/m",)), front=front_unit(apis=("llama_swap",)))
+        async with running(Front(unit, FakeFleet())) as port:
+            assert (await ask(port, get(f"/upstream/{path}"))).status == 200
+            redirect = await ask(port, get("/upstream/org%2Fm"))
+            assert (redirect.status, redirect.headers["location"]) == (301, "/upstream/org%2Fm/")
+            assert (await ask(port, get("/upstream/org/m%2Fv1/models"))).status == 404
+    assert [request.line for request in up.requests] == [f"GET {asked} HTTP/1.1"]
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_body() -> None:
+    """Windows writes one before a file's text."""
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, start="demand"), front=front_unit(apis=ALL))
+        async with running(Front(unit, FakeFleet())) as port:
+            for path in ("/api/show", "/models/load", "/v1/chat/completions"):
+                data = b'\xef\xbb\xbf{"model":"m"}'
+                lines = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                answer = await ask(port, f"{lines}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+                assert (path, answer.status) == (path, 200)
+
+
+@pytest.mark.parametrize("scopes", ["infer", "infer,admin"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_answer_that_is_out_is_followed_by_the_next(tmp_path: Path, scopes: str, *, stream: bool) -> None:
+    """`keep_alive: 0` of who may not unload, or of a server that stays: not a byte comes after the answer's end."""
+    event = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    keys = tmp_path / "keys"
+    keys.write_text(f"long-enough-key scopes={scopes}\n")
+    async with answering(SSE_HEAD + chunked(event) + b"0\r\n\r\n") as up:
+        unit = front_unit(apis=ALL, api_key_file=str(keys))
+        async with running(Front(table(target("m", up.port, start="demand"), front=unit), FakeFleet())) as port:
+            body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "keep_alive": 0, "stream": stream}
+            async with RawClient(port) as client:
+                client.send(post(body, "/api/chat", "Authorization: Bearer long-enough-key") + get("/health"))
+                said = [await client.answer(), await client.answer()]
+    assert [answer.status for answer in said] == [200, 200]
+    assert json.loads(said[0].body.splitlines()[-1])["done"]
+    assert json.loads(said[1].body) == {"status": "ok"}
+
+
+async def test_a_model_is_loaded_once_for_all_who_want_it() -> None:
+    """Each of those who waited for a start that takes long would be kept until it ends."""
+    fleet, come = FakeFleet(m="stopped"), asyncio.Event()
+
+    async def start(name: str) -> None:
+        await come.wait()
+        fleet.states[name] = "ready"
+
+    fleet.on_wake = start
+    async with answering(OK) as up:
+        unit = table(target("m", up.port, start="demand"), front=front_unit(apis=ALL))
+        async with running(Front(unit, fleet)) as port, RawClient(port) as client:
+            for _ in range(20):
+                assert (await client.ask(post({"model": "m"}, "/models/load"))).status == 200
+            assert fleet.woken == ["m"]
+            come.set()
+            await until(lambda: fleet.left == [("m", True)])
+            fleet.states["m"] = "stopped"
+            await client.ask(post({"model": "m"}, "/models/load"))
+            await until(lambda: fleet.woken == ["m", "m"])
+
+
+async def test_null_says_nothing_to_ollama() -> None:
+    """As its own server reads it: clients send it for the content beside calls, and for what they leave out."""
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": None}}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}, called], "prompt": None, "stream": None}
+    async with answering(SSE_HEAD + b"0\r\n\r\n") as up:
+        front = Front(table(target("m", up.port), front=front_unit(apis=ALL)), FakeFleet())
+        async with running(front) as port:
+            await ask(port, post(body, "/api/chat"))
+    messages = json.loads(up.requests[0].body)["messages"]
+    assert [message["content"] for message in messages] == ["x", ""]
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == "{}"
+
+
+async def test_a_big_body_for_a_named_server_is_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat of many messages takes a second to read, in which nobody else would be answered."""
+    monkeypatch.setattr("launcher.route.front.media_in", lambda _: pytest.fail("it is read in the event loop"))
+    image = {"type": "image_url", "image_url": {"url": "x" * 1_000_000}}
+    body = {"messages": [{"role": "user", "content": [image]}]}
+    async with answering(OK) as blind, answering(OK) as seeing:
+        units = (
+            target("m", blind.port, start="demand"),
+            target("v", seeing.port, modalities=("text", "image")),
+        )
+        unit = front_unit(apis=ALL, max_body_bytes=1 << 24)
+        front = Front(table(*units, front=unit, media={"image": "v"}), FakeFleet(m="stopped"))
+        async with running(front) as port:
+            answer = await ask(port, post(body, "/upstream/m/v1/chat/completions"))
+    assert (answer.status, answer.headers["x-launch-server"]) == (200, "v")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 from pathlib import Path
@@ -203,7 +204,8 @@ async def test_its_certificate_is_checked(certificate: tuple[Path, Path]) -> Non
 def test_certificates_that_cannot_be_used_are_a_finding(tmp_path: Path) -> None:
     """Before anything is served."""
     (tmp_path / "empty.pem").touch()
-    for name in ("empty.pem", "none.pem"):
+    os.mkfifo(tmp_path / "pipe.pem")
+    for name in ("empty.pem", "none.pem", "pipe.pem"):
         unit = outside("bad", 1, scheme="https", outside={"ca_file": str(tmp_path / name)})
         with pytest.raises(HostError) as refused:
             Front(table(unit), StaticUpstreams())

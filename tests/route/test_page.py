@@ -205,15 +205,15 @@ def test_links_and_sessions_end() -> None:
     assert session is not None
     assert sessions.enter(link) is None
     assert sessions.enter("") is None
-    assert sessions.holds(f"launch={session}".encode())
+    assert sessions.opened_by(f"launch={session}".encode()) is not None
     for cookies in (b"", b"launch=", b"launch", f"other={session}".encode(), f"launch={session}x".encode(), b"\xff;="):
-        assert not sessions.holds(cookies)
+        assert sessions.opened_by(cookies) is None
     late = sessions.make_link()
     now[0] += LINK_S
     assert sessions.enter(late) is None
     now[0] = SESSION_S - 1
-    assert sessions.holds(f"launch={session}".encode())
+    assert sessions.opened_by(f"launch={session}".encode()) is not None
     now[0] = SESSION_S
-    assert not sessions.holds(f"launch={session}".encode())
+    assert sessions.opened_by(f"launch={session}".encode()) is None
     words = [sessions.make_link() for _ in range(1000)]
     assert [sessions.enter(word) is not None for word in (words[0], words[-1])] == [False, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -50,6 +51,28 @@ async def test_a_question_is_refused(name: str, grant: Grant, code: str) -> None
         with pytest.raises(Refusal) as refused:
             await ask(front, name, question, timeout_s=5)
         assert (refused.value.code, up.requests, dict(front.refused)) == (code, [], {})
+
+
+async def test_an_answer_that_does_not_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives it, for however many texts: its server sees its client leave."""
+    monkeypatch.setattr("launcher.route.question._MOST_BYTES", 1 << 20)
+    left = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (1 << 40))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1024):
+                writer.write(b" " * 65536)
+                await writer.drain()
+            return
+        left.set()
+
+    async with Upstream(script) as up, running(front := Front(table(target("m", up.port)), FakeFleet())):
+        with pytest.raises(Refusal, match="exceeds 1 MiB"):
+            await ask(front, "m", QUESTION, timeout_s=30)
+        await asyncio.wait_for(left.wait(), 30)
+        assert front.view.targets["m"].gate.in_flight == 0
 
 
 @pytest.mark.parametrize("own", [True, False])

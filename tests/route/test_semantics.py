@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import ssl
 import subprocess
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 from launcher.errors import HostError
 from launcher.ir.fleet import RoutePool
 from launcher.route import Front, StaticUpstreams, bind, serve
+from launcher.route.journal import Journal
 from tests.route.fleet import (
     SSE_HEAD,
+    RawClient,
     Upstream,
     answering,
     ask,
@@ -190,6 +193,58 @@ async def test_tokens_are_counted(tmp_path: Path, *, streamed: bool) -> None:
     assert [(x["asked"], x["server"], x["status"], x["generated_tokens"]) for x in lines] == [("m", "m", 200, 7)] * 2
     assert "secret" not in journal.read_text()
     assert journal.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_full_disk_costs_the_journal_entries_and_nobody_his_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, streamed: bool
+) -> None:
+    """The log says so once, and how many are lost when there is room again; a cut line is ended."""
+    events = SSE_HEAD + chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    async with answering(events if streamed else OK) as up:
+        front = Front(table(target("m", up.port), front=front_unit(journal_file="/dev/full")), StaticUpstreams())
+        async with running(front) as port, RawClient(port) as client:
+            for _ in range(3):
+                assert (await client.ask(post({"model": "m"}))).status == 200
+            journal = front._journal
+            assert journal is not None
+            journal._look_at = float("inf")
+            with (tmp_path / "journal").open("wb") as room:
+                os.dup2(room.fileno(), journal._fd)
+            assert (await client.ask(post({"model": "m"}))).status == 200
+            whole, journal._is_cut = (tmp_path / "journal").read_bytes(), True
+            assert (await client.ask(post({"model": "m"}))).status == 200
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "the journal takes no entries",
+        "the journal takes entries again; 3 are lost",
+    ]
+    assert (tmp_path / "journal").read_bytes().startswith(whole + b"\n{")
+
+
+def test_a_journal_that_is_moved_away_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As logrotate does it; one whose folder is gone goes on in the file that it has."""
+    monkeypatch.setattr("launcher.route.journal._LOOK_S", 0.0)
+    path, moved = tmp_path / "logs" / "journal", tmp_path / "journal.1"
+    path.parent.mkdir()
+    journal, fields = Journal(str(path)), dict.fromkeys(("request", "caller", "asked", "server", "path"), "x")
+    numbers = dict.fromkeys(("status", "seconds", "prompt_tokens", "generated_tokens"), 0)
+    journal.add(**fields, **numbers)
+    path.rename(moved)
+    journal.add(**fields, **numbers)
+    journal.add(**fields, **numbers)
+    assert [len(file.read_bytes().splitlines()) for file in (moved, path)] == [1, 2]
+    path.rename(moved)
+    path.parent.rmdir()
+    journal.add(**fields, **numbers)
+    assert len(moved.read_bytes().splitlines()) == 3
+    journal.close()
+
+
+def test_a_journal_is_no_pipe_that_nobody_reads(tmp_path: Path) -> None:
+    """Whoever opened it would wait."""
+    os.mkfifo(tmp_path / "journal")
+    with pytest.raises(HostError):
+        Journal(str(tmp_path / "journal"))
 
 
 async def test_tls(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_what_requests_are_known_by() -> None:
     grammar, other = b'{"grammar":"(","prompt":"a"}', b'{"prompt":"b","grammar":"(("}'
     one, two = traits_of("a", CHAT, grammar), traits_of("a", CHAT, other)
     assert one.kind == two.kind != traits_of("b", CHAT, grammar).kind
+    assert traits_of("a", CHAT, b"\xef\xbb\xbf" + grammar) == one
     assert one.body != two.body
     plain = traits_of("a", CHAT, b'{"prompt":"a"}')
     assert plain == traits_of("b", CHAT, b'{"prompt":"a"}') != traits_of("a", CHAT, b'{"prompt":"b"}')

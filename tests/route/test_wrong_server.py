@@ -60,6 +60,27 @@ async def test_a_fallback_stands_in_for_a_stolen_port() -> None:
             assert (answer.status, answer.json()["error"]["code"]) == (503, "upstream_unreachable")
 
 
+async def test_a_stranger_who_never_ends_is_not_listened_to() -> None:
+    """What it says of itself would fill the memory."""
+    sent = 0
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await up.read(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (1 << 40))
+        while sent < 64 << 20:
+            writer.write(b" " * 65536)
+            sent += 65536
+            await writer.drain()
+
+    async with Upstream(script) as up:
+        front = Front(table(target("m", up.port)), AskedUpstreams())
+        async with running(front) as port:
+            answer = await asyncio.wait_for(ask(port, post({"model": "m"})), 30)
+    assert answer.status in (502, 503)
+    assert sent < 16 << 20
+
+
 @pytest.mark.parametrize(
     ("models", "who"),
     [
