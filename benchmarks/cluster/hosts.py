@@ -13,7 +13,7 @@ from benchmarks.cluster.site import BEGIN_S, CACHE_BYTES, DISK_BYTES_S, END_S, S
 from launcher.ir.config import OrchestrationConfig, WarmPoolConfig
 from launcher.ir.fleet import DeviceBudget
 from launcher.orchestrate.pool import WarmPool
-from launcher.orchestrate.pool_score import Residency
+from launcher.orchestrate.pool_score import FilesInRam
 from launcher.supervise.scheduler import needs_bytes
 from tests.supervise.conftest import manifest, routes
 from tests.supervise.simulated import Simulated, World
@@ -92,7 +92,7 @@ class Pool(WarmPool):
     def _tell_of(self, key: str) -> None:
         size = self._sizes[key]
         there = size if key in self._cache else 0
-        self._heard(Residency(key=key, resident=there, total=size, locked=there, loading=False, read=0))
+        self._heard(FilesInRam(key=key, resident=there, total=size, locked=there, loading=False, read=0))
 
 
 class Hosts(World):

@@ -14,8 +14,8 @@ import msgspec
 from benchmarks.memory.cases import Case
 from launcher.engine import dry_run
 from launcher.hardware import take_inventory
-from launcher.ir.plan import DeviceMemory
-from launcher.plan import Settings, estimate, settle
+from launcher.ir.plan import DeviceMemory, Settings
+from launcher.plan import estimate, settle
 from launcher.sizes import KIB, MIB
 from tests.plan.asking import flags, load_words, number, says
 from tests.plan.fleets import hardware

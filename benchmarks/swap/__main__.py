@@ -33,7 +33,7 @@ import msgspec
 
 from launcher.files.state import deployment_state_dir
 from launcher.orchestrate import resident
-from launcher.orchestrate.resident import Part
+from launcher.orchestrate.resident import OpenFile
 from launcher.supervise import Supervisor, events
 from tests.conftest import packaged_file
 from tests.supervise.conftest import SUPERVISOR, Watcher, children, manifest, real, wake
@@ -65,7 +65,7 @@ def two_models(directory: Path, mib: int) -> tuple[Path, Path]:
 
 def share_in_ram(path: Path) -> float:
     """0 to 1."""
-    part = Part(str(path))
+    part = OpenFile(str(path))
     try:
         return part.resident() / part.size
     finally:

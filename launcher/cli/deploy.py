@@ -28,12 +28,12 @@ from launcher.errors import (
     fault,
     has_errors,
 )
-from launcher.files import FileDifference, compare_deployment, owned_files, writing
+from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import Change, Changes, Installed, Layout, Report, Source, Systemd
 from launcher.install.changes import SIGNS
 from launcher.install.ownership import shown
 from launcher.install.steps import not_active
-from launcher.ir.deployment import Deployment, RenderedFile, content_digest
+from launcher.ir.deployment import Deployment, FileDifference, RenderedFile, content_digest
 from launcher.supervise import reach_runtime
 from launcher.supervise.control import ControlClient, NoRuntimeError
 from launcher.supervise.ending import no_answer_finding
