@@ -30,6 +30,7 @@ test: ## install, then everything that must be true
 	@$(MAKE) --no-print-directory unit
 
 setup: $(VENV)/.installed $(VENV)/.embedded
+	@[ "$(MAKELEVEL)" != 0 ] || echo "next: source $(VENV)/bin/activate && launch init --models DIR"
 
 setup-dev: $(VENV)/.installed-dev $(VENV)/.embedded
 
