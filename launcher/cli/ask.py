@@ -54,18 +54,18 @@ def _spelled(key_file: str, model: str) -> str:
     return f"$(head -n1 {shlex.quote(str(path))})" if alone else "$YOUR_KEY"
 
 
-class _Delta(msgspec.Struct):
+class _AnswerDelta(msgspec.Struct):
     content: str | None = None
 
 
-class _Part(msgspec.Struct):
-    delta: _Delta
+class _AnswerChoice(msgspec.Struct):
+    delta: _AnswerDelta
 
 
-class _Chunk(msgspec.Struct):
+class _AnswerChunk(msgspec.Struct):
     """One event of a streamed answer; `error`: why it ends early."""
 
-    choices: list[_Part] = []
+    choices: list[_AnswerChoice] = []
     timings: dict[str, float] = {}
     error: dict[str, Any] | None = None
 
@@ -116,7 +116,7 @@ class AskThread(threading.Thread):
             for line in reply.iter_lines():
                 if not line.startswith("data: {"):
                     continue
-                chunk = msgspec.json.decode(line.removeprefix("data: "), type=_Chunk)
+                chunk = msgspec.json.decode(line.removeprefix("data: "), type=_AnswerChunk)
                 if chunk.error is not None:
                     raise ValueError(chunk.error.get("message", chunk.error))
                 speed = chunk.timings.get("predicted_per_second", speed)

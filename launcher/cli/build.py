@@ -44,12 +44,7 @@ def exit_code(compiled: Compilation) -> int:
 
 
 def show(
-    overrides: list[str],
-    config_dirs: list[Path],
-    *,
-    as_json: bool,
-    verbose: bool,
-    prover: str | None = None,
+    overrides: list[str], config_dirs: list[Path], *, as_json: bool, verbose: bool, prover: str | None = None
 ) -> int:
     """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
     out, _ = terminals()

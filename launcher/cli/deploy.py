@@ -12,6 +12,7 @@ import msgspec
 
 from launcher import install
 from launcher.base.regular import read_regular
+from launcher.cli.arguments import is_override
 from launcher.cli.findings import show_findings
 from launcher.cli.installed import require_rights
 from launcher.cli.running import fleets
@@ -59,7 +60,7 @@ def install_fleet(
 ) -> int:
     """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
     out, err = terminals()
-    if len(what) == 1 and "=" not in what[0]:
+    if len(what) == 1 and not is_override(what[0]):
         source = Source(folder=str(Path(what[0]).absolute()), host=host)
     else:
         source = Source(overrides=tuple(what), config_dirs=tuple(map(str, config_dirs)), host=host)

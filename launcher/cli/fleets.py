@@ -46,12 +46,7 @@ def up(
     from launcher.cli.fleet import bring_up
 
     return bring_up(
-        *request_of(overrides, config_dir, file),
-        detach=detach,
-        ask=ask,
-        host=host,
-        as_json=json,
-        verbose=verbose,
+        *request_of(overrides, config_dir, file), detach=detach, ask=ask, host=host, as_json=json, verbose=verbose
     )
 
 
@@ -110,12 +105,7 @@ def render(
     from launcher.cli.build import write
 
     return write(
-        *request_of(overrides, config_dir, file),
-        check=check,
-        diff=diff,
-        output=output,
-        prove=prove,
-        as_json=json,
+        *request_of(overrides, config_dir, file), check=check, diff=diff, output=output, prove=prove, as_json=json
     )
 
 

@@ -192,12 +192,7 @@ def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
 
 
 def switch_fleet(
-    overrides: Sequence[str],
-    config_dirs: Sequence[Path],
-    *,
-    fleet: str | None,
-    dry_run: bool,
-    as_json: bool,
+    overrides: Sequence[str], config_dirs: Sequence[Path], *, fleet: str | None, dry_run: bool, as_json: bool
 ) -> int:
     """Show what differs, then hand it over. Raises LaunchError; then nothing has changed.
 

@@ -94,6 +94,10 @@ def _check_options(options: SweepOptions) -> None:
     """What would fail when all is measured, or mean nothing. Raises ConfigError."""
     if not 1 <= options.p95_limit < math.inf:  # a NaN is neither below nor above what the option may be
         raise _usage(f"--p95-limit {options.p95_limit}: how many times that of one request at a time p95 may be")
+    named = [path for path in (options.csv, options.svg, options.png) if path is not None]
+    beside = {".lock", ".log", ".svg"}  # written as the CSV is called, with these endings
+    if len({*named}) < len(named) or (options.csv is not None and options.csv.suffix in beside):
+        raise _usage(f"{named[0]}: a sweep writes another file of that name")
     if options.png and (missing := lacking()):
         raise _usage(missing)
 

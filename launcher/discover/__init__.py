@@ -8,12 +8,4 @@ version.
 from launcher.discover.engines import FoundEngine, find_engines
 from launcher.discover.models import MAX_DEPTH, FoundModels, find_models, plain_path, usual_places
 
-__all__ = [
-    "MAX_DEPTH",
-    "FoundEngine",
-    "FoundModels",
-    "find_engines",
-    "find_models",
-    "plain_path",
-    "usual_places",
-]
+__all__ = ["MAX_DEPTH", "FoundEngine", "FoundModels", "find_engines", "find_models", "plain_path", "usual_places"]

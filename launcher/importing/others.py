@@ -41,7 +41,7 @@ def from_preset(text: str, flags: Flags) -> Imported:
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign] # flags differ by letter case
     try:
-        plain = "\n".join(map(str.strip, text.splitlines()))  # an indent means nothing there
+        plain = "\n".join(map(str.strip, text.split("\n")))  # an indent means nothing there
         parser.read_string(plain if plain.lstrip().startswith("[") else f"[\x01]\n{plain}")
     except configparser.Error as error:
         into.lose("the file", f"is no INI: {' '.join(str(error).split())}")

@@ -14,7 +14,7 @@ import msgspec
 
 from launcher.base.decoding import decoded
 from launcher.ir.sweep import Workload
-from launcher.trial.server import TrialError
+from launcher.trial.server import TrialError, plain
 
 REQUEST_TIMEOUT_S = 3600.0
 AT_ONCE_MAX = 10_000
@@ -161,7 +161,7 @@ class LoadClient:
 def _timings(answer: httpx.Response) -> Timings:
     """What the server says of one request. Raises TrialError."""
     if answer.status_code != httpx.codes.OK:
-        raise TrialError(f"/completion answers {answer.status_code}: {answer.text[:200]}")
+        raise TrialError(f"/completion answers {answer.status_code}: {plain(answer.text[:200])}")
     try:
         timings = msgspec.json.decode(answer.content, type=_TimedAnswer).timings
     except msgspec.DecodeError as error:

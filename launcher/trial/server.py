@@ -76,4 +76,9 @@ def tail(log: Path) -> str:
     """The last lines of a log, errors before others."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if " E " in line or "error" in line.lower()]
-    return " / ".join((errors or lines)[-TAIL_LINES:])
+    return plain(" / ".join((errors or lines)[-TAIL_LINES:]))
+
+
+def plain(text: str) -> str:
+    """What a server wrote, as one line that drives no terminal."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))

@@ -14,6 +14,7 @@ import pytest
 
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
+from launcher.cli.deploy import install_fleet, layout_of
 from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, adopt, recompile
 from launcher.cli.installed import require_rights
 from launcher.cli.reload import reload_servers
@@ -296,3 +297,10 @@ def test_refusals_keep_their_exit_codes(home: Path) -> None:
         stop_servers((), everything=False, as_json=False)
     with pytest.raises(SuperviseError):
         reload_servers((), as_json=False)
+
+
+def test_a_removal_alone_is_no_folder_to_install(home: Path) -> None:
+    """`launch install ~servers.x`: an override like any other."""
+    layout = layout_of(user=False, root=home / "tree")
+    asked = {"dry_run": True, "force": False, "start": False, "host": None, "as_json": False}
+    assert refusal(lambda: install_fleet(["~servers.nobody"], [], layout, **asked)) == "config/unknown-key"

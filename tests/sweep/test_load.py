@@ -16,6 +16,7 @@ from launcher.ir.sweep import Workload
 from launcher.sweep import read_rows, row_text
 from launcher.trial import Experiment, Prompts, TrialError
 from launcher.trial.load import LoadClient
+from launcher.trial.server import tail
 from tests.sweep.test_sweep_pure import SAMPLE
 
 AT_ONCE = 130
@@ -33,6 +34,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.tokens = [1, 2, 3]
         self.gate = threading.Barrier(AT_ONCE)
+        self.refusal = ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -42,11 +44,12 @@ class _Handler(BaseHTTPRequestHandler):
         """`/tokenize` or `/completion`."""
         self.rfile.read(int(self.headers["content-length"]))
         answer: dict[str, object] = {"tokens": self.server.tokens}
-        if self.path == "/completion":
+        refused = self.path == "/completion" and self.server.refusal
+        if self.path == "/completion" and not refused:
             self.server.gate.wait(20)
             answer = {"timings": {"prompt_n": 1, "prompt_ms": 1.0, "predicted_n": 1, "predicted_ms": 1.0}}
-        body = json.dumps(answer).encode()
-        self.send_response(200)
+        body = refused.encode() if refused else json.dumps(answer).encode()
+        self.send_response(400 if refused else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -103,6 +106,15 @@ def test_prompts_that_cannot_be_made(server: Scripted) -> None:
     server.tokens = []
     with pytest.raises(TrialError, match="no tokens"), closing(client(server)) as asking:
         asking.batch(0, 2)
+
+
+def test_what_a_server_says_is_one_plain_line(tmp_path: Path, server: Scripted) -> None:
+    """Its log, and the text of a refusal, are shown to people: they drive no terminal."""
+    (tmp_path / "log").write_text("one\nerror: \x1b]0;x\x07no\tluck\x9b2J\n")
+    assert tail(tmp_path / "log") == "error: ]0;xno luck2J"
+    server.refusal = "bad\x1b[2J\nprompt"
+    with pytest.raises(TrialError, match=r"answers 400: bad\[2J prompt$"), closing(client(server)) as asking:
+        asking.batch(0, 1)
 
 
 def opened(csv: Path) -> Experiment:
