@@ -86,7 +86,7 @@ async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> 
         fallbacks.by_hand(down=down)
         runner.emit(events.RungTaken(name=name, rung=fallbacks.label, why="somebody asked for it", by_hand=True))
         runner.mark("draining", on=False)
-        if again and not runner.life.held:  # else somebody stopped it meanwhile
+        if again:
             runner.start()
             await runner.until("ready", "sleeping", "stopped", "failed")
     finally:
