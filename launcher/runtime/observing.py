@@ -124,7 +124,8 @@ class Observer:
     async def _watch_targets(self) -> None:
         while True:
             await asyncio.sleep(TARGETS_EVERY_S)
-            self.look()
+            with contextlib.suppress(OSError):  # no descriptor left: the next look is tried all the same
+                self.look()
 
     def status(self, status: FleetStatus) -> FleetStatus:
         """`status` with how much of the workers' files is in RAM, and with the targets."""

@@ -81,7 +81,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool = False
     """It takes no more requests, because it is about to be stopped."""
     held: bool = False
-    """An operator stopped it: no request starts it again."""
+    """An operator stopped it: nothing starts it again before this is cleared."""
     closed: bool = False
     """The fleet ends, or a reload removed it: nothing starts it again."""
     returning: bool = False
@@ -227,7 +227,7 @@ def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
 
 def _start(life: Life, event: Start, now: float, policy: Policy) -> Step:
     """Begin, unless a process exists; one that is stopping is followed by a new one."""
-    if life.closed and not event.adopt:
+    if (life.closed or life.held) and not event.adopt:
         return life, ()
     life = replace(life, held=False, draining=False)
     if life.state == "stopping" and life.failing is None:

@@ -83,7 +83,8 @@ class Measurer:
         if self._asking is None or self._asking.done():  # a driver that hangs is not asked again meanwhile
             self._asking = asyncio.create_task(asyncio.to_thread(read_cards))
         told, _ = await asyncio.wait({self._asking}, timeout=_DRIVER_S)
-        found = {device_of(card.gpu.name, self.gpus): card.gpu for task in told for card in task.result()}
+        known = [card.gpu for task in told if task.exception() is None for card in task.result()]
+        found = {device_of(gpu.name, self.gpus): gpu for gpu in known}
         return {device: gpu for device, gpu in found.items() if device is not None}
 
     def _on_cards(self, pids: Collection[int]) -> list[tuple[int, str, int]]:

@@ -7,6 +7,7 @@ and slots; one token, embedding or score comes out. The caller owns the timers (
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -118,15 +119,16 @@ async def watch_progress(
     mark: object = None
     most: tuple[int, ...] | None = None
     while True:
-        await trim_log()  # what floods its log before it is ready fills no disk
-        before, mark = mark, await process.log_mark()
-        stat = procfs.proc_stat(pid)
-        steps = procfs.read_bytes(pid) // _STEP_BYTES, (stat.rss_bytes if stat else 0) // _STEP_BYTES
-        if most is not None:
-            loading = any(now > known for now, known in zip(steps, most, strict=True))
-            if loading or mark != before:
-                on_progress(loading)
-        most = steps if most is None else tuple(map(max, steps, most))
+        with contextlib.suppress(OSError):  # no descriptor left: the next look is tried all the same
+            await trim_log()  # what floods its log before it is ready fills no disk
+            before, mark = mark, await process.log_mark()
+            stat = procfs.proc_stat(pid)
+            steps = procfs.read_bytes(pid) // _STEP_BYTES, (stat.rss_bytes if stat else 0) // _STEP_BYTES
+            if most is not None:
+                loading = any(now > known for now, known in zip(steps, most, strict=True))
+                if loading or mark != before:
+                    on_progress(loading)
+            most = steps if most is None else tuple(map(max, steps, most))
         await asyncio.sleep(interval_s)
 
 

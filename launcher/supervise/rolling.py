@@ -38,6 +38,8 @@ class Rolling:
         """
         runners = self.runners
         first, *later = waves(changes.restarted, self.specs, self.new) or ((),)
+        for name in {*changes.started, *changes.restarted} & runners.keys():
+            runners[name].mark("held", on=False)
         await self._end((*changes.stopped, *first), returning=first)
         self._take_over(changes, later={name for wave in later for name in wave})
         for name in changes.started:
@@ -52,6 +54,7 @@ class Rolling:
             for name in going:
                 runners[name].spec = self.new[name]
             await self._bring_back(going)
+        spared |= {name for name in changes.restarted if runners[name].life.held}
         states = {name: runner.life.state for name, runner in runners.items()}
         idle = {name for name in changes.started if states.get(name) == "stopped"}
         return msgspec.structs.replace(
@@ -98,6 +101,8 @@ class Rolling:
 
         async def bring(runner: Runner) -> None:
             async with limit:
+                if runner.life.held:  # somebody stopped it meanwhile
+                    return
                 if self.waker.rivals(runner):
                     if runner.name not in self.asked:
                         return

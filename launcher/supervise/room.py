@@ -59,7 +59,7 @@ class Room:
         Raises UnavailableError when it can never fit, or when a process that must go does not end.
         """
         while True:
-            async with self._alone_on(needs_bytes(runner.spec.unit.memory)):
+            async with holding(self._placing, {need.device for need in runner.spec.unit.memory}):
                 if await self._made(runner):
                     placing.commit()
                     runner.start()
@@ -73,14 +73,6 @@ class Room:
             return evict_for(runner.spec, self._sharers(runner), self.budgets, {}) == ()
         except LookupError:
             return False
-
-    @contextlib.asynccontextmanager
-    async def _alone_on(self, devices: Iterable[str]) -> AsyncIterator[None]:
-        """Nobody else is placed on these devices within the block; those of other machines are nobody's concern."""
-        async with contextlib.AsyncExitStack() as stack:
-            for device in sorted(devices):
-                await stack.enter_async_context(self._placing.setdefault(device, asyncio.Lock()))
-            yield
 
     async def _made(self, runner: Runner) -> bool:
         """Whether there is room for `runner` now, after stopping what may go for it."""
@@ -140,11 +132,15 @@ class Room:
     async def until_given_back(self, runner: Runner) -> None:
         """Wait until no driver counts any more what processes held that have just ended, where `runner` lacks it.
 
-        What is lacking `GIVE_BACK_S` after their end is somebody else's, and for the start itself to say.
+        What is lacking `GIVE_BACK_S` after their end, or later, is somebody else's, and for the start itself to say.
         """
         loop, need = asyncio.get_running_loop(), needs_bytes(runner.spec.unit.memory)
+        until = loop.time() + GIVE_BACK_S
         lacking: Mapping[str, int] = {}
-        while self._cards is not None and (devices := devices_left(self._sharers(runner), loop.time())):
+        while self._cards is not None and (now := loop.time()) < until:
+            devices = devices_left(self._sharers(runner), now)
+            if not devices:
+                break
             lacking = not_given_back(need, devices, await self._cards())
             if not lacking:
                 return
@@ -152,6 +148,15 @@ class Room:
         for device, size in lacking.items():
             message = "%s is started although %s has %s less free than it needs, %g s after who had it ended"
             _LOG.warning(message, runner.name, device, gib(size), GIVE_BACK_S)
+
+
+@contextlib.asynccontextmanager
+async def holding(locks: dict[str, asyncio.Lock], names: Iterable[str]) -> AsyncIterator[None]:
+    """Have the locks of `names` within the block, taken in one order by everybody."""
+    async with contextlib.AsyncExitStack() as stack:
+        for name in sorted(names):
+            await stack.enter_async_context(locks.setdefault(name, asyncio.Lock()))
+        yield
 
 
 def available_bytes() -> dict[str, int]:

@@ -10,7 +10,7 @@ from launcher.ir.host import HostGpu
 from launcher.ir.live import Lease, UnavailableError
 from launcher.supervise import events
 from launcher.supervise.lifecycle import FAILED_PAUSE_S
-from launcher.supervise.room import Placing, Room
+from launcher.supervise.room import Placing, Room, holding
 from launcher.supervise.runner import Runner
 from launcher.supervise.scheduler import rivals
 from launcher.supervise.slots import save_slots
@@ -136,16 +136,12 @@ class Waker:
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
 
-    @contextlib.asynccontextmanager
-    async def turn(self, *groups: str | None) -> AsyncIterator[None]:
+    def turn(self, *groups: str | None) -> contextlib.AbstractAsyncContextManager[None]:
         """Nobody else starts or swaps members of these exclusive groups within the block (None is no group).
 
         Reentry by the same task would wait for itself.
         """
-        async with contextlib.AsyncExitStack() as stack:
-            for group in sorted({group for group in groups if group is not None}):
-                await stack.enter_async_context(self._groups.setdefault(group, asyncio.Lock()))
-            yield
+        return holding(self._groups, {group for group in groups if group is not None})
 
     async def start_in_room(self, runner: Runner) -> None:
         """Start `runner` as the scheduler allows, making room and waiting for it, at most half a minute.

@@ -110,3 +110,6 @@ def test_flags_say_what_requests_go_by(state: ServerState) -> None:
     assert routing_state(over, 1.0, on_demand=False) == ("backoff" if life.usable else life.state)
     closed, _ = step(life, Marked("closed", on=True), 1.0, POLICY)
     assert step(closed, Start(), 2.0, POLICY) == (closed, ())
+    held, _ = step(life, Marked("held", on=True), 1.0, POLICY)
+    assert step(held, Start(), 2.0, POLICY) == (held, ())
+    assert not step(held, Start(adopt=True), 2.0, POLICY)[0].held  # who starts it by hand wants it

@@ -279,3 +279,14 @@ def test_a_kill_by_the_kernel_is_told_from_one_by_somebody(tmp_path: Path) -> No
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
     assert oom_kills(tmp_path) == 321
+
+
+async def test_a_stop_by_hand_in_the_middle_of_a_change_of_rung_stands(fleet: Any, free_port: FreePort) -> None:
+    """While its process ends for the change somebody stops it: it is not started again."""
+    supervisor, watcher = fleet(laddered("worker", free_port(), ("ignore-term",), (), stop_grace_s=0.5))
+    await supervisor.start()
+    changing = asyncio.create_task(supervisor.change_rung("worker", down=True))
+    await watcher.until(events.ServerStopping, "worker")
+    await supervisor.stop(("worker",))
+    await asyncio.wait_for(changing, 20)
+    assert (supervisor.state("worker"), supervisor._runners["worker"].life.held) == ("stopped", True)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from launcher.supervise.events import FleetReady, ServerFailed, decode_event, en
 from launcher.supervise.owner import Ending
 from launcher.supervise.ports import intruder
 from launcher.supervise.process import describe_exit
-from launcher.supervise.readiness import UnfitError, auth_headers, prove
+from launcher.supervise.readiness import UnfitError, auth_headers, prove, watch_progress
 from launcher.supervise.reload import compare_specs
 from launcher.supervise.spec import process_specs
 from tests.supervise.conftest import fake, manifest
@@ -212,6 +213,32 @@ async def test_a_port_that_speaks_another_protocol_is_said(said: bytes) -> None:
             await asyncio.wait_for(prove(spec, os.getpid()), 20)
         with pytest.raises(UnfitError, match=f"pid {os.getpid()}"):
             await asyncio.wait_for(prove(spec, os.getppid()), 20)
+
+
+async def test_progress_is_seen_after_a_look_that_could_not_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor is left for a moment: a server that loads on is not taken for one that has stalled."""
+
+    class Talking:
+        async def log_mark(self) -> object:
+            return object()
+
+    def refuse(_: int) -> None:
+        monkeypatch.undo()
+        raise OSError(24, "Too many open files")
+
+    async def trim() -> None:
+        """Nothing to trim."""
+
+    seen = asyncio.Event()
+    monkeypatch.setattr("launcher.base.procfs.proc_stat", refuse)
+    watching = asyncio.create_task(
+        watch_progress(cast("Any", Talking()), os.getpid(), 0.01, lambda _: seen.set(), trim)
+    )
+    try:
+        await asyncio.wait_for(seen.wait(), 5)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 @pytest.mark.parametrize(

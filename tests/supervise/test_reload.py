@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from launcher.ir.fleet import ServerUnit
 from launcher.manifest import encode_document
 from launcher.runtime import ControlClient, spawn_detached
-from launcher.supervise import LOCK_NAME, stop_orphans
+from launcher.supervise import LOCK_NAME, events, stop_orphans
 from launcher.supervise.reload import waves
 from launcher.supervise.spec import ProcessSpec, process_specs
 from tests.locks import lock_owner
@@ -243,3 +244,20 @@ def test_waves_are_whole_and_keep_replicas_apart(fleet: tuple[dict[str, ProcessS
         staying = [n for n in wave if n not in moving]
         pairs = [(a, b) for a in staying for b in staying if a < b]
         assert not any(alike(old, a, b) and alike(new, a, b) for a, b in pairs)
+
+
+async def test_a_stop_by_hand_in_the_middle_of_a_reload_stands(fleet: Any, free_port: FreePort) -> None:
+    """While its process ends for the reload somebody stops it: it stays so, until it is reloaded by name."""
+    unit = fake("alpha", free_port(), "ignore-term", stop_grace_s=0.5)
+    changed = msgspec.structs.replace(unit, env={"A": "1"})
+    supervisor, watcher = fleet(unit, fake("beta", free_port()))
+    await supervisor.start()
+    again = manifest(changed, supervisor.manifest.servers[1])
+    reloading = asyncio.create_task(supervisor.reload(again, ()))
+    await watcher.until(events.ServerStopping, "alpha")
+    await supervisor.stop(("alpha",))
+    changes = await asyncio.wait_for(reloading, 20)
+    assert (changes.restarted, changes.kept) == ((), ("alpha", "beta"))
+    assert (supervisor.state("alpha"), supervisor._runners["alpha"].life.held) == ("stopped", True)
+    await supervisor.reload(again, ("alpha",))
+    assert (supervisor.state("alpha"), supervisor._runners["alpha"].life.held) == ("ready", False)

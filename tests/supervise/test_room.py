@@ -139,6 +139,27 @@ def test_a_swap_waits_for_what_a_card_gives_back(vram: int, lag_s: float, waits_
     assert took["b"] == pytest.approx(LOAD_S + waits_s, abs=0.2)
 
 
+def test_who_crashes_on_a_card_again_and_again_makes_nobody_wait_for_ever() -> None:
+    """What is waited for is bounded, however often somebody there ends meanwhile."""
+    took: list[float] = []
+
+    async def work(waker: Waker) -> None:
+        loop = asyncio.get_running_loop()
+        for name in ("small", "a"):
+            (await waker.acquire(name, 120)).release(ok=True)
+        for after_s in (2, 4):
+            loop.call_later(after_s, cast("Any", waker._runners["small"]).crash)
+        begun = loop.time()
+        (await waker.acquire("b", 120)).release(ok=True)
+        took.append(loop.time() - begun)
+
+    units = [msgspec.structs.replace(on(CARD, name), exclusive="card", min_stay_s=0.0) for name in "ab"]
+    nothing = DeviceNeed(device=CARD, committed_bytes=0, peak_bytes=0, file_bytes=0)
+    small = msgspec.structs.replace(on(CARD, "small"), memory=(nothing,))
+    played(work, *units, small, fates=((True, LOAD_S, 0.0),) * 2, vram=100, lag_s=60.0)
+    assert took == [pytest.approx(LOAD_S + GIVE_BACK_S, abs=0.2)]
+
+
 def test_who_has_waited_too_long_for_a_card_is_told_so() -> None:
     """A client's own time ends its wait, with a typed error; the start is given up, and who had the card is back."""
     seen: list[Any] = []
