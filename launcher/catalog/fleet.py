@@ -37,12 +37,16 @@ def _files(fleet: FleetConfig, catalog: Catalog) -> Iterator[StoredFile]:
             known = catalog.get(name, quantization)
             path = _place(entry.path, fleet)
             if path and (size := _size(path, fleet, name, quantization, known)):
-                key, used = f"models.{name}.files.{quantization}", known is not None
-                yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=used)
+                yield _stored(path, f"models.{name}.files.{quantization}", size, used=known is not None)
         if model.projector is not None and (path := _place(model.projector.path, fleet)):
-            size, key = _there((path,)) or model.projector.bytes or 0, f"models.{name}.projector"
+            size = _there((path,)) or model.projector.bytes or 0
             if size:
-                yield StoredFile(path=path, key=key, bytes=size, here=Path(path).exists(), used=True)
+                yield _stored(path, f"models.{name}.projector", size, used=True)
+
+
+def _stored(path: str, key: str, size: int, *, used: bool) -> StoredFile:
+    here = os.path.exists(path)  # noqa: PTH110 - what may not be looked at is not here; pathlib raises
+    return StoredFile(path=path, key=key, bytes=size, here=here, used=used)
 
 
 def _place(path: str, fleet: FleetConfig) -> str:

@@ -6,6 +6,7 @@ Such a file takes 20-200 kB of disk, whatever its length. It has no vocabulary, 
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +32,8 @@ def write_sparse(model: ModelFile, path: Path) -> None:
     A split model becomes one file: the dry run adds up tensors, whatever file they are in. Raises OSError.
     """
     header, length = sparse_header(model)
-    with path.open("wb") as file:
-        file.write(header)
-        file.truncate(len(header) + length)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + length)
 
 
 def sparse_header(model: ModelFile) -> tuple[bytes, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -57,7 +58,7 @@ def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
     for server in servers:
         for source in {part.source for part in server.parts if part.file}:
             users[source].append(server)
-    partners: defaultdict[str, set[str]] = defaultdict(set)
+    sharers: defaultdict[str, list[list[str]]] = defaultdict(list)
     owned: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for source, mapping in users.items():
         rank = {s.name: START_RANK["never" if s.config.exclusive else s.starts] for s in mapping}
@@ -68,19 +69,22 @@ def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
         together = [s for s in mapping if s is not owner and rank[owner.name] in (0, rank[s.name])]
         for server in together:
             owned[server.name][source] = pages
-        for server in (owner, *together) if together else ():
-            partners[server.name] |= {s.name for s in (owner, *together) if s is not server}
-    return tuple(_without(s, owned[s.name], partners[s.name]) if s.name in partners else s for s in servers)
+        names = sorted(s.name for s in (owner, *together))
+        for name in names if together else ():
+            sharers[name].append(names)
+    return tuple(_without(s, owned[s.name], sharers[s.name]) if s.name in sharers else s for s in servers)
 
 
-def _without(server: ServerPlan, owned: dict[str, int], partners: set[str]) -> ServerPlan:
-    """`server` without the pages of files, locked or not, that another one is counted for."""
+def _without(server: ServerPlan, owned: dict[str, int], sharers: list[list[str]]) -> ServerPlan:
+    """`server` without the pages of files, locked or not, that another one is counted for; `sharers`: of each file."""
     parts: list[Part] = []
     for part in server.parts:
         counted = min(part.file, owned.get(part.source, 0))
         left = max(0, part.locked - counted)
         parts.append(msgspec.structs.replace(part, file=part.file - counted, locked=left) if counted else part)
-    return msgspec.structs.replace(server, memory=add_up(parts, shared={RAM: tuple(sorted(partners))}))
+    others = sorted(dict.fromkeys(chain.from_iterable(sharers)))  # mostly in order: there may be hundreds
+    shared = tuple(name for name in others if name != server.name)
+    return msgspec.structs.replace(server, memory=add_up(parts, shared={RAM: shared}))
 
 
 def worst(

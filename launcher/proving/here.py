@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +88,8 @@ def _engines_here(compiled: Compilation) -> tuple[dict[str, Binary], tuple[tuple
 def _files_here(job: Job) -> bool:
     """Whether a dry run finds its model and its draft, or makes them of what is declared."""
     made = {path for _, path in job.sparse}
-    return all(Path(path) in made or Path(path).is_file() for path in (job.model, job.draft) if path)
+    paths = [path for path in (job.model, job.draft) if path and Path(path) not in made]
+    return all(os.path.isfile(path) for path in paths)  # noqa: PTH113 - pathlib raises where it may not look
 
 
 def _devices_here(planned: FleetPlan, server: ServerPlan, inventory: HostInventory, binary: Binary) -> bool:

@@ -420,6 +420,16 @@ def test_the_vault_has_every_quantization_of_the_fleets_models(tmp_path: Path) -
     assert {key for key, file in found.items() if not file.used} == {"models.a.files.q4_k_m", "models.a.files.f16"}
 
 
+def test_the_vault_has_files_that_nobody_lets_us_look_at(tmp_path: Path) -> None:
+    """As in a folder of somebody else's, or with a name that no file can have: they are not here, and no trace."""
+    name = "x" * 300
+    files = {"q8_0": {"path": f"{name}.gguf"}}
+    models = {"a": declared(_7B, files, projector={"path": f"{name}.mmproj", "bytes": 900})}
+    config = fleet(models, {"s": {"model": "a", "quantization": "q8_0"}}, tmp_path)
+    found = vault(config, build(config)[0])
+    assert [(file.key, file.here) for file in found] == [("models.a.files.q8_0", False), ("models.a.projector", False)]
+
+
 @pytest.mark.parametrize("arch", [*tinymodels.ARCHITECTURES, *tinymodels.PROJECTORS.values()])
 def test_what_a_header_said_is_read_back_from_a_lock(arch: str, tiny_models: Callable[..., Path]) -> None:
     """Every architecture's figures are within the ranges that a lock file is read with."""
