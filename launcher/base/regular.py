@@ -18,7 +18,7 @@ _MOST_BYTES = 64 * 1024**2
 
 def read_regular(path: Path) -> bytes:
     """The content of the regular file at `path`. Raises OSError, also for what is none, or has more than 64 MiB."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
