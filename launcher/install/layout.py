@@ -130,7 +130,7 @@ def is_unit(path: Path, layout: Layout) -> bool:
     return path.parent in (layout.units, layout.quadlets)
 
 
-_OURS = re.compile(r"(?P<prefix>[A-Za-z0-9_][A-Za-z0-9._+=]*)-[A-Za-z0-9_][A-Za-z0-9_.+@=-]*")
+_OURS = re.compile(r"(?P<prefix>[A-Za-z0-9_][A-Za-z0-9._+=]*)-+[A-Za-z0-9_][A-Za-z0-9_.+@=-]*")
 _RUNG = re.compile(r"\.rung\d+\Z")
 _VENDORS = {
     "system": (

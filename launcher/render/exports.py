@@ -6,6 +6,7 @@ One template below `templates/exports/` each; values are JSON text where YAML or
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -165,7 +166,8 @@ def _grafana(plan: FleetPlan, _: Mapping[str, Command], __: Engines) -> Values:
         {"title": _json(title), "unit": _json(unit), "expr": _json(expr % label), "legend": _json(legend)}
         for title, unit, expr, legend in _PANELS
     ]
-    values = {"title": _json(f"launch {plan.deployment}"), "uid": _json(f"launch-{plan.deployment}"[:40])}
+    uid = re.sub(r"[^A-Za-z0-9_-]", "-", f"launch-{plan.deployment}")[:40]
+    values = {"title": _json(f"launch {plan.deployment}"), "uid": _json(uid)}
     return {**values, "panels": panels}, []
 
 

@@ -21,17 +21,7 @@ from launcher.render.block_yaml import block_yaml
 from launcher.render.command import Engines
 from launcher.render.led import API_PORTS, led_fleet, led_targets, may_lead, rights
 from launcher.render.left_out import STATE_DIR, kept_in_pod, left_out, without_fleet, without_service
-from launcher.render.nodes import (
-    bad_containers,
-    bad_keys,
-    bad_values,
-    crowded_nodes,
-    inner_port,
-    is_scaled,
-    scaled,
-    shared_cards,
-    without_image,
-)
+from launcher.render.nodes import inner_port, is_scaled, refused_by_kubernetes, scaled
 from launcher.render.peer_pods import peer_network, peer_objects, peers, with_peer_names
 from launcher.render.pods import (
     Object,
@@ -70,14 +60,13 @@ def kubernetes_files(
 ) -> tuple[list[RenderedFile], list[Finding]]:
     """The objects of `plan` below `kubernetes/`; none where the config does not ask for them.
 
-    `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects`,
-    `bad_values`, `bad_containers` and `bad_keys`, `render/kubernetes-card` and `render/kubernetes-size`.
+    `manifest`: the deployment's, of which the front has its own. Findings are those of `server_objects` and
+    `refused_by_kubernetes`, and `render/kubernetes-size`.
     """
     settings = plan.config.deploy.kubernetes
     if settings is None:
         return [], []
-    findings = [*bad_values(plan, settings), *bad_containers(plan), *bad_keys(plan)]
-    findings += [*without_image(plan), *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
+    findings = refused_by_kubernetes(plan, settings)
     lost = list(without_fleet(plan))
     lenders = peers(plan)
     without_pod = [beside for beside in plan.services if beside.config.command and beside not in lenders]

@@ -65,6 +65,12 @@ _CALLED: dict[Scheduler, tuple[str, str, str, str]] = {
 """What it places, what it is called, and the codes for a node with too little and a card that is asked for twice."""
 
 
+def refused_by_kubernetes(plan: FleetPlan, settings: KubernetesConfig) -> list[Finding]:
+    """All that no object may have of a fleet, and what its nodes cannot hold."""
+    written = (*bad_values(plan, settings), *bad_containers(plan), *bad_keys(plan), *without_image(plan))
+    return [*written, *shared_cards(plan, "kubernetes"), *crowded_nodes(plan, "kubernetes")]
+
+
 def crowded_nodes(plan: FleetPlan, scheduler: Scheduler, hosts: Iterable[str] = ()) -> list[Finding]:
     """Nodes whose pods or jobs ask for more memory, or pods for more CPUs, than they have, an error each.
 

@@ -388,18 +388,18 @@ def as_in_pod(server: ServerPlan, plan: FleetPlan) -> tuple[ServerPlan, list[str
     if server.config.tensor_placement:
         lost.append("tensor_placement, which names cards by the numbers of the node: it sees its own, from 0")
 
-    def shown(device: str | None) -> str | None:
-        return renamed.get(device or "", device)
-
-    def all_shown(devices: tuple[str, ...]) -> tuple[str, ...]:
+    def shown(devices: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(renamed.get(device, device) for device in devices)
 
     written = server.config
     draft = written.draft
     if draft is not None and draft.devices:
-        draft = msgspec.structs.replace(draft, devices=all_shown(draft.devices))
+        draft = msgspec.structs.replace(draft, devices=shown(draft.devices))
     config = msgspec.structs.replace(
-        written, main_gpu=shown(written.main_gpu), projector_device=shown(written.projector_device), draft=draft
+        written,
+        main_gpu=renamed.get(written.main_gpu or "", written.main_gpu),
+        projector_device=renamed.get(written.projector_device or "", written.projector_device),
+        draft=draft,
     )
-    settings = msgspec.structs.replace(server.settings, devices=all_shown(server.settings.devices))
+    settings = msgspec.structs.replace(server.settings, devices=shown(server.settings.devices))
     return msgspec.structs.replace(server, config=config, settings=settings), lost

@@ -39,8 +39,12 @@ def reachable_url(host: str, port: int) -> str:
 
 
 def unit_name(plan: FleetPlan, name: str, kind: str = "service") -> str:
-    """`launch-NAME.service`; of a tier `launch-TIER.target` and `launch-TIER.slice`, a child of `launch.slice`."""
-    return f"{plan.config.deploy.unit_prefix}-{name}.{kind}"
+    """`launch-NAME.service`; of a tier `launch-TIER.target` and `launch-TIER.slice`, a child of `launch.slice`.
+
+    A slice's dashes say whose child it is: none is next to another, or at an end.
+    """
+    whole = f"{plan.config.deploy.unit_prefix}-{name}"
+    return f"{re.sub('-+', '-', whole).strip('-') if kind == 'slice' else whole}.{kind}"
 
 
 def runtime_tier(plan: FleetPlan) -> str | None:

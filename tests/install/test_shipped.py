@@ -111,3 +111,11 @@ def test_a_unix_socket_has_a_folder(tmp_path: Path, host: str, refused: bool) ->
     units = tuple(file for file in deployment.files if file.path.endswith("launch-assistant.service"))
     found = verify_units(msgspec.structs.replace(deployment, files=units), Layout(root=tmp_path))
     assert [f.severity for f in found if f.code == "render/socket-folder"] == ["error"] * refused
+
+
+@pytest.mark.parametrize("prefix", ["launch-", "ai--prod"])
+def test_a_prefix_with_dashes(tmp_path: Path, prefix: str) -> None:
+    """Units of servers have it as it is written; a slice has single dashes, which say whose child it is."""
+    deployment = render(compile_fleet([*SHIPPED[0].split(), f"deploy.unit_prefix={prefix}"])).deployment
+    assert [f for f in verify_units(deployment, Layout(root=tmp_path)) if f.severity == "error"] == []
+    assert [f.code for f in plan_changes(deployment, Layout(root=tmp_path)).findings] == []

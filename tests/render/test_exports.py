@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
@@ -258,3 +259,14 @@ def test_missed_targets_have_an_alert(
     path = tmp_path / "alerts.yml"
     path.write_text(text)
     subprocess.run([promtool, "check", "rules", path], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "uid"), [("epyc-full", "launch-epyc-full"), ("epyc-qwen2.5+v", "launch-epyc-qwen2-5-v")]
+)
+def test_a_dashboard_has_a_name_that_grafana_takes(deployment: str, uid: str, templates: dict[str, str]) -> None:
+    """Of letters, digits, _ and -, 40 at most (pkg/util/shortid_generator.go); its title says what it is."""
+    plan = msgspec.structs.replace(a_fleet(), deployment=deployment)
+    engines = {"default": ("/opt/llama-server", recorded("b10434"))}
+    dashboard = json.loads(export(render_fleet(plan, engines, templates, "0.1.0"), "grafana"))
+    assert (dashboard["uid"], dashboard["title"]) == (uid, f"launch {deployment}")
