@@ -26,16 +26,16 @@ Server = asyncio.Server | SecretServer
 
 
 class Door(msgspec.Struct, frozen=True):
-    """A door that is ready to be opened. `sock` None: the present one stays, with `context` as its certificate."""
+    """A door that is ready to be opened: the socket of `host` and `port`, and those beside it; none: all stay."""
 
     unit: FrontUnit
-    sock: socket.socket | None
+    socks: tuple[socket.socket, ...]
     context: ssl.SSLContext | None
 
     def close(self) -> None:
         """It is not opened after all."""
-        if self.sock is not None:
-            self.sock.close()
+        for sock in self.socks:
+            sock.close()
 
 
 class Doors:
@@ -79,30 +79,32 @@ class Doors:
             raise HostError.of("route/cannot-listen", message, key="runtime.front.listen")
         require_key_for_public(unit.host, unit.api_key_file)
         if (unit.host, unit.port) != (was.host, was.port):
-            return Door(unit, listening_socket(unit, beside=self._sock), context)
-        same = (unit.tls_cert_file, unit.tls_key_file) == (was.tls_cert_file, was.tls_key_file)
-        return Door(unit, None if same else self._sock.dup(), context)
+            sock = listening_socket(unit, beside=self._sock)
+        elif (unit.tls_cert_file, unit.tls_key_file) != (was.tls_cert_file, was.tls_key_file):
+            sock = self._sock.dup()
+        else:
+            return Door(unit, (), context)
+        return Door(unit, (sock, *(each.dup() for each in self._beside)), context)
 
     async def take(self, door: Door) -> None:
         """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
         unit = self._unit = door.unit
         raise_descriptors(unit.max_connections)
-        if door.sock is None:
+        if not door.socks:
             if self._context is not None:
                 _load_chain(self._context, unit)  # it may have been renewed
             return
-        old_sock, old_beside, old_context = self._sock, self._beside, self._context
+        old_socks, old_context = (self._sock, *self._beside), self._context
         old_servers = (self._server, *self._side_servers)
         old = self._front.fresh_clients()
-        self._sock, self._context = door.sock, door.context
-        self._beside = [sock.dup() for sock in old_beside]
+        (self._sock, *self._beside), self._context = door.socks, door.context
         await self.open()
-        if door.sock.getsockname() != old_sock.getsockname():
-            await self._accept_the_rest(old_sock, old, old_context)
+        if self._sock.getsockname() != old_socks[0].getsockname():
+            await self._accept_the_rest(old_socks[0], old, old_context)
         for server in old_servers:
             if server is not None:
                 server.close()
-        for sock in (old_sock, *old_beside):
+        for sock in old_socks:
             sock.close()
         old.stop()
         self._retired = [clients for clients in (*self._retired, old) if clients.connections]

@@ -88,7 +88,8 @@ class Handover:
             granted=self.asked,
             decision=exchange.decision if as_caller else "",
         )
-        return await ask(exchange.services, server, question, timeout_s=timeout_s)
+        payer = exchange if as_caller else None
+        return await ask(exchange.services, server, question, timeout_s=timeout_s, payer=payer)
 
     async def forward(self, server: str, decision: str, headers: Headers, *, keep_bytes: int = 0) -> Answered:
         """Let `server` answer the client itself. Raises Refusal."""

@@ -138,7 +138,7 @@ async def _embed(exchange: Exchange, asked: OllamaRequest, route: Route) -> None
         grant=exchange.head.grant,
         route=route,
     )
-    answered = await ask(exchange.services, route.name, question, timeout_s=_EMBEDDING_S)
+    answered = await ask(exchange.services, route.name, question, timeout_s=_EMBEDDING_S, payer=exchange)
     if answered.status != 200:
         raise answered_otherwise(answered.status, answered.body)
     vectors, tokens = ollama.embeddings(answered.body)

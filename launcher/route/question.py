@@ -125,8 +125,13 @@ def _asked_by(services: Services[Exchange], collector: _Collector, question: Que
     return exchange
 
 
-async def ask(services: Services[Exchange], asked: str, question: Question, *, timeout_s: float) -> Answered:
-    """What a server of the name `asked` answers. Raises HttpError, TimeoutError."""
+async def ask(
+    services: Services[Exchange], asked: str, question: Question, *, timeout_s: float, payer: Exchange | None = None
+) -> Answered:
+    """What a server of the name `asked` answers. Raises HttpError, TimeoutError.
+
+    `payer`: the request of a client whose tokens those of the answer are.
+    """
     collector = _Collector()
     exchange = _asked_by(services, collector, question)
     exchange.is_question = True
@@ -138,6 +143,8 @@ async def ask(services: Services[Exchange], asked: str, question: Question, *, t
         collector.refusal = error
     finally:
         exchange.client_left()
+        if payer is not None:
+            payer.tokens = (payer.tokens[0] + exchange.tokens[0], payer.tokens[1] + exchange.tokens[1])
     collector.check()
     server = exchange.target.name if exchange.target is not None else ""
     return Answered(status=collector.status, body=b"".join(collector.parts), server=server)

@@ -14,7 +14,7 @@ import pytest
 from launcher.orchestrate import FILE_NAME, ProjectMemory, list_drafts
 from launcher.orchestrate.answer import text_of_answer
 from tests.orchestrate.scripted import Fleet, decides, fail, scripted_fleet
-from tests.route.fleet import until
+from tests.route.fleet import front_unit, until
 
 
 def everything(orchestration: dict[str, Any]) -> None:
@@ -147,3 +147,16 @@ async def test_a_memory_that_is_removed_is_begun_anew(tmp_path: Path, caplog: py
         assert (await fleet.chat("Refactor.")).status_code == 200
         assert fleet.blocks == ["two"]
     assert "the project memory was removed" in caplog.text
+
+
+async def test_a_validated_answer_is_paid_for(tmp_path: Path) -> None:
+    """A key's tokens a minute are those of its workers' answers, however they come to the client."""
+    keys = tmp_path / "keys"
+    keys.write_text("long-enough-key name=a tokens_per_minute=15\n")
+    keys.chmod(0o600)
+    front = front_unit(api_key_file=str(keys))
+    async with scripted_fleet(tmp_path, coder=("one", "[DONE]"), front=front) as fleet:
+        key = {"Authorization": "Bearer long-enough-key"}
+        assert (await fleet.chat("Refactor.", headers=key)).status_code == 200
+        refused = await fleet.chat("Refactor.", headers=key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limited")

@@ -108,3 +108,17 @@ def test_a_limit_that_is_none_is_a_finding(tmp_path: Path, words: str) -> None:
     with pytest.raises(HostError, match="line 2") as caught:
         read_keys(str(keys))
     assert "secret-key" not in str(caught.value)
+
+
+async def test_embeddings_for_ollama_are_paid_for(tmp_path: Path) -> None:
+    """As they are at the other path."""
+    said = json.dumps({"data": [{"embedding": [1.0]}], "usage": {"prompt_tokens": 30, "total_tokens": 30}}).encode()
+    ok = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(said) + said
+    keys = tmp_path / "keys"
+    keys.write_text("words-key tokens_per_minute=20\n")
+    keys.chmod(0o600)
+    async with answering(ok) as up:
+        unit = front_unit(api_key_file=str(keys), apis=("ollama",))
+        async with running(Front(table(target("e", up.port, embedding=True), front=unit), FakeFleet())) as port:
+            asked = post({"model": "e", "input": "x"}, "/api/embed", "Authorization: Bearer words-key")
+            assert [(await ask(port, asked)).status for _ in range(2)] == [200, 429]
