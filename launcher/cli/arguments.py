@@ -1,4 +1,4 @@
-"""The command line before Typer sees it, and completion of overrides. Pure but for the group listing."""
+"""The command line before Typer sees it, and completion of overrides. Pure."""
 
 from __future__ import annotations
 

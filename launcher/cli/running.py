@@ -1,4 +1,4 @@
-"""Commands about fleets that run: status, stop, reload."""
+"""Commands about fleets that run: status and stop; and how any command finds and asks a runtime."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class _Trial(NamedTuple):
 
 
 class Experiment:
-    """One CSV and what is added to it. `say` is told of every batch: which, and tokens a second."""
+    """One CSV and what is added to it. `report` is told of every batch: which, and tokens a second."""
 
     def __init__(
         self,
