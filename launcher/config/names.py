@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from launcher.base.addresses import SOCKET_END, is_path, wrong_path
@@ -134,10 +135,13 @@ def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
     """A name must lead to one server; only a role may be shared, by replicas."""
     yield from _other_clashes(fleet)
     owners: dict[str, str] = {}
+    having: dict[str, list[str]] = defaultdict(list)
+    for role, server_name in ((role, name) for name, server in fleet.servers.items() for role in server.roles):
+        having[role].append(server_name)
     for server_name, server in fleet.servers.items():
         here = f"servers.{server_name}"
         for i, alias in enumerate(server.aliases):
-            if other := _taken(fleet, alias, owners.get(alias), but=server_name):
+            if other := _taken(fleet, having, alias, owners.get(alias), but=server_name):
                 left = [a for a in server.aliases if a != alias]
                 key, drop = f"{here}.aliases.{i}", set_to(f"{here}.aliases", left, f"leaves {alias} to the other")
                 if alias == server.id:
@@ -146,7 +150,7 @@ def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
                 yield _clash(key, alias, other, drop)
             owners.setdefault(alias, here)
         for face in server.faces:
-            if other := _taken(fleet, face, owners.get(face)):
+            if other := _taken(fleet, having, face, owners.get(face)):
                 yield _clash(f"{here}.faces.{face}", face, other)
             owners.setdefault(face, here)
         for i, role in enumerate(server.roles):
@@ -155,13 +159,15 @@ def check_duplicate_names(fleet: FleetConfig) -> Iterator[Finding]:
                 yield _clash(f"{here}.roles.{i}", role, f"the server servers.{role}")
 
 
-def _taken(fleet: FleetConfig, name: str, owner: str | None, *, but: str = "") -> str | None:
-    """Whose an alias or a face is already: a server's, `owner`'s, some servers' as a role. `but`: that server may."""
+def _taken(
+    fleet: FleetConfig, having: Mapping[str, list[str]], name: str, owner: str | None, *, but: str = ""
+) -> str | None:
+    """Whose an alias or a face is already: a server's, `owner`'s, as a role of those `having` it. `but`: that may."""
     if name in fleet.servers and name != but:
         return f"the server servers.{name}"
     if owner is not None:
         return f"an alias or a face of {owner}"
-    return next((f"a role of servers.{n}" for n, s in fleet.servers.items() if n != but and name in s.roles), None)
+    return next((f"a role of servers.{other}" for other in having.get(name, ()) if other != but), None)
 
 
 def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ A server's name becomes a unit, files and an environment variable's part. So one
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from launcher.base.names import derived_name
@@ -81,13 +82,15 @@ def _name_servers(located: LocatedTree) -> None:
     if not isinstance(servers, dict):
         return
     renamed: dict[Any, str] = {}
+    taken = set(servers)
     for name, server in servers.items():
         own = derived_name(name) if isinstance(name, str) and MODEL_ID.fullmatch(name) else name
-        if own != name and own not in servers and own not in renamed.values() and isinstance(server, dict):
+        if own != name and own not in taken and isinstance(server, dict):
             renamed[name] = own
+            taken.add(own)
             server.setdefault("id", name)
-            _move(located, f"servers.{name}", f"servers.{own}")
     if renamed:
+        located.locations = {_moved(key, renamed): place for key, place in located.locations.items()}
         located.tree["servers"] = {renamed.get(name, name): server for name, server in servers.items()}
         ports = located.tree.get("ports")
         if isinstance(ports, dict):
@@ -107,7 +110,11 @@ def know_by_id(located: LocatedTree) -> None:
                 server["aliases"] = [called, *aliases]
 
 
-def _move(located: LocatedTree, old: str, new: str) -> None:
-    below = f"{old}."
-    for key in [key for key in located.locations if key == old or key.startswith(below)]:
-        located.locations[new + key[len(old) :]] = located.locations.pop(key)
+def _moved(key: str, renamed: Mapping[Any, str]) -> str:
+    """The dotted `key` of a server's value, under its new name; the old one may have dots as well."""
+    top, *parts = key.split(".")
+    for end in range(len(parts) if top == "servers" else 0, 0, -1):
+        name = renamed.get(".".join(parts[:end]))
+        if name is not None:
+            return ".".join((top, name, *parts[end:]))
+    return key

@@ -8,12 +8,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 
 import pytest
 
 from launcher.base.names import PROCESS
 from launcher.compiler import Compilation, compile_fleet
-from launcher.errors import CatalogError, ConfigError, LaunchError
+from launcher.config.located import LocatedTree
+from launcher.config.shorthand import spell_out
+from launcher.errors import CatalogError, ConfigError, LaunchError, Location
 from launcher.ir.config import ServerConfig
 
 Tiny = Callable[..., Path]
@@ -352,6 +355,32 @@ def test_long_times_to_live_are_told_apart(home: Path) -> None:
     fleet = compiled(home, f"servers:\n{text}").composed.fleet
     assert [fleet.tiers[s.tier].idle_timeout_s for s in fleet.servers.values()] == LONG_S
     assert all(PROCESS.fullmatch(s.tier) for s in fleet.servers.values())
+
+
+def test_model_ids_with_dots_keep_their_places(home: Path) -> None:
+    """One id is the beginning of the other: what is wrong with a server is said where it was written."""
+    text = "servers:\n  org/m: {model: x}\n  org/m.1:\n    model: y\n    slots: 0\n"
+    with pytest.raises(ConfigError) as caught:
+        compiled(home, text, name="f.yaml")
+    places = {f.key: f.location and f.location.line for f in caught.value.findings}
+    assert places["servers.org-m-1.slots"] == 5
+
+
+def test_many_model_ids() -> None:
+    """Names are derived in a time that grows as their number does, not as its square (which would be 64 times)."""
+
+    def spelled_s(count: int) -> float:
+        located = LocatedTree()
+        located.tree = {"servers": {f"org/m:{i}": {"tier": "hot"} for i in range(count)}}
+        located.locations = {f"servers.org/m:{i}.tier": Location(file="f", line=i + 1) for i in range(count)}
+        began = process_time()
+        spell_out(located, "")
+        took_s = process_time() - began
+        assert list(located.tree["servers"])[-1] == f"org-m-{count - 1}"
+        assert located.locations[f"servers.org-m-{count - 1}.tier"].line == count
+        return took_s
+
+    assert spelled_s(16_000) < 32 * min(spelled_s(2_000) for _ in range(3))
 
 
 def test_one_fleet_file_at_a_time(home: Path) -> None:
