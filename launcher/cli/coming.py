@@ -62,13 +62,13 @@ def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
         quiet = not (change.started or change.restarted or change.stopped or change.front)
         out.line(out.style(f"runs here under {by}; {what} would {'change nothing' if quiet else 'do'}", "bold"))
         if change.hindrance and not quiet:
-            out.line(f"  no reload makes this plan of it: {change.hindrance}")
+            out.line(f"  no reload makes that plan of it: {change.hindrance}")
         for line in change_lines(out, change.started, change.restarted, change.stopped, change.on_demand):
             out.line(line)
         for what in change.front:
             out.line(out.style(f"~ front  {what}", "yellow"))
         if change.kept and not quiet:
-            out.line(f"  {len(change.kept)} stay as they are")
+            out.line(f"  {len(change.kept)} {'stays as it is' if len(change.kept) == 1 else 'stay as they are'}")
         for line in change.drift:
             out.line(f"  {out.style('drift', 'yellow')}: {line}")
 
@@ -119,7 +119,8 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
         return "", error.findings[0].message
     keeps = [word for word in later_wins(request.overrides, overrides) if word not in overrides]
     if keeps:
-        return "", f"it keeps {shlex.join(keeps)}; `{switch_command(overrides, config_dirs)}` does"
+        switch = switch_command(overrides, config_dirs)
+        return "", f"it was started with {shlex.join(keeps)}, which a reload keeps and `{switch}` drops"
     if request.config_dirs != tuple(str(d) for d in config_dirs):
         dirs = ", ".join(request.config_dirs)
         started = f"with --config-dir {dirs}" if dirs else "without --config-dir"

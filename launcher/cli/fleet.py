@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
 from launcher.cli.this_host import examined, of_host
 from launcher.compiler import Compilation, compile_fleet, error_class, render
-from launcher.errors import ConfigError, Finding, HostError, SuperviseError, fault, has_errors
+from launcher.errors import ConfigError, Finding, HostError, LaunchError, Location, SuperviseError, fault, has_errors
 from launcher.files.state import asked_at_ns, deployment_state_dir, start_under_way, state_root
 from launcher.ir.deployment import Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
@@ -247,7 +247,20 @@ def recompile(state: Path, overrides: tuple[str, ...] = ()) -> Recompiled:
     Raises what `read_request` and `compile_for` raise.
     """
     request = read_request(state)
-    return compile_for(state, msgspec.structs.replace(request, overrides=later_wins(request.overrides, overrides)))
+    words = later_wins(request.overrides, overrides)
+    try:
+        return compile_for(state, msgspec.structs.replace(request, overrides=words))
+    except LaunchError as error:
+        raise type(error)(_kept_noted(error.findings, words, overrides)) from None
+
+
+def _kept_noted(findings: Iterable[Finding], words: Sequence[str], typed: Sequence[str]) -> tuple[Finding, ...]:
+    """`findings`, with a note on each that is about an override of `words` that nobody has `typed` now."""
+    from launcher.config.typed import COMMAND_LINE
+
+    kept = {Location(file=COMMAND_LINE, line=at) for at, word in enumerate(words, 1) if word not in typed}
+    note = "this override is kept from an earlier start or reload; `launch switch` drops kept overrides"
+    return tuple(msgspec.structs.replace(f, notes=(*f.notes, note)) if f.location in kept else f for f in findings)
 
 
 def compile_for(state: Path, request: UpRequest) -> Recompiled:

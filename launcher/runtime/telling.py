@@ -46,7 +46,7 @@ def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:
 def _sentence(event: events.AnyEvent, *, is_up: bool) -> _Sentence:  # noqa: C901, PLR0912 - one case an event
     match event:
         case events.ServerStarting():
-            cause = "a request, or a reload" if is_up else "it starts with the fleet"
+            cause = "asked for by a request, a reload or a command" if is_up else "it starts with the fleet"
             if event.restart:
                 cause = f"its process ended unasked: restart {event.restart}"
             where = {"socket": event.socket} if event.socket else {"port": event.port}
@@ -118,7 +118,7 @@ def _said_of_fleet(event: _FleetEvent) -> _Sentence:
             changed = ("started", "stopped", "restarted")
             parts = [f"{verb} {', '.join(getattr(event, verb))}" for verb in changed if getattr(event, verb)]
             details = {verb: getattr(event, verb) for verb in (*changed, "kept")}
-            return "reload", "; ".join(parts) or "nothing but routes", "", details
+            return "reload", "; ".join(parts) or "no process changed", "", details
         case events.Stopping():
             return "runtime", "the fleet winds down", event.reason, {}
         case events.Stopped():

@@ -88,7 +88,8 @@ def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pyte
     adopt(recompile(state, (SLOTS,)))
     first, why, *rest = said(capsys)
     assert first == "runs here under our runtime; this plan would do"
-    assert why == f"  no reload makes this plan of it: it keeps {SLOTS}; `launch switch hardware=dev profile=dev` does"
+    started = f"it was started with {SLOTS}, which a reload keeps and `launch switch hardware=dev profile=dev` drops"
+    assert why == f"  no reload makes that plan of it: {started}"
     assert [line[:11] for line in rest] == ["~ assistant"]
     assert said(capsys, SLOTS) == ["runs here under our runtime; `launch reload` would change nothing"]
     assert said(capsys, "servers.assistant.slots=2")[0].endswith("`launch reload servers.assistant.slots=2` would do")

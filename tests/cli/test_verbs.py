@@ -70,7 +70,7 @@ def switched(cli: Cli, fleet: Path) -> None:
     assert "no running fleet is called night" in cli.run("switch", "-f", str(other), "--fleet", "night", code=2).stderr
     refused = cli.run("up", "-f", "evening.yaml", "profile.name=evening", code=6).stderr
     assert "`launch switch -f evening.yaml profile.name=evening` makes" in refused
-    for line in ("profile.name=evening` would do\n", "+ three  start", "- two  stop", "1 stay as they are"):
+    for line in ("profile.name=evening` would do\n", "+ three  start", "- two  stop", "1 stays as it is"):
         assert line in refused  # what the switch would do
     assert refused.count("error[") == 1  # that the ports are taken of those who stay is no news
     shown = cli.run("switch", "-f", str(other), "--dry-run").stdout

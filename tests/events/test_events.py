@@ -205,7 +205,7 @@ def test_every_event_of_the_runtime_is_told_with_its_cause() -> None:
     ]
     assert [(t.kind, t.message, t.cause) for t in told] == [
         ("starting", "starts on port 5", "it starts with the fleet"),
-        ("starting", "starts on port 5", "a request, or a reload"),
+        ("starting", "starts on port 5", "asked for by a request, a reload or a command"),
         ("starting", "starts on port 5", "its process ended unasked: restart 2"),
         ("failed", "failed; it is tried again in 2.0 s", "it broke"),
         ("slow", "still loads after 181 s; 40 s were expected", "it gets on, so that it is waited for"),
@@ -216,7 +216,7 @@ def test_every_event_of_the_runtime_is_told_with_its_cause() -> None:
         ("evicted", "stops", "another server needs its memory"),
         ("stopping", "stops", "nobody asked for it for as long as it may be idle"),
         ("reload", "started a; restarted b", ""),
-        ("reload", "nothing but routes", ""),
+        ("reload", "no process changed", ""),
         ("hook", "failed in 1.00 s", "exit 1"),
     ]
     (failed,) = (t for t in told if t.kind == "failed")

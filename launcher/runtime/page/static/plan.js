@@ -42,7 +42,7 @@ function lines(fleet) {
 }
 
 function summary(fleet) {
-  return VERBS.filter(([key]) => fleet[key]?.length).map(([key]) => `${key} ${fleet[key].join(", ")}`).join("; ") || "nothing but routes";
+  return VERBS.filter(([key]) => fleet[key]?.length).map(([key]) => `${key} ${fleet[key].join(", ")}`).join("; ") || "no process changed";
 }
 
 function difference(fleet) {
