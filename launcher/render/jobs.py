@@ -16,7 +16,7 @@ from launcher.ir.plan import FleetPlan, ServerPlan
 from launcher.render.command import Command, Engines, server_command
 from launcher.render.pods import as_in_pod, card_amounts, pod_port
 from launcher.render.quoting import shell_lines
-from launcher.render.units import memory_max, restart_s, start_limit, starts_at_boot
+from launcher.render.units import memory_max, start_limit, starts_at_boot
 from launcher.sizes import MIB
 
 PLACES, LOGS = "places", "logs"
@@ -108,7 +108,7 @@ def job_values(
         "restarts": restarts,
         "burst": limit["start_limit_burst"],
         "interval_s": limit["start_limit_interval_s"],
-        "restart_s": restart_s(plan.config.runtime),
+        "restart_s": limit["restart_s"],
     }
     return values, lost
 

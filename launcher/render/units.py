@@ -151,7 +151,6 @@ def unit_values(plan: FleetPlan, unit: str, tier: str, description: str, start_t
         "slice": unit_name(plan, tier, "slice"),
         "oom_score_adjust": plan.config.tiers[tier].oom_score_adjust,
         "start_timeout_s": math.ceil(min(LONGEST_S, start_timeout_s)),
-        "restart_s": restart_s(plan.config.runtime),
         **start_limit(start_timeout_s, plan.config.runtime),
     }
 
@@ -251,17 +250,14 @@ def _gate(server: ServerPlan) -> str:
     return f'/bin/sh -c "{script}"'
 
 
-def restart_s(runtime: RuntimeConfig) -> str:
-    """Seconds after which what ended is started again; without an exponent, which systemd would not read."""
-    return f"{max(runtime.backoff_s, RESTART_S):f}".rstrip("0").rstrip(".")
-
-
 def start_limit(start_timeout_s: float, runtime: RuntimeConfig) -> dict[str, Any]:
-    """How often a process may fail, within what time: long enough for that many whole starts."""
+    """How often a process may fail, within what time (long enough for that many whole starts), and the pause."""
     attempts = min(MOST_STARTS, max(1, runtime.crash_loop_failures))
     starts_s = attempts * (start_timeout_s + runtime.backoff_s) * 1.1
     return {
         "start_limit_burst": attempts,
+        # without an exponent, which systemd would not read
+        "restart_s": f"{max(runtime.backoff_s, RESTART_S):f}".rstrip("0").rstrip("."),
         "start_limit_interval_s": math.ceil(min(LONGEST_S, max(runtime.crash_loop_window_s, starts_s))),
     }
 
