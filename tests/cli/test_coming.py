@@ -16,6 +16,7 @@ from launcher.cli.fleet import DEPLOYMENT_NAME, adopt, recompile
 from launcher.cli.reloaded import deployment_in, show_reloaded, without_those_down, would_do
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, render
+from launcher.errors import ConfigError
 from launcher.files import write_atomic, write_deployment
 from launcher.files.state import OwnedLock
 from launcher.ir.live import FleetStatus, ProcessStatus
@@ -93,6 +94,20 @@ def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pyte
     assert [line[:11] for line in rest] == ["~ assistant"]
     assert said(capsys, SLOTS) == ["runs here under our runtime; `launch reload` would change nothing"]
     assert said(capsys, "servers.assistant.slots=2")[0].endswith("`launch reload servers.assistant.slots=2` would do")
+
+
+def test_a_kept_override_that_is_wrong_now_is_called_kept(running: Running, tmp_path: Path) -> None:
+    """Nobody typed it this time; what was typed is not called so."""
+    request = running() / "request.json"
+    asked = json.loads(request.read_bytes())
+    asked["overrides"].append("servers.gone.slots=1")
+    request.write_text(json.dumps(asked))
+    with pytest.raises(ConfigError) as refused:
+        recompile(tmp_path / "launch/dev-dev", ("servers.nobody.slots=1",))
+    kept = {
+        f.key: any("kept from an earlier start or reload" in note for note in f.notes) for f in refused.value.findings
+    }
+    assert kept == {"servers.gone.slots": True, "servers.nobody.slots": False}
 
 
 def test_a_plan_of_other_config_directories_is_no_reload(
