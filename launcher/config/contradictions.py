@@ -25,7 +25,7 @@ def exactly_one(key: str, fields: tuple[str, ...], given: list[str]) -> Finding:
 def check_exclusive_fields(fleet: FleetConfig) -> Iterator[Finding]:
     """Fields of which at most one, or exactly one, may be written; one of an exclusive group comes up first."""
     for name, server in fleet.servers.items():
-        if server.n_ctx is not None and server.n_ctx_per_slot is not None:
+        if server.n_ctx and server.n_ctx_per_slot:  # 0 stands for what could not be read
             yield conflict(
                 f"servers.{name}.n_ctx_per_slot",
                 f"servers.{name} has both n_ctx ({server.n_ctx}) and n_ctx_per_slot ({server.n_ctx_per_slot})",

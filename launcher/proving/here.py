@@ -112,7 +112,7 @@ def _proof_lines(
     for build in sorted({p.build for p in proved.values()}):
         names = [name for name, p in proved.items() if p.build == build]
         cached = sum(outcomes[name].cached for name in names)
-        kept = f", {cached} of them earlier" if cached else ""
+        kept = f" ({cached} by an earlier check)" if cached else ""
         yield "dry run", f"{len(names)} of {servers} servers proven by {build}{kept}"
     for name, proof in proved.items():
         if proof.excess:

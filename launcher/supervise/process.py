@@ -217,7 +217,7 @@ def _adjust_oom_score(pid: int, adjust: int) -> None:
 @functools.cache
 def _not_allowed(adjust: int) -> None:
     """Say so once, not at every start: anybody but root is refused a lower score."""
-    _LOG.warning("servers keep our own OOM score: oom_score_adjust %d needs root (CAP_SYS_RESOURCE)", adjust)
+    _LOG.warning("servers are not protected from the OOM killer: oom_score_adjust %d needs CAP_SYS_RESOURCE", adjust)
 
 
 def adopt(record: ServerRecord) -> RunningProcess | None:

@@ -328,5 +328,5 @@ def test_a_score_that_is_refused_is_said_once(
     for _ in range(3):
         process._adjust_oom_score(os.getpid(), -500)
     assert [record.getMessage() for record in caplog.records] == [
-        "servers keep our own OOM score: oom_score_adjust -500 needs root (CAP_SYS_RESOURCE)"
+        "servers are not protected from the OOM killer: oom_score_adjust -500 needs CAP_SYS_RESOURCE"
     ]
