@@ -64,7 +64,7 @@ class Journal:
                     return
             fd = self._opened()
             os.close(self._fd)
-            self._fd = fd
+            self._fd, self._is_cut = fd, False
 
     def add(self, **fields: Any) -> None:
         """One request; `at` is now."""

@@ -30,8 +30,6 @@ _LOOK_S = 0.25
 _OTHER_SITES = (b"cross-site", b"same-site")
 _SWAP_STATES = {"ready": "ready", "sleeping": "ready", "starting": "starting", "backoff": "starting"}
 """A state as llama-swap calls it; the others do not run."""
-
-
 _PATHS = {
     ("POST", "/models/load"): "llama_router",
     ("POST", "/models/unload"): "llama_router",

@@ -1,4 +1,7 @@
-"""Questions of our own to the fleet: an exchange without a connection, woken, queued and counted like any. I/O."""
+"""Questions of our own to the fleet, and of clients whose answers come in another form: exchanges without connections.
+
+They are woken, queued and counted like any. I/O.
+"""
 
 from __future__ import annotations
 
