@@ -140,7 +140,7 @@ class Front:
     def fresh_clients(self) -> Clients:
         """Start a new set of clients for new connections; returns the old set."""
         old, self.clients = self.clients, Clients(self.unit, functools.partial(Exchange, self))
-        self.clients.date = old.date
+        self.clients.date, self.clients.refused = old.date, self.refused
         return old
 
     def close(self) -> None:

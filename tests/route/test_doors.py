@@ -28,6 +28,14 @@ from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, get, post
 KEY = {"authorization": "Bearer the-key-1"}
 
 
+async def test_refusals_are_counted_after_a_move() -> None:
+    """Connections that a moved front refuses are in its metrics, too."""
+    front = Front(table(target("m", 1)), StaticUpstreams())
+    front.fresh_clients()
+    front.clients.refused["too_many_connections"] += 1
+    assert front.refused["too_many_connections"] == 1
+
+
 @contextlib.asynccontextmanager
 async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors]]:
     """A front at `unit` with the one server at `port`, and its doors."""
