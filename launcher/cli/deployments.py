@@ -38,7 +38,7 @@ def config(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Show the config, each value with where it was written.
+    """Show the config, and where each value was written.
 
     \b
     launch config hardware=epyc profile=hot_only
@@ -82,7 +82,7 @@ def inspect(
     ] = False,
     json: Json = False,
 ) -> int:
-    """Show what model files are, and what they need.
+    """Show what model files contain and need.
 
     \b
     launch inspect model.gguf n_ctx=16384 slots=2 cache_type_k=q8_0
@@ -110,7 +110,7 @@ def checkpoint(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Keep a fleet as it runs; compare; run it again.
+    """Save a running fleet; compare; restore it.
 
     \b
     launch checkpoint create before-update   the compiled fleet, digests of models and binaries, what runs
@@ -134,7 +134,7 @@ def memory(
     drafts: Annotated[bool, Option("--drafts", help="What the validator refused, and why.")] = False,
     json: Json = False,
 ) -> int:
-    """List what is remembered of projects; export or forget one.
+    """List the project memory; export or forget a project.
 
     \b
     launch memory
@@ -187,7 +187,7 @@ def install(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Put a fleet's units in place and start them: overrides, or a rendered folder.
+    """Install a fleet's systemd units and start them.
 
     \b
     launch install hardware=epyc profile=hot_only --dry-run
@@ -210,7 +210,7 @@ def uninstall(
     force: Annotated[bool, Option("--force", help="Remove files that were edited by hand, too.")] = False,
     json: Json = False,
 ) -> int:
-    """Stop an installed fleet, remove what install wrote.
+    """Stop an installed fleet; remove what install wrote.
 
     \b
     launch uninstall epyc-hot_only --dry-run

@@ -64,7 +64,7 @@ def plan(
     json: Json = False,
     verbose: Verbose = False,
 ) -> int:
-    """Show what would run, what it takes, what is wrong.
+    """Show what would run, its memory, and what is wrong.
 
     \b
     launch plan hardware=epyc profile=hot_only
@@ -118,7 +118,7 @@ def check(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Hold the plan against this host, now.
+    """Compare the plan with this host, now.
 
     \b
     launch check hardware=epyc profile=hot_only

@@ -18,7 +18,7 @@ app.command("ps", help="The same as status.\n\n\b\nlaunch ps")(status)
 
 @app.command()
 def restart(names: Names = None, *, json: Json = False) -> int:
-    """Restart servers, or all that run, with what the files say now.
+    """Restart servers, or all, with what the files say now.
 
     \b
     launch restart chat
@@ -40,7 +40,7 @@ def switch(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Make the running fleet another one; what is the same stays up.
+    """Replace the running fleet; servers that both have stay up.
 
     \b
     launch switch hardware=epyc profile=full   shows the difference, then does the least
@@ -118,7 +118,7 @@ def sweep(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Measure settings of servers, recommend the best that is no noise.
+    """Measure settings of servers; recommend the best.
 
     \b
     launch sweep assistant slots=1,2,4 n_ubatch=256,512
@@ -162,7 +162,7 @@ def calibrate(
     config_dir: ConfigDir = None,
     json: Json = False,
 ) -> int:
-    """Measure servers alone; plans on this host read it.
+    """Measure each server's speed alone, for plans on this host.
 
     \b
     launch calibrate
@@ -197,7 +197,7 @@ def events(
     lines: Annotated[int, Option("--lines", "-n", min=1, help="The last so many, without --since.")] = 50,
     json: Json = False,
 ) -> int:
-    """Show what happened and why: starts, swaps, evictions, preloads, crashes, reloads.
+    """Show what happened and why: starts, swaps, crashes.
 
     \b
     launch events --since 2h
@@ -215,7 +215,7 @@ def ui(
     print_only: Annotated[bool, Option("--print", help="Print the link, open no browser.")] = False,
     json: Json = False,
 ) -> int:
-    """Open the fleet's page in a browser, by a link that is good once, for five minutes.
+    """Open the fleet's page in a browser, with a one-time link.
 
     \b
     launch ui
@@ -228,7 +228,7 @@ def ui(
 
 @app.command()
 def top() -> int:
-    """Watch fleets, devices and requests on one screen: keys to sort, to see a log, to stop.
+    """Watch fleets, devices and requests on one screen.
 
     \b
     launch top

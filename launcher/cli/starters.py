@@ -89,7 +89,7 @@ def pull(
     file: FleetFile = None,
     config_dir: ConfigDir = None,
 ) -> int:
-    """Download what the config names and is not here.
+    """Download the config's models that are not here.
 
     \b
     launch pull                                 files of models whose entry has a repo
@@ -126,7 +126,7 @@ def import_(
     dry_run: PrintOnly = False,
     file: Target = None,
 ) -> int:
-    """Translate llama-swap, presets, scripts, units, compose.
+    """Convert llama-swap, presets, scripts, units, compose.
 
     \b
     launch import config.yaml              llama-swap's

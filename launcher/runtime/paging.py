@@ -152,9 +152,8 @@ class Pages:
         pool = self._observer.pool
         workers = pool.workers()
         if not workers:
-            raise KeyError(
-                f"{name!r}: this fleet has no warm pool: that needs `orchestration` with a router and warm_pool.models_max"
-            )
+            needs = "`orchestration` with a router, and its warm_pool.models_max"
+            raise KeyError(f"{name!r}: this fleet has no warm pool, which needs {needs}")
         units = [unit for unit in self._served()[0].servers if unit.name in workers]
         for unit in units:
             if name in (unit.name, *unit.roles, *unit.aliases, unit.model, unit.model.partition(" ")[0]):
