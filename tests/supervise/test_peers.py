@@ -152,7 +152,7 @@ async def test_a_peer_that_stays_away(
     assert (lost.code, lost.final) == ("supervise/peer-lost", False)
     assert (missing.code, missing.final) == ("supervise/peer-missing", True)
     assert "given up" not in missing.cause
-    supervisor._runners["lender"].start()
+    await supervisor.reload(supervisor.manifest, ("lender",))
     await watcher.until(events.ServerReady, "head", 2)
     assert len(watcher.of(events.ServerFailed, "head")) == 2
 
