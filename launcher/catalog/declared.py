@@ -152,7 +152,7 @@ def _add_layers(
             chosen, size = usual, usual_size
             if category:
                 chosen = tensor_type(mix, model, name, shape, Place(il, i_v, i_down))
-                size = tensor_bytes(chosen, shape)
+                size = usual_size if chosen == usual else tensor_bytes(chosen, shape)
                 i_v += category in V_LIKE
                 i_down += category == "ffn_down"
             tensors.append(Tensor(name=f"blk.{il}.{name}", type=chosen, shape=shape, size_bytes=size))

@@ -241,16 +241,16 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-_HOST_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+_HOST_NAME = re.compile(r"(?![\d.]*$)[\w-]+(\.[\w-]+)*\.?")
+"""Numbers with dots alone are an IPv4 address gone wrong."""
 
 
 def _is_address(text: str) -> bool:
-    """An IP address or a name: one that ends in a number is an address gone wrong, one in `.sock` a unix socket."""
+    """Whether it is an IP address, or a name that llama-server takes for one, and not for a unix socket."""
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        last = text.rstrip(".").rpartition(".")[2]
-        return bool(_HOST_NAME.fullmatch(text)) and not last.isdecimal() and not text.endswith(SOCKET_END)
+        return bool(_HOST_NAME.fullmatch(text)) and not text.endswith(SOCKET_END)
     return True
 
 

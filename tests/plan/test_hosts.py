@@ -188,6 +188,7 @@ def test_findings_about_hosts() -> None:
         ("10.0.0.1", "node2,node3", ["two"]),
         ("10.0.0.1", "two.sock", ["two"]),
         ("fe80::1%eth0", "node_2.example.", []),
+        ("node", "rack.7", []),
         ("127.0.0.1", "127.0.0.2", []),
         ("node1.example", "node2.example", []),
         ("fd00::1", "fd00::2", []),
