@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Compilation(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that one compile found out. `findings` are located and cover every stage, errors included."""
+    """The result of one compilation. `findings` carry their locations and cover every stage, errors included."""
 
     composed: Composed
     catalog: Catalog
@@ -40,10 +40,10 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     """Server name → command line and environment."""
     findings: tuple[Finding, ...]
     beside: tuple[Finding, ...] = ()
-    """Of `findings`, what other stages than the plan found, not located yet."""
+    """The part of `findings` that comes from other stages than the plan, not located yet."""
 
     def require(self) -> None:
-        """Raises the error class of the first stage that found an error."""
+        """Raise the error class of the first stage that found an error, with all errors."""
         error = error_class(self.findings)
         if error is not None:
             raise error(f for f in self.findings if f.severity == "error")
@@ -57,11 +57,12 @@ STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
 )
 
 CONSEQUENT = ("plan/dangling-reference", "plan/projector-missing", "plan/port-unused")
-"""What a plan lacks because the catalogue refused a file: said by the catalogue's own finding."""
+"""Plan findings that only follow from a refused model file: left out, because the catalogue's finding names the
+cause."""
 
 
 def error_class(findings: Iterable[Finding]) -> type[LaunchError] | None:
-    """The class of the first stage that found an error; None where only others than the compiler's did."""
+    """The class of the first stage that found an error; None if no error comes from one of the compiler's stages."""
     errors = [f.code for f in findings if f.severity == "error"]
     return next((error for error, prefixes in STAGES if any(code.startswith(prefixes) for code in errors)), None)
 
@@ -69,13 +70,15 @@ def error_class(findings: Iterable[Finding]) -> type[LaunchError] | None:
 def compile_fleet(
     overrides: Sequence[str], *, config_dirs: Iterable[Path] = (), draft: str | None = None
 ) -> Compilation:
-    """Compose, size, plan and spell the fleet that `overrides` describe.
+    """Compile the fleet that `overrides` describe: compose, read models, plan, write command lines.
 
-    `config_dirs` are the user's own groups, searched before the packaged ones. With a `draft` the fleet file among them
-    is taken to say that, and nothing is written, not even what headers said. Raises ConfigError or CatalogError
-    when there is nothing to plan; later errors are in `findings` (see `Compilation.require`).
-    Python's search for cycles rests meanwhile: nearly all that is made here stays, and looking at it again and again
-    takes a quarter of the time of a fleet of thousands.
+    `config_dirs` are the user's own config groups, searched before the packaged ones. `draft` replaces the text of the
+    fleet file among them; then nothing is written, not even the lock file with model headers. Raises ConfigError,
+    CatalogError or EngineError when there is nothing to plan; later errors are in `findings` (see
+    `Compilation.require`).
+
+    Python's cyclic garbage collection is off meanwhile: nearly all objects made here stay alive, and scanning them
+    again and again takes a quarter of the time for a fleet of thousands.
     """
     # before it rests: Hydra's grammars, made meanwhile, lie where the kernel gives and takes an arena 15,000 times
     import launcher.config.composing  # noqa: F401
@@ -128,7 +131,7 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
 
 
 def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilation:
-    """`compiled` with the servers of `proved` planned by the larger of bound and proof."""
+    """`compiled`, with the servers in `proved` planned by the larger of calculated bound and dry run."""
     before = compiled.plan
     if not any(p.excess for p in proved.values()):  # nothing grows: only what proved it is new
         servers = (msgspec.structs.replace(s, proved=proved.get(s.name)) for s in before.servers)
@@ -146,7 +149,7 @@ def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilati
 
 
 def with_speeds(compiled: Compilation, speeds: Iterable[ServerSpeed]) -> Compilation:
-    """`compiled` with its targets held against `speeds` where they were measured: not against what is stated."""
+    """`compiled`, with speed targets checked against the measured ones of `speeds`; stated speeds are ignored."""
     here = {s.server: s for s in speeds if s.source != "stated"}
     if not here:
         return compiled
@@ -160,7 +163,7 @@ def with_speeds(compiled: Compilation, speeds: Iterable[ServerSpeed]) -> Compila
 
 
 def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Everything found, without what is waived, each where it was written."""
+    """All findings with their locations, without waived ones and without CONSEQUENT after a catalogue error."""
     refused = any(f.code.startswith("catalog/") and f.severity == "error" for f in beside)
     decided = (f for f in planned.findings if not refused or f.code not in CONSEQUENT)
     findings = plan.apply_waivers(planned.config, (*beside, *decided), known_codes)
@@ -174,7 +177,7 @@ def compose_config(
     headers: ReadHeader | None = None,
     draft: str | None = None,
 ) -> Composed:
-    """The first stage alone. Raises ConfigError, or CatalogError for a header that it needs."""
+    """Run the first stage only. Raises ConfigError, or CatalogError for a model header that it needs."""
     from launcher.config.composing import compose
 
     dirs = tuple(config_dirs)
@@ -189,7 +192,7 @@ def compose_config(
 
 
 def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenDevice, ...] | None:
-    """The devices that the binary of an `engines` entry lists here; None where it does not, or is not here."""
+    """The devices that the binary of an `engines` entry lists here; None if it gives no list, or is not here."""
     binary, path = entry.get("binary"), entry.get("library_path")
     if not isinstance(binary, str):
         return None
@@ -205,12 +208,12 @@ def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenDevice, ...] | None:
 
 
 def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
-    """Where the headers of a fleet file's models are kept: beside it, `launch.lock` of `launch.yaml`."""
+    """The file for the headers of a fleet file's models: `launch.lock` beside `launch.yaml`; None: no fleet file."""
     return next((path.with_suffix(".lock") for path in config_dirs if config.is_fleet_file(path)), None)
 
 
 def _keep(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
-    """Write the lock file where it is out of date; a note where that cannot be done."""
+    """Write the lock file if it is out of date. Returns a note if that fails."""
     if lock is None or path is None:
         return
     try:
@@ -222,7 +225,10 @@ def _keep(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
 
 
 def render(compiled: Compilation) -> Rendered:
-    """The files of a compilation without errors, as values. Raises what `Compilation.require` raises."""
+    """Render the files of a compilation without errors, as values.
+
+    Raises what `Compilation.require` raises, and EngineError for errors of rendering.
+    """
     from launcher.render.fleet import render_fleet
 
     compiled.require()
@@ -235,26 +241,26 @@ def render(compiled: Compilation) -> Rendered:
 
 
 def hosts_of(compiled: Compilation) -> tuple[str, ...]:
-    """Names of the hosts that were compiled for, the front's first; none for a single machine."""
+    """Names of the hosts that were compiled for, the front's host first; () for a single machine."""
     hosts = compiled.plan.config.hardware.hosts
     first = plan.front_host(compiled.plan.config)
     return (first, *(name for name in hosts if name != first)) if hosts else ()
 
 
 def on_host(compiled: Compilation, host: str) -> Compilation:
-    """What one host has of a compilation: its bundle is rendered from this. KeyError: no such host."""
+    """The part of a compilation for one host, from which its bundle is rendered. Raises KeyError: no such host."""
     part = plan.plan_of_host(compiled.plan, host)
     commands = {server.name: compiled.commands[server.name] for server in part.servers}
     return msgspec.structs.replace(compiled, plan=part, commands=commands)
 
 
 def deployment_name(fleet: FleetConfig) -> str:
-    """`epyc-hot_only`: what a deployment's folder and state are called."""
+    """The name of a deployment's folder and state: `HARDWARE-PROFILE`, such as `epyc-hot_only`."""
     return f"{fleet.hardware.name}-{fleet.profile.name}"
 
 
 def _probe_hardware() -> dict[str, Any]:
-    """This host as a hardware fragment, with the speeds of its disk and its memory as they were measured here."""
+    """This host as a hardware fragment, with the read speeds of its disk and memory as measured here."""
     from launcher.files.measured import known_rates, known_read_speed
     from launcher.hardware import hardware_tree, take_inventory
 
@@ -269,7 +275,7 @@ def _probe_hardware() -> dict[str, Any]:
 
 
 def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
-    """Binary and dialect of an engine. `dialect: probe` asks the binary itself."""
+    """Binary and dialect of an engine; `dialect: probe` asks the binary itself. Raises EngineError."""
     entry = fleet.engines[name]
     key = f"engines.{name}"
     binary = engine.resolve_binary(entry, key=key)
@@ -279,7 +285,7 @@ def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
 
 
 def _of_builds(fleet: FleetConfig, engines: Mapping[str, tuple[str, Dialect]]) -> FleetConfig:
-    """`fleet` with the build's name in engines that were asked for it: the plan knows what builds differ in."""
+    """`fleet` with the build's name as the dialect of probed engines: the plan knows how builds differ."""
     asked = {
         name: msgspec.structs.replace(fleet.engines[name], dialect=dialect.name)
         for name, (_, dialect) in engines.items()
@@ -289,7 +295,7 @@ def _of_builds(fleet: FleetConfig, engines: Mapping[str, tuple[str, Dialect]]) -
 
 
 def _input_digest(tree: dict[str, Any], models: Catalog, engines: Mapping[str, tuple[str, Dialect]]) -> str:
-    """sha256 over all that decides the output: the config (models in use only), headers, dialects, our version."""
+    """sha256 over everything that determines the output: config (models in use only), headers, dialects, version."""
     used = {file.model for file in models.files.values()}
     inputs = {
         "version": __version__,

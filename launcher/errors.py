@@ -11,7 +11,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 THIS_MACHINE = "this machine"
-"""In the place of a file: the value was found out, not written."""
+"""`Location.file` of a value that was detected on this machine, not written in a file."""
 
 
 class Location(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     column: int = 1
 
     def __str__(self) -> str:
-        """`file:line:column`, as compilers print it; what was found out has no line."""
+        """`file:line:column`, as compilers print it; a detected value has no line."""
         return self.file if self.file == THIS_MACHINE else f"{self.file}:{self.line}:{self.column}"
 
 
@@ -53,13 +53,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaunchError(Exception):
-    """A stage could not go on. Carries every finding of that stage; the class decides the exit code."""
+    """A stage failed. Carries every finding of that stage; the class determines the exit code."""
 
     exit_code = 1
 
     @classmethod
     def of(cls, code: str, message: str, *notes: str, key: str = "") -> Self:
-        """The error with this one finding about `key`, or about no key; see `fault`."""
+        """The error with a single finding; `key`: the config key that it is about ("": none). See `fault`."""
         return cls([fault(code, key, message, *notes)])
 
     def __init__(self, findings: Iterable[Finding]) -> None:
@@ -105,7 +105,7 @@ class SuperviseError(LaunchError):
 
 
 STALE_EXIT_CODE = 8
-"""`render --check`: what is on disk is not what the config compiles to."""
+"""Exit code of `render --check` when the files on disk are not what the config compiles to."""
 
 
 def has_errors(findings: Iterable[Finding]) -> bool:
@@ -122,5 +122,5 @@ def fault(
     location: Location | None = None,
     severity: Severity = "error",
 ) -> Finding:
-    """A finding, an error unless it is said otherwise."""
+    """A finding; an error unless `severity` says otherwise."""
     return Finding(code=code, severity=severity, key=key, message=message, notes=notes, fixes=fixes, location=location)

@@ -1,7 +1,7 @@
-"""The documents that the runtime reads, `fleet.json` and `routes.json`: written, read, compared. Pure.
+"""Encode, decode and compare the documents that the runtime reads, `fleet.json` and `routes.json`. Pure.
 
-Bytes are deterministic: two spaces, sorted keys, a trailing newline. What is read must be what `launch render` can have
-written, whoever made it: names become files, units and addresses, numbers become timers and sizes.
+Bytes are deterministic: two spaces, sorted keys, a trailing newline. Whoever wrote a document, it is accepted only if
+`launch render` can have written it: its names become files, units and addresses, its numbers become timers and sizes.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from launcher.ir.deployment import content_digest
 from launcher.ir.fleet import FLEET_SCHEMA, ROUTES_SCHEMA, FleetManifest, RoutingTable, ServerUnit, ServiceUnit
 
 RESTART_FIELDS = ("argv", "env", "host", "port", "files")
-"""What a running server cannot take over: a change restarts it. Everything else is the runtime's own."""
+"""Fields of a server that its running process cannot take over: a change restarts it. All others concern only the
+runtime."""
 
 _HIGHEST = 1 << 62
 _LONGEST_S = 1e9
-"""32 years: a timer beyond it overflows what the kernel counts in."""
+"""Seconds, 32 years: a longer timer overflows the kernel's counters."""
 _AT_LEAST_ONE = frozenset({"max_parallel_starts", "crash_loop_failures", "health_failures", "failures", "log_files"})
 _ANYTHING = frozenset({"request_defaults", "request_set", "body"})
-"""What goes to a server as JSON, and is a path, a unit or a timer nowhere."""
+"""Fields that are sent to a server as JSON and are never a path, a unit or a timer: their values are not checked."""
 _ONE_LINE = frozenset({"host", "health_path", "container", "tier", "device", "builtin", "path", "exclusive"})
-"""Fields whose value stands in a line of something: an address, a request, a metric."""
+"""Fields whose value becomes part of a line, such as an address, a request or a metric: no control characters."""
 _Document = TypeVar("_Document", bound=msgspec.Struct)
 
 
 class ManifestDiff(msgspec.Struct, frozen=True, kw_only=True):
-    """What taking over a new manifest does: names, sorted; `restarted` says why."""
+    """What a new manifest changes: names of processes, sorted; `restarted` maps each name to the reason."""
 
     started: tuple[str, ...]
     stopped: tuple[str, ...]
@@ -44,7 +45,7 @@ class ManifestDiff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def argv_digest(argv: Iterable[str]) -> str:
-    """`sha256:…` of a command line: its words in UTF-8, each ended by NUL, as /proc/PID/cmdline shows them."""
+    """`sha256:…` of a command line: its words in UTF-8, each ended by NUL, as in /proc/PID/cmdline."""
     words = b"".join(word.encode(errors="surrogatepass") + b"\0" for word in argv)
     return content_digest(words)
 
@@ -62,7 +63,8 @@ def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
 def encode_document(document: object) -> bytes:
     """`document` (a Struct or plain values) as indented JSON with sorted keys and a trailing newline.
 
-    A Struct goes through its own types once, so that 60 in a field of floats is the 60.0 it is read back as.
+    A Struct is first decoded by its own type, so that an integer in a float field (60) is written as it is read back
+    (60.0).
     """
     if isinstance(document, msgspec.Struct):
         document = msgspec.json.decode(msgspec.json.encode(document), type=type(document))
@@ -70,7 +72,7 @@ def encode_document(document: object) -> bytes:
 
 
 def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
-    """What changes for processes when `new` replaces `old`; servers and services alike."""
+    """The processes, servers and services alike, that change when `new` replaces `old`."""
     before, after = _processes(old), _processes(new)
     both = sorted(before.keys() & after.keys())
     reasons = {name: _why_restart(before[name], after[name]) for name in both}
@@ -83,7 +85,7 @@ def diff_manifests(old: FleetManifest, new: FleetManifest) -> ManifestDiff:
 
 
 def front_changes(old: RoutingTable, new: RoutingTable) -> tuple[str, ...]:
-    """What changes of the front when `new` replaces `old`: `host 127.0.0.1 → 0.0.0.0`."""
+    """The settings of the front that change when `new` replaces `old`: `host 127.0.0.1 → 0.0.0.0`."""
     fields = [(name, getattr(old.front, name), getattr(new.front, name)) for name in old.front.__struct_fields__]
     return tuple(f"{name} {_value(was)} → {_value(becomes)}" for name, was, becomes in fields if was != becomes)
 
@@ -100,7 +102,7 @@ def _processes(manifest: FleetManifest) -> dict[str, ServerUnit | ServiceUnit]:
 
 
 def _why_restart(old: ServerUnit | ServiceUnit, new: ServerUnit | ServiceUnit) -> str:
-    """Why a process cannot go on as it is ("" if it can): what differs, words of argv spelled out."""
+    """Why a process must be restarted ("" if it need not be): the fields that differ, argv by argument."""
     if type(old) is not type(new):
         return "server and service changed places"
     changed = [name for name in RESTART_FIELDS if getattr(old, name) != getattr(new, name)]
@@ -109,7 +111,7 @@ def _why_restart(old: ServerUnit | ServiceUnit, new: ServerUnit | ServiceUnit) -
 
 
 def argv_changes(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
-    """Every argument that differs, as `--ctx-size 4096 → 8192`; empty where nothing does."""
+    """Every argument that differs, as `--ctx-size 4096 → 8192`; [] if equal, one sentence if only the order differs."""
     if old == new:
         return []
     was, becomes = _options(old), _options(new)
@@ -122,7 +124,7 @@ def argv_changes(old: tuple[str, ...], new: tuple[str, ...]) -> list[str]:
 
 
 def _options(argv: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The argv as option → values; what stands before the first option belongs to `binary`."""
+    """The argv as option → values; words before the first option belong to `binary`."""
     options: dict[str, tuple[str, ...]] = {}
     key = "binary"
     for part in argv:
@@ -141,11 +143,11 @@ def _spelled(values: tuple[str, ...] | None) -> str:
 def _decode(
     data: bytes, kind: type[_Document], schema: str, source: str, wrong: Callable[[_Document], str | None]
 ) -> _Document:
-    """A document of type `kind`. Raises ConfigError with one finding.
+    """Decode and check a document of type `kind`. Raises ConfigError with one finding.
 
-    `manifest/unreadable`: torn, or not JSON; `manifest/foreign`: JSON of another kind; `manifest/other-version`: of
-    another version of launch; `manifest/invalid`: of this version, but a value is missing, of the wrong type, or none
-    that `launch render` writes (`wrong` says what).
+    `manifest/unreadable`: truncated, or not JSON; `manifest/foreign`: JSON of another kind; `manifest/other-version`:
+    of another version of launch; `manifest/invalid`: of this version, but a value is missing, has the wrong type, or is
+    none that `launch render` writes (`wrong` says which).
     """
     try:
         plain = msgspec.json.decode(data)
@@ -175,7 +177,7 @@ def _refused(code: str, source: str, why: str) -> Finding:
 
 
 def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
-    """What `launch render` would never have written, with where it stands; None when there is nothing."""
+    """The first thing that `launch render` would never have written, with its place; None if there is none."""
     processes: list[ServerUnit | ServiceUnit] = [*manifest.servers, *manifest.services]
     counted = Counter(process.name for process in processes)
     wrong = chain(
@@ -223,7 +225,7 @@ def _bad_names(field: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _bad_addresses(listening: Iterable[tuple[str, str, int]]) -> Iterator[str]:
-    """Unix sockets of servers (name, host, port) that none can have, or that have a port beside."""
+    """Servers (name, host, port) whose unix socket cannot be used, or has a port beside it."""
     for name, host, port in listening:
         if is_path(host) and (why := "has a port beside it" if port else wrong_path(host)) is not None:
             yield f"{name} listens on {host[:120]!r}, which {why}"

@@ -1,7 +1,8 @@
-"""Writes the one file of a fleet: from what is on a machine to YAML with reasons. Pure.
+"""Write a fleet file from what is on a machine: YAML, with reasons as comments. Pure.
 
-In: model files with their headers, memory, cards, what each model needs at each context. Out: which models run, when,
-with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a server.
+In: model files with their headers, memory, GPUs, the memory that each model needs at each context length. Out: which
+models run, when, with how much context, and the text of `launch.yaml`; edits of such a text that add or remove a
+server.
 """
 
 from launcher.author.choice import MemoryBudget, Needs, ServerChoice, choose

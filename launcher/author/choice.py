@@ -1,4 +1,4 @@
-"""Which models run, when, and with how much context, so that all of it fits. Pure."""
+"""Choose which models run, when, and with how much context, so that all fit into memory. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from launcher.author.pairing import ServerCandidate
 from launcher.sizes import gib
 
 CONTEXTS = (32768, 16384, 8192, 4096, 2048)
-"""Contexts a slot that are tried, the longest first."""
+"""Context lengths (tokens per slot) that are tried, the longest first."""
 CONTEXT_TOGETHER = 8192
-"""Less than this is worse than taking turns."""
+"""Tokens per slot: with fewer, running all models at once is worse than taking turns."""
 EMBEDDING_CONTEXT = 2048
-"""The longest that an embedder gets: its batch must hold a whole text."""
+"""Tokens per slot that an embedding model gets at most: its batch must hold a whole text."""
 SERVERS_MAX = 12
-"""More servers than a person wants in a first file."""
+"""Servers in a first file at most; a person wants no more there."""
 TURNS = "turns"
-"""The exclusive group of those that do not fit beside one another."""
+"""The exclusive group of servers that do not fit into memory together."""
 
 SPILLED = ", some layers in RAM"
 
 Needs = Callable[[ServerCandidate, int], int]
-"""A server's bytes with so many tokens a slot."""
+"""Bytes that a server needs with so many tokens per slot."""
 
 
 class MemoryBudget(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +51,14 @@ class ServerChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """The servers, and the models that were left out, each with the reason."""
+    """The chosen servers, and the models that were left out, each with the reason."""
 
     servers: tuple[ServerChoice, ...]
     left_out: tuple[tuple[ServerCandidate, str], ...] = ()
 
 
 class _Fit(NamedTuple):
-    """A model that has room: its tokens a slot, the bytes that they make it need. `whole`: all of it on the cards."""
+    """A model that fits, with tokens per slot and the bytes needed. `whole`: all of it fits into `Memory.pool`."""
 
     candidate: ServerCandidate
     tokens: int
@@ -67,11 +67,10 @@ class _Fit(NamedTuple):
 
 
 def choose(found: Sequence[ServerCandidate], memory: MemoryBudget, needs: Needs) -> Chosen:
-    """Everything up at once where that fits; else embedders up, and those that do not fit together take turns.
+    """Choose servers: all up at once if they fit, else embedders up and chat models that do not fit taking turns.
 
-    The largest is up first. Whoever fits beside each of the others is up from start to stop, too.
-
-    A model that fits in no way is left out, as are those after the first `SERVERS_MAX`.
+    The largest one is up first. A model that fits beside each of the others is always up, too. A model that does not
+    fit at all is left out, as are those after the first `SERVERS_MAX`.
     """
     helpers = [c for c in found if c.kind != "chat"]
     talkers = sorted((c for c in found if c.kind == "chat"), key=lambda c: (-c.facts.file.file_bytes, c.name))
@@ -86,18 +85,18 @@ def choose(found: Sequence[ServerCandidate], memory: MemoryBudget, needs: Needs)
 
 
 def steps(candidate: ServerCandidate, contexts: Sequence[int]) -> tuple[int, ...]:
-    """The tokens a slot that a model gets of each of `contexts`, each once."""
+    """The tokens per slot that a model gets for each of `contexts`, without repetitions."""
     return tuple(dict.fromkeys(tokens_for(candidate, context) for context in contexts))
 
 
 def tokens_for(candidate: ServerCandidate, wanted: int) -> int:
-    """Tokens a slot: as wanted, as far as the model was trained for them."""
+    """Tokens per slot: `wanted`, limited by what the model was trained for, and for embedders by EMBEDDING_CONTEXT."""
     trained = candidate.facts.file.architecture.n_ctx_train or wanted
     return min(wanted, trained, EMBEDDING_CONTEXT if candidate.kind != "chat" else wanted)
 
 
 def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
-    """Those, the smallest first, that fit beside whichever of the others has its turn."""
+    """The models that fit beside each one of the others, the smallest first: they need not take turns."""
     apart: list[_Fit] = []
     for fit in sorted((fit for fit in fitting if fit.whole), key=lambda fit: fit.size):
         others = [other for other in fitting if other is not fit and other not in apart]
@@ -114,13 +113,13 @@ def _always(candidate: ServerCandidate, context: int, size: int) -> ServerChoice
 def chosen_as(  # noqa: PLR0917  # what a choice consists of
     candidate: ServerCandidate, tokens: int, size: int, why: str, tier: Literal["hot", "warm"] = "hot", group: str = ""
 ) -> ServerChoice:
-    """A choice; what its context is, and why not more, ends `why`."""
+    """A choice; `why` is completed by a description of its context."""
     why = f"{why}; {tokens_words(candidate, tokens)}"
     return ServerChoice(candidate=candidate, tier=tier, n_ctx_per_slot=tokens, bytes=size, why=why, exclusive=group)
 
 
 def tokens_words(candidate: ServerCandidate, tokens: int) -> str:
-    """What the context is, and why not more."""
+    """The context length in words, with the trained one if that is longer."""
     trained = candidate.facts.file.architecture.n_ctx_train
     if tokens >= trained:
         return f"all {trained:,} tokens that it was trained for"
@@ -132,7 +131,7 @@ def tokens_words(candidate: ServerCandidate, tokens: int) -> str:
 def _in_turns(
     kept: Sequence[ServerCandidate], surplus: Sequence[tuple[ServerCandidate, str]], memory: MemoryBudget, needs: Needs
 ) -> Chosen:
-    """Embedders first, while they leave half of the memory; then one of the others at a time."""
+    """Choose embedders first, while they leave half of the memory; then chat models, which take turns if need be."""
     servers: list[ServerChoice] = []
     left_out = list(surplus)
     free = memory.pool

@@ -1,4 +1,4 @@
-"""Edits of a fleet file's text that leave everything else as a person wrote it. Pure."""
+"""Edit a fleet file's text and leave everything else as a person wrote it. Pure."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _OWN = r"( *# .*: \d[\d,.]* [KMG]iB(?:, some layers in RAM)?, )"
 OURS = re.compile(rf"{_OWN}(always up|up first, then takes turns|takes turns[^;]*|on demand[^;]*)(; .*)")
 """The comment that `server_lines` writes above an entry: what it is, when it is up, and its context."""
 REASON = "# sweep "
-"""How the comment above a value begins that `set_value` wrote."""
+"""Beginning of the comment that `set_value` writes above a value."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""As the config is read: it takes tabs behind a colon, which PyYAML's own does not."""
+"""The loader that config is read with: it takes tabs after a colon, which PyYAML's own does not."""
 _BOM = "\ufeff"
 _P = ParamSpec("_P")
 
 
 class NotEditableError(ValueError):
-    """A text whose `servers:` is no block of lines; the text says which."""
+    """The text cannot be edited, such as a `servers:` in one line; the message says why."""
 
 
 def keeping_ends(edit: Callable[Concatenate[str, _P], str]) -> Callable[Concatenate[str, _P], str]:
-    """`edit` of a text whose lines may end as on any system: those that it leaves alone keep their bytes."""
+    """Let `edit` work on texts with any line ends and a BOM; lines that it leaves alone keep their bytes."""
 
     @wraps(edit)
     def edited(text: str, /, *args: _P.args, **kwargs: _P.kwargs) -> str:
@@ -50,12 +50,12 @@ def keeping_ends(edit: Callable[Concatenate[str, _P], str]) -> Callable[Concaten
 
 
 def rows_of(text: str) -> list[str]:
-    """The lines of a text; only a line feed ends one."""
+    """The lines of a text; only a line feed ends a line."""
     return text.removesuffix("\n").split("\n") if text else []
 
 
 def tree_of(text: str) -> dict[Any, Any]:
-    """The mapping that a text is. Raises NotEditableError where it is none."""
+    """The mapping in a YAML text; {} if it is something else. Raises NotEditableError for a text that is no YAML."""
     try:
         tree = yaml.load(text, _LOADER)  # noqa: S506 # a safe one
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
@@ -64,13 +64,13 @@ def tree_of(text: str) -> dict[Any, Any]:
 
 
 def servers_of(text: str) -> dict[Any, Any]:
-    """The entries of `servers:`. Raises NotEditableError where the text is no YAML."""
+    """The entries of `servers:`; {} if there are none. Raises NotEditableError for a text that is no YAML."""
     found = tree_of(text).get("servers")
     return found if isinstance(found, dict) else {}
 
 
 def checked(after: str, wanted: dict[Any, Any], why: str) -> str:
-    """`after`, where it says what is `wanted`. Raises NotEditableError with `why`."""
+    """Return `after` if its content is `wanted`. Raises NotEditableError with `why` otherwise."""
     try:
         tree = tree_of(after)
     except NotEditableError:
@@ -82,9 +82,9 @@ def checked(after: str, wanted: dict[Any, Any], why: str) -> str:
 
 @keeping_ends
 def add_server(text: str, lines: Sequence[str]) -> str:
-    """`text` with the lines of one server (indented by two) behind the last one of its `servers:` block.
+    """Add the lines of one server (indented by two) after the last one of the `servers:` block of `text`.
 
-    Raises NotEditableError where `servers:` is written in one line.
+    Raises NotEditableError if `servers:` is written in one line, or the result would not say what it should.
     """
     servers, (new, entry) = servers_of(text), *servers_of("\n".join(["servers:", *lines])).items()
     why = f"the place for {new} below `servers:` is written in a way that is not edited"
@@ -108,9 +108,9 @@ def add_server(text: str, lines: Sequence[str]) -> str:
 
 @keeping_ends
 def remove_server(text: str, name: str) -> str:
-    """`text` without the server `name` and the comment right above it: of one that we wrote, that line alone.
+    """Remove the server `name` and the comment right above it; if the line above is ours, only that line of it.
 
-    Raises NotEditableError where it is not an entry of its own in a block, or where others need what stands in it.
+    Raises NotEditableError if it is not an entry of its own in a block, or if others need what stands in it.
     """
     rows, wanted = rows_of(text), tree_of(text)
     at, first, last = find_entry(rows, name)
@@ -129,9 +129,9 @@ def remove_server(text: str, name: str) -> str:
 
 @keeping_ends
 def set_value(text: str, path: Sequence[str], value: str, why: str) -> str:
-    """`text` with `value` at the keys of `path`, below a comment that begins with REASON; one that was there goes.
+    """Set `value` at the keys of `path`, below a comment that begins with REASON and replaces an earlier one.
 
-    Raises NotEditableError where a key on the way is no block of lines, or the value there takes several.
+    Raises NotEditableError if a key on the way is no block of lines, or the present value takes several lines.
     """
     rows = rows_of(text)
     start, end = 0, len(rows)
@@ -154,9 +154,9 @@ def set_value(text: str, path: Sequence[str], value: str, why: str) -> str:
 
 
 def find_entry(rows: Sequence[str], name: str) -> tuple[int, int, int]:
-    """The line that says `servers:`, the first one of the server `name`, and the one behind its last.
+    """Indices of the line `servers:`, of the first line of the server `name`, and of the line after its last one.
 
-    Raises NotEditableError where it is not an entry of its own in a block.
+    Raises NotEditableError if it is not an entry of its own in a block.
     """
     at = _servers_at(rows)
     if at is None:
@@ -169,7 +169,10 @@ def find_entry(rows: Sequence[str], name: str) -> tuple[int, int, int]:
 
 
 def _servers_at(rows: Sequence[str]) -> int | None:
-    """The line that says `servers:` with a block, or nothing, below it."""
+    """Index of the line `servers:` with a block, or nothing, below it; None: there is none.
+
+    Raises NotEditableError if `servers:` is written in one line.
+    """
     for number, row in enumerate(rows):
         if _SERVERS.match(row) or _EMPTY.match(row):
             return number
@@ -179,16 +182,16 @@ def _servers_at(rows: Sequence[str]) -> int | None:
 
 
 def entry_at(rows: Sequence[str], start: int, end: int, key: str) -> int | None:
-    """The line of an entry of the block between `start` and `end`."""
+    """Index of the line of the entry `key` in the block between `start` and `end`; None: it is not there."""
     indent, name = entry_indent(rows, start, end), re.escape(key)
     entry = re.compile(rf" {{{indent}}}(?:\"{name}\"|'{name}'|{name}):(?:\s|$)")
     return next((at for at in range(start, end) if entry.match(rows[at])), None)
 
 
 def block_end(rows: Sequence[str], at: int, end: int) -> int:
-    """Behind the last line, before `end`, that lies below line `at`.
+    """Index after the last line, before `end`, that belongs to the block below line `at`.
 
-    A comment further left is in the midst of the block where more of it follows, else behind it.
+    A comment that is indented less is part of the block if more of the block follows, else not.
     """
     last, indent = at + 1, indent_of(rows[at])
     for number in range(last, end):
@@ -201,13 +204,13 @@ def block_end(rows: Sequence[str], at: int, end: int) -> int:
 
 
 def entry_indent(rows: Sequence[str], start: int, end: int) -> int:
-    """Spaces before the entries of a block; of one without entries, two more than of its key."""
+    """Spaces before the entries of a block; for one without entries, two more than before its key."""
     inner = (row for row in rows[start:end] if says_something(row) and row.strip() != "---")
     return next(map(indent_of, inner), indent_of(rows[start - 1]) + 2 if start else 0)
 
 
 def says_something(row: str) -> bool:
-    """Whether a line has more than space and a comment."""
+    """Whether a line has more than spaces and a comment."""
     return bool(row.strip()) and not row.lstrip().startswith("#")
 
 

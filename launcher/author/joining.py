@@ -1,7 +1,8 @@
-"""How one more server joins a fleet that a file has already, so that all of it fits. Pure.
+"""Fit one more server into the fleet that a file describes. Pure.
 
-The rules are those of `choice`, with what a person wrote left as it is: beside the others where that leaves a useful
-context, else in turns with as few as need be, else with a short context, else with layers in RAM, else on demand.
+The rules are those of `choice`, and what a person wrote stays as it is: beside the others if that leaves a useful
+context, else in turns with as few servers as possible, else with a short context, else with layers in RAM, else on
+demand.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from launcher.author.pairing import ServerCandidate
 from launcher.sizes import gib
 
 DRAWN_MAX = 8
-"""More servers than that are not asked to take turns for one."""
+"""Most servers that are made to take turns for the sake of one."""
 ON_DEMAND = CONTEXTS[-2]
-"""Tokens a slot of a server for which there is no room now."""
+"""Tokens per slot of a server for which no memory is free now."""
 
 
 class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
-    """A server that the file has: its bytes where models go, and its exclusive group. `shares`: it may be asked to."""
+    """A server in the file: its bytes where models go, its exclusive group. `shares`: may be made to take turns."""
 
     name: str
     bytes: int
@@ -42,19 +43,19 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to take a server in. `mates`: with whom it takes turns; `drawn`: those of them that took none before."""
+    """One way to add a server. `mates`: servers that it takes turns with; `drawn`: those that took no turns before."""
 
     choice: ServerChoice
     mates: tuple[str, ...] = ()
     drawn: tuple[str, ...] = ()
     whole: bool = True
-    """All of its layers have room on the cards, where there are any."""
+    """All of its layers fit on the GPUs, if there are any."""
 
 
 class _Company(NamedTuple):
-    """With whom a server could take turns, and the bytes that are then free for it. No group: beside all of them.
+    """A group that the new server could take turns in ("": none, it runs beside all), and the bytes free for it.
 
-    `beside`: what is free beside all of them.
+    `beside`: bytes that are free beside all servers.
     """
 
     group: str
@@ -71,10 +72,10 @@ def ways(
     needs: Needs,
     mates: Sequence[str] = (),
 ) -> Iterator[Way]:
-    """Every way that the sizes allow, the best first; the last needs memory that is not free now.
+    """Every way to add `candidate` that its size allows, the best first; the last needs memory that is not free now.
 
-    `memory`: all that the fleet may use, `ram` beside cards without what its servers take there. `mates`: with these it
-    takes turns, and there is no other way.
+    `memory`: all that the fleet may use; beside GPUs, `ram` is what its servers leave. `mates`: it takes turns with
+    these, and no other way is tried.
     """
     companies = [_named(neighbours, memory.pool, mates)] if mates else list(_companies(neighbours, memory.pool))
     if candidate.kind != "chat" and not mates:  # rather in RAM than a swap for each text
@@ -96,20 +97,20 @@ def ways(
 
 
 def room(neighbours: Sequence[Neighbour], memory: MemoryBudget) -> int:
-    """The most bytes that the fleet can leave for one more server, with nothing changed that a person wrote."""
+    """The most bytes that the fleet can leave for one more server without a change of what a person wrote."""
     return max(company.free for company in _companies(neighbours, memory.pool))
 
 
 def would_make_room(neighbours: Sequence[Neighbour], memory: MemoryBudget, size: int) -> str | None:
-    """The smallest server that would make room for `size` bytes if it took turns with it, too, whatever is written."""
+    """The smallest server that would make room for `size` bytes by taking turns, whatever its entry says."""
     each = sorted(neighbours, key=lambda n: (n.bytes, n.name))
     return next((n.name for n in each if _named(neighbours, memory.pool, (n.name,)).free >= size), None)
 
 
 def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Company]:
-    """Nobody first; then each group as it is, the largest first; then with more and more of those that take no turns.
+    """No group; then each present group, the one of the largest server first; then with more and more servers drawn in.
 
-    Of those the largest are asked first: the fewer have to.
+    The largest servers are drawn in first, so that fewer have to be.
     """
     yield _company("", (), neighbours, pool)
     largest = sorted((n for n in neighbours if n.group), key=lambda n: (-n.bytes, n.name))
@@ -123,14 +124,14 @@ def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Company]
 
 
 def _named(neighbours: Sequence[Neighbour], pool: int, names: Sequence[str]) -> _Company:
-    """The group of the first of `names`, or a new one, with all of them."""
+    """The group of the first of `names` that has one, or a new group, with all of `names` in it."""
     named = [n for n in neighbours if n.name in names]
     group = next((n.group for n in named if n.group), TURNS)
     return _company(group, [n for n in named if n.group != group], neighbours, pool)
 
 
 def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Company:
-    """A group with those that are drawn into it: free is what the others leave."""
+    """A group with `drawn` added to it; free is what the servers outside the group leave."""
     members = [n for n in neighbours if group and n.group == group and n not in drawn]
     others = [n for n in neighbours if n not in drawn and n not in members]
     free, beside = pool - taken(others), pool - taken(neighbours)
@@ -139,7 +140,7 @@ def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighb
 
 
 def taken(neighbours: Sequence[Neighbour]) -> int:
-    """Bytes of all that may be up at once: one of each group."""
+    """Bytes of all servers that may be up at once: of each group the largest."""
     groups: dict[str, int] = {}
     for neighbour in neighbours:
         if neighbour.group:
@@ -148,7 +149,7 @@ def taken(neighbours: Sequence[Neighbour]) -> int:
 
 
 def _whole(candidate: ServerCandidate, company: _Company, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
-    """Each of `contexts` with which all of it has room in that company."""
+    """A way for each of `contexts` with which all layers fit."""
     for tokens in steps(candidate, contexts):
         size = needs(candidate, tokens)
         if size <= company.free:
@@ -156,7 +157,7 @@ def _whole(candidate: ServerCandidate, company: _Company, contexts: Sequence[int
 
 
 def _partly(candidate: ServerCandidate, company: _Company, ram: int, needs: Needs) -> Iterator[Way]:
-    """Each context with which the cards have room for some of its layers, and RAM for the rest."""
+    """A way for each context with which the GPUs hold some of the layers, and RAM the rest."""
     for tokens in steps(candidate, [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]):
         size, free = needs(candidate, tokens), max(0, company.free)
         if free < size <= free + ram:

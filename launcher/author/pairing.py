@@ -1,4 +1,4 @@
-"""From model files to servers that could be: names, projectors and drafts beside their models. Pure."""
+"""Turn model files into possible servers: names, projectors and drafts beside their models. Pure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ _SEES = re.compile(
     r"(?:^|[^a-z])(?:vl|vision|llava|gemma-?3|gemma-?4|pixtral|minicpm-?v|internvl|smolvlm|omni)", re.IGNORECASE
 )
 SIMILAR = 0.6
-"""How alike the names of a model and of a projector or draft must be, where a folder has several models."""
+"""Similarity of names (0 to 1) that a draft must have with its model, and a projector in a folder with several
+models."""
 
 
 class ModelOnDisk(msgspec.Struct, frozen=True, kw_only=True):
-    """A model file: its path, what it is called there, what its header says, and whose the place is."""
+    """A model file: its path, its name there, its header data; `place`: the program that the folder belongs to."""
 
     path: str
     name: str
     facts: HeaderFacts
     projector: str | None = None
-    """The projector that the store itself keeps with it (Ollama)."""
+    """The projector that the store itself keeps with the model (Ollama)."""
     place: str = ""
 
 
@@ -67,10 +68,10 @@ def kind_of(facts: HeaderFacts) -> str:
 
 
 def candidates(files: Sequence[ModelOnDisk]) -> tuple[ServerCandidate, ...]:
-    """One for each model, in order of name; of several quantizations the largest file.
+    """One candidate per model, sorted by name; of several quantizations the largest file.
 
-    A projector belongs to the models of its folder whose width it feeds, by the names where there are several; a draft
-    to the model of its folder that has the same vocabulary.
+    A projector goes to the models in its folder of the width that it feeds, by name if there are several; a draft to
+    the model in its folder that has the same vocabulary.
     """
     drafts = {f.path: draft for f in files if (draft := _draft(f, files))}
     speculate = set(drafts.values())  # for another model alone, no servers of their own
@@ -102,12 +103,12 @@ def candidates(files: Sequence[ModelOnDisk]) -> tuple[ServerCandidate, ...]:
 
 
 def free_name(name: str, taken: Container[str]) -> str:
-    """`name`, or with the first number that nobody has: `model`, `model-2`, `model-3`."""
+    """`name`, or with the first number that is free: `model`, `model-2`, `model-3`."""
     return next(n for n in chain((name,), (f"{name}-{at}" for at in count(2))) if n not in taken)
 
 
 def _model_of(file: ModelOnDisk) -> tuple[object, ...]:
-    """What quantizations of one model have alike. A name alone is not it: half of all folders have a `model.gguf`."""
+    """What all quantizations of a model share. A name is not enough: half of all folders have a `model.gguf`."""
     architecture = file.facts.file.architecture
     shape = (architecture.arch, architecture.n_layer, architecture.n_embd, architecture.n_vocab)
     plain = _QUANTIZATION.sub("", _PART.sub("", file.name.removesuffix(".gguf"))).casefold()
@@ -119,13 +120,13 @@ def _folder(file: ModelOnDisk) -> str:
 
 
 def _alike(model: ModelOnDisk, beside: ModelOnDisk) -> float:
-    """How alike the names are, without what says what the second one is."""
+    """Similarity of the two names (0 to 1), without `mmproj` and `draft`."""
     mine, other = (slug(f.name).replace("mmproj", "").replace("draft", "").strip("-") for f in (model, beside))
     return float(SequenceMatcher(None, mine, other, autojunk=False).ratio())
 
 
 def _projector(model: ModelOnDisk, files: Sequence[ModelOnDisk]) -> str | None:
-    """The projector of a model: of its folder, of its width, and of no model of a more similar name."""
+    """The projector of a model: in its folder, of its width, and not more like another model by name; None: none."""
     width, folder = model.facts.file.architecture.n_embd, _folder(model)
     projectors = [f for f in files if f.facts.is_projector and _folder(f) == folder]
     fitting = [f for f in projectors if not f.facts.widths or width in f.facts.widths]
@@ -148,13 +149,13 @@ def _projector(model: ModelOnDisk, files: Sequence[ModelOnDisk]) -> str | None:
 
 
 def _score(model: ModelOnDisk, projector: ModelOnDisk) -> float:
-    """How likely a projector is this model's: by the names, or, where its name says nothing, by the model's."""
+    """Similarity of the names; if the projector's says nothing, 1 for a model whose name tells that it sees, else 0."""
     named = len(slug(projector.name).replace("mmproj", "").replace("model", "").strip("-")) > 2
     return _alike(model, projector) if named else float(bool(_SEES.search(model.name)))
 
 
 def _draft(model: ModelOnDisk, files: Sequence[ModelOnDisk]) -> str | None:
-    """The draft of a model: named one, much smaller, of the same vocabulary, in the same folder."""
+    """The draft of a model: named as one, smaller, of the same vocabulary, in the same folder; None: none."""
     mine = model.facts.file
     if _DRAFT.search(model.name) or model.facts.is_projector:
         return None

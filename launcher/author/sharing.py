@@ -1,7 +1,7 @@
-"""Servers of a fleet file put into an exclusive group, and taken out of one again, in its text. Pure.
+"""Put servers of a fleet file into an exclusive group, and take them out again, in its text. Pure.
 
-Nothing that a person wrote is changed. What stands below a comment of ours is ours, where it is as we write it; a line
-that is added to a person's entry ends in `MARK`.
+Nothing that a person wrote is changed. Lines below a comment of ours are ours if they are as we write them; a line that
+is added to a person's entry ends in a comment that begins with `MARK`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ _FLOW = re.compile(r"( *[^\s#][^#{]*?: *\{.*?\S) *\}( *(?:#.*)?)")
 
 @keeping_ends
 def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> str:
-    """`text` with the server `name` in the exclusive group `group`; `why` stands beside it.
+    """Put the server `name` into the exclusive group `group`, with `why` as a comment.
 
-    Raises NotEditableError where its entry cannot be edited, or names a group already. With `over` another group that
-    stands there is replaced.
+    Raises NotEditableError if its entry cannot be edited, or names another group; with `over` that group is replaced.
     """
     key, before = _entry(text, name)
     if before.get("exclusive") == group:
@@ -58,9 +57,9 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
 
 @keeping_ends
 def alone(text: str, group: str) -> str:
-    """`text` where the last member of an exclusive group takes no turns any more: what we wrote of it is gone.
+    """Remove what we wrote about the exclusive group `group` if only one server is left in it.
 
-    What a person wrote stays, as do groups of none or of several.
+    What a person wrote stays; a group without servers, or with several, is left alone.
     """
     names = [str(name) for name, entry in servers_of(text).items() if _is_in(entry, group)]
     if len(names) != 1:
@@ -88,7 +87,7 @@ def _is_up(entry: Any, group: str) -> bool:
 
 
 def _entry(text: str, name: str) -> tuple[Any, dict[Any, Any]]:
-    """The entry of a server, with its key; one that is a path alone is its `file`. Raises NotEditableError."""
+    """Key and entry of a server; an entry that is only a path becomes its `file`. Raises NotEditableError."""
     key, entry = next(((key, value) for key, value in servers_of(text).items() if str(key) == name), (name, None))
     if isinstance(entry, str):
         entry = {"file": entry}
@@ -98,7 +97,7 @@ def _entry(text: str, name: str) -> tuple[Any, dict[Any, Any]]:
 
 
 def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
-    """The lines of an entry with one more: of one that is a path, or a mapping in one line, too."""
+    """The lines of an entry with its group added, also for an entry that is a path or a mapping in one line."""
     pad = " " * (indent_of(rows[0]) + 2)
     if len(rows) == 1 and (flow := _FLOW.fullmatch(rows[0])):
         return [f"{flow[1]}, exclusive: {scalar(group)}}}{flow[2]}{mark}"]
@@ -109,7 +108,7 @@ def _with_group(rows: Sequence[str], group: str, mark: str) -> list[str]:
 
 
 def _replaced(row: str, group: str) -> str:
-    """A line with another group, where it names one; a comment behind it stays."""
+    """The line with another group, if it names one; a comment at its end stays."""
     return re.sub(r"(\bexclusive:\s*)[^\s,}#]+", lambda found: f"{found[1]}{scalar(group)}", row)
 
 
@@ -119,7 +118,7 @@ def _unmarked(row: str, line: str) -> str:
 
 
 def _set_note(rows: list[str], first: int, words: str) -> None:
-    """Put `words` into our comment above line `first`, where there is one, in place."""
+    """Put `words` into our comment above line `first`, if there is one."""
     note = OURS.fullmatch(rows[first - 1]) if first else None
     if note:
         rows[first - 1] = f"{note[1]}{words}{note[3]}"

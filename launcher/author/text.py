@@ -1,4 +1,4 @@
-"""The text of a fleet file, with the reasons as comments, and of a model file as an entry of the catalogue. Pure."""
+"""The text of a fleet file, with reasons as comments, and of model files as entries of the catalogue. Pure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./~+-][A-Za-z0-9_./~+@=-]*")
 _SPECIAL = re.compile(r"(?i:y|n|yes|no|true|false|on|off|null|~)|[-+.]?[0-9][0-9_.eE+-]*|-+")
 WIDTH = 120
 TITLE_WIDTH = 40
-"""So that the reason behind a title is never cut."""
+"""Characters of a title at most, so that the reason after it is never cut."""
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found, in words: one line each for the machine and the engine."""
+    """What was found, in words: one line each for the hardware and the engine."""
 
     hardware: str
     engine: str
     binary: str | None = None
-    """The llama-server to be written; None = the one that the config has already."""
+    """The llama-server to be written; None: the one that config uses when nothing is written."""
     home: str = ""
     cards: bool = False
 
@@ -51,7 +51,7 @@ def _escaped(character: str) -> str:
 
 
 def flow(value: Any) -> str:
-    """A value as YAML in one line. Raises ValueError or TypeError for what JSON has no word for."""
+    """A value as YAML in one line. Raises ValueError or TypeError for what JSON cannot express."""
     if isinstance(value, str):
         return scalar(value)
     if isinstance(value, list | tuple):
@@ -62,19 +62,19 @@ def flow(value: Any) -> str:
 
 
 def modeline(schema: str) -> str:
-    """The line by which editors find the JSON Schema of a config file: a path or an address."""
+    """The line by which editors find the JSON Schema of a config file; `schema`: a path or a URL."""
     return f"# yaml-language-server: $schema={schema}"
 
 
 def at_home(path: str, home: str) -> str:
-    """`path` from the user's home, where it lies there."""
+    """`path` with `~` in place of the user's home, if it lies there."""
     return f"~{path.removeprefix(home)}" if home and path.startswith(f"{home}/") else path
 
 
 def server_lines(
     choice: ServerChoice, home: str, aliases: Sequence[str] = (), faces: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[str]:
-    """One entry of `servers:`, with its reason. `faces`: name → the request values of one more model over it."""
+    """The lines of one entry of `servers:`, with its reason. `faces`: model name → request values of a face."""
     candidate = choice.candidate
     title = candidate.facts.file.model
     title = title if len(title) <= TITLE_WIDTH else f"{title[: TITLE_WIDTH - 1]}…"
@@ -98,7 +98,7 @@ def server_lines(
 
 
 def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -> str:
-    """The whole file. `schema`: where an editor finds the JSON Schema of config files."""
+    """The whole fleet file. `schema`: where an editor finds the JSON Schema of config files."""
     lines = [modeline(schema)] if schema else []
     lines += [
         "# Made by `launch init` from what was found here; yours to edit, and never overwritten.",
@@ -125,7 +125,7 @@ def fleet_text(chosen: Chosen, machine: Machine, *, schema: str | None = None) -
 
 
 def names_of(servers: Sequence[ServerChoice]) -> dict[str, tuple[str, ...]]:
-    """Names by which the first server of each kind answers beside its own: `chat`, `vision`, `embeddings`, `rerank`."""
+    """Server → the aliases that the first of each kind gets: `chat`, `vision`, `embeddings`, `rerank`."""
     names: dict[str, list[str]] = {}
     taken = {choice.candidate.name for choice in servers}
     for word, kind in (("chat", "chat"), ("vision", "chat"), ("embeddings", "embed"), ("rerank", "rerank")):
@@ -137,7 +137,7 @@ def names_of(servers: Sequence[ServerChoice]) -> dict[str, tuple[str, ...]]:
 
 
 def _comment(text: str, indent: str = "") -> str:
-    """One comment line; what a header says must not end it."""
+    """One comment line; unprintable characters, which could end it, are replaced."""
     plain = "".join(c if c.isprintable() else "?" for c in text)
     line = f"{indent}# {plain}"
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
@@ -146,7 +146,8 @@ def _comment(text: str, indent: str = "") -> str:
 def declaration(model: ModelFile) -> dict[str, Any]:
     """The entry below `models:`: its name (as `launch init` names servers), title, architecture and file.
 
-    `model` is as `describe` gives it; a mix that the file does not name is called by its commonest type of tensors.
+    `model` is as `describe` returns it; a quantization that the file does not name is called by its most frequent
+    tensor type.
     """
     first = PurePath(model.path)
     types = [tensor.type.lower() for tensor in model.tensors]
@@ -163,7 +164,7 @@ def declaration(model: ModelFile) -> dict[str, Any]:
 
 
 def declaration_text(models: list[ModelFile]) -> str:
-    """YAML of `models:`, to be pasted into a fleet file; files of one model come together."""
+    """YAML of `models:`, to be pasted into a fleet file; files of one model share an entry."""
     entries: dict[str, Any] = {}
     for model in models:
         for name, entry in declaration(model).items():

@@ -1,1 +1,1 @@
-"""The ground floor: small helpers that any room may use and that use no room; each says whether it is pure."""
+"""The lowest layer: small helpers that any room may use and that import no room; each says whether it is pure."""

@@ -1,4 +1,4 @@
-"""Where a server listens: a host and a port, or a unix socket, whose path stands for the host beside port 0. Pure."""
+"""Addresses of servers: host and port, or the path of a unix socket as host, with port 0. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ipaddress
 import re
 
 SOCKET_END = ".sock"
-"""What llama-server takes a `--host` with this end for is the path of a unix socket."""
+"""llama-server takes a `--host` that ends so for the path of a unix socket."""
 LONGEST_BYTES = 107
-"""`sun_path` of Linux holds 108 bytes, and the last of them is 0."""
+"""Linux's `sun_path` holds 108 bytes, the last of which is 0."""
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@+-]+)+")
 
 
 def is_path(host: str) -> bool:
-    """Whether `host` is a unix socket's: absolute."""
+    """Whether `host` is the (absolute) path of a unix socket."""
     return host.startswith("/")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address, is reached from its own machine only."""
+    """Whether `host`, a name or an address, can be reached from its own machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -26,9 +26,9 @@ def is_loopback(host: str) -> bool:
 
 
 def wrong_path(path: str) -> str | None:
-    """Why no llama-server can listen on a unix socket at `path`, to follow "which"; None when one can.
+    """Why no llama-server can listen on a unix socket at `path`, as words to follow "which"; None if one can.
 
-    Its characters need no quotes in a shell, a unit, a URL or JSON.
+    Only characters that need no quoting in a shell, a unit, a URL or JSON are allowed.
     """
     if not path.startswith("/"):
         return "is no absolute path"
@@ -42,17 +42,17 @@ def wrong_path(path: str) -> str | None:
 
 
 def socket_of(host: str) -> str:
-    """`host` where it is the path of a unix socket, else ""."""
+    """`host` if it is the path of a unix socket, else ""."""
     return host if is_path(host) else ""
 
 
 def spelled(host: str, port: int) -> str:
-    """`127.0.0.1:8080`, `[::1]:8080`, or the path."""
+    """The address as text: `127.0.0.1:8080`, `[::1]:8080`, or the path."""
     if is_path(host):
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def place(host: str, port: int) -> str:
-    """What of an address is its own on one machine, in words: `port 8080`, or the path."""
+    """The part of an address that only one server of a machine can have, in words: `port 8080`, or the path."""
     return host if is_path(host) else f"port {port}"

@@ -1,6 +1,6 @@
-"""Work that may block for as long as it likes, beside an event loop that must not: a terminal that nobody reads. I/O.
+"""Run calls that may block, such as output to a terminal that nobody reads, in a thread beside an event loop. I/O.
 
-Whoever types ^S, or looks at a pager, would otherwise stop every request of the fleet with the next line of text.
+Otherwise a user who types ^S, or looks at a pager, would stop every request of the fleet with the next line of text.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from collections.abc import Callable
 _LOG = logging.getLogger("launch.background")
 _LAST_LINES_S = 1.0
 _MOST = 10_000
-"""Calls that wait at most: more are dropped, for what waits so long is nobody's news."""
+"""Calls that wait at most; further ones are dropped, because nobody needs news that late."""
 
 
 class Background:
-    """Calls in their order, in a thread of their own. What they raise is theirs, and ends nothing."""
+    """Makes calls in their order, in a thread of its own. An exception in a call is logged and ends nothing."""
 
     def __init__(self) -> None:
-        """The thread begins with the first call."""
+        """The thread is started by the first call."""
         self._calls: queue.Queue[Callable[[], object]] = queue.Queue(_MOST)
         self._thread: threading.Thread | None = None
 
     def put(self, call: Callable[[], object]) -> None:
-        """Have `call` made; it is dropped where too many wait."""
+        """Queue `call`; it is dropped if too many wait."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, daemon=True, name="background")
             self._thread.start()
@@ -35,7 +35,7 @@ class Background:
             self._calls.put_nowait(call)
 
     def close(self, wait_s: float) -> bool:
-        """Wait until all that was put before is done; False when that takes longer than `wait_s`."""
+        """Wait until all queued calls are done. Returns False if that takes longer than `wait_s` seconds."""
         if self._thread is None:
             return True
         done = threading.Event()
@@ -55,10 +55,10 @@ class Background:
 
 
 class BackgroundHandler(logging.Handler):
-    """Log lines to standard error, which never wait for its reader, not even at the end of the process.
+    """Logs to standard error without ever waiting for its reader, not even at the end of the process.
 
-    They go to the descriptor: a thread that waits within `sys.stderr` would hold its lock, and the interpreter flushes
-    that at its end.
+    Lines are written to the file descriptor: a thread that waits within `sys.stderr` would hold its lock, and the
+    interpreter flushes `sys.stderr` at its end.
     """
 
     def __init__(self) -> None:
@@ -66,12 +66,12 @@ class BackgroundHandler(logging.Handler):
         self._background = Background()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have it written."""
+        """Queue the record to be written."""
         record.msg, record.args = record.getMessage(), None  # its arguments may change until it is written
         self._background.put(lambda: self._write(record))
 
     def close(self) -> None:
-        """Have the last lines written, where somebody reads them."""
+        """Wait until the last lines are written, for _LAST_LINES_S seconds at most."""
         self._background.close(_LAST_LINES_S)
         super().close()
 

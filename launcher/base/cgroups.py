@@ -1,4 +1,4 @@
-"""What the cgroups of this process are given and what the kernel did to them, v1 and v2. I/O: reads /proc and /sys."""
+"""Limits of this process's cgroups (v1 and v2), and the kernel's OOM kills. I/O: reads /proc and /sys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OOM_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
-    """(limit, used) in bytes of the tightest memory cgroup above this process; None when unlimited."""
+    """(limit, used) in bytes of the cgroup with the least room, of this process's and all above; None: no limit."""
     tightest: tuple[int, int] | None = None
     for group, version in _with_ancestors(sys_root, proc_root, "memory"):
         names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -27,7 +27,7 @@ def memory_limit(sys_root: Path, proc_root: Path) -> tuple[int, int] | None:
 
 
 def cpu_quota(sys_root: Path, proc_root: Path) -> float | None:
-    """How many CPUs' time the tightest cgroup above this process is given; None when as much as there is."""
+    """The smallest CPU quota of this process's cgroups and all above, in CPUs; None: no quota."""
     quotas = []
     for group, version in _with_ancestors(sys_root, proc_root, "cpu"):
         if version == 2:
@@ -41,10 +41,10 @@ def cpu_quota(sys_root: Path, proc_root: Path) -> float | None:
 
 
 def oom_kills(root: Path = Path("/")) -> int:
-    """How many processes the kernel killed for want of memory: in our control group, and on the whole machine.
+    """How many processes the kernel killed for lack of memory: in our cgroup plus on the whole machine.
 
-    Only a difference says something. Control groups v2 count in `memory.events`, v1 in `memory.oom_control`, each with
-    the groups below; the machine in /proc/vmstat. What is not there counts 0.
+    Only the difference between two calls means something. Cgroups v2 count in `memory.events`, v1 in
+    `memory.oom_control`, each with the groups below it; the machine counts in /proc/vmstat. Missing files count 0.
     """
     files = [root / "proc/vmstat"]
     for top, parts, version in _own(root / "sys", root / "proc", "memory"):
@@ -53,7 +53,7 @@ def oom_kills(root: Path = Path("/")) -> int:
 
 
 def _with_ancestors(sys_root: Path, proc_root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Directories of the cgroups that this process is in, with their ancestors, and the version of each."""
+    """Directories of this process's cgroups and of their ancestors, each with its cgroup version."""
     for top, parts, version in _own(sys_root, proc_root, controller):
         for depth in range(len(parts), -1, -1):
             yield top.joinpath(*parts[:depth]), version

@@ -1,4 +1,4 @@
-"""Whether a llama-server is the one that is meant, by what it says of itself. Pure."""
+"""Check by its `/v1/models` answer that a llama-server is the expected one. Pure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class _Model(msgspec.Struct):
 
 
 class _Models(msgspec.Struct):
-    """The answer to `/v1/models`, which no key is asked for."""
+    """The answer to `/v1/models`, which llama-server gives without an API key."""
 
     data: tuple[_Model, ...] = ()
 
 
 def names_of(models: bytes) -> tuple[str, ...]:
-    """The names that a server's `/v1/models` gives (its `--alias`); none when that is no such answer."""
+    """The names in a server's `/v1/models` answer (its `--alias`); () if it is no such answer."""
     found = decoded(models, _Models) or _Models()
     return tuple(name for model in found.data for name in (model.id, *model.aliases) if name)
 
 
 def stranger(name: str, models: bytes) -> str | None:
-    """Who answers in place of `name`, by its `/v1/models`; None when it is that server."""
+    """The names of the server that answers in place of `name`, in words; None if it is `name`."""
     names = tuple(dict.fromkeys(names_of(models)))
     if name in names:
         return None

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote. Pure."""
+"""Decode JSON that another program wrote. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 T = TypeVar("T")
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What `msgspec.json.decode` raises: for what is no JSON or of another shape, no UTF-8, nested too deeply."""
+"""Exceptions of `msgspec.json.decode`: no JSON or another shape, no UTF-8, nested too deeply (in this order)."""
 
 
 def decoded(data: bytes | str, kind: type[T]) -> T | None:
-    """`data` as a `kind`; None where it cannot be read as one."""
+    """Decode the JSON in `data` as a `kind`; None if that fails."""
     try:
         return msgspec.json.decode(data, type=kind)
     except UNREADABLE:

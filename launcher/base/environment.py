@@ -1,8 +1,8 @@
-"""What a llama-server gets of its caller's environment: a short list, by name. Pure.
+"""The variables that a llama-server gets from its caller's environment: a short list, by name. Pure.
 
 llama-server reads some two hundred variables as flags (`LLAMA_ARG_*`, `LLAMA_API_KEY`, `HF_TOKEN`; its `--help` names
-them), and ggml reads `GGML_*` as settings that change memory. A plan knows none of those that a shell happens to carry,
-so none of them is passed on; config says them in `env:`, where they are checked.
+them), and ggml reads `GGML_*` as settings that change memory. A plan knows nothing of those that a shell happens to
+set, so none is passed on; config sets them in `env:`, where they are checked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PASSED_ON = frozenset(
         *("ONEAPI_ROOT", "ONEAPI_DEVICE_SELECTOR", "ZE_AFFINITY_MASK"),
     }
 )
-"""Where programs and drivers find their files, and which cards a job scheduler handed out."""
+"""Variables by which programs and drivers find their files, and the GPUs that a job scheduler assigned."""
 DEVICE_VARIABLES = frozenset(
     {
         *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
@@ -29,25 +29,25 @@ DEVICE_VARIABLES = frozenset(
         *("MTMD_BACKEND_DEVICE", "GGML_VK_DEVICE"),
     }
 )
-"""Variables by which drivers and backends hide devices or count them anew."""
+"""Variables by which drivers and backends hide devices or renumber them."""
 PREFIXES = ("LC_", "LAUNCH_")
-"""Locale categories, and our own names."""
+"""Locale categories, and launch's own variables."""
 READ_BY_ENGINES = ("LLAMA_", "GGML_", "MTMD_")
-"""Beginnings of names that llama-server and its libraries read, whatever its help lists."""
+"""Prefixes of variables that llama-server and its libraries read, whether or not the help lists them."""
 
 
 def passed_on(caller: Mapping[str, str]) -> dict[str, str]:
-    """What a server inherits of its caller's environment; its config's own variables come on top."""
+    """The variables that a server inherits from its caller; those of its config's `env` are added to them."""
     return {name: value for name, value in caller.items() if name in PASSED_ON or name.startswith(PREFIXES)}
 
 
 def libraries(folders: Sequence[str]) -> dict[str, str]:
-    """Where an engine finds its libraries, as its servers and whoever asks it get it; {} for none."""
+    """The environment with an engine's library path, for its servers and for probing it; {} for no folders."""
     return {"LD_LIBRARY_PATH": ":".join(folders)} if folders else {}
 
 
 def withheld(caller: Mapping[str, str], flag_names: Collection[str]) -> tuple[str, ...]:
-    """Names in `caller` that an engine would have read as flags or settings and that are not passed on, sorted.
+    """Names in `caller` that an engine would read as flags or settings and that are not passed on, sorted.
 
     `flag_names`: the variables that the builds in use document.
     """

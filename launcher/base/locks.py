@@ -10,7 +10,7 @@ import msgspec
 
 
 class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lock, as its file says: the process (0: nobody knows), and what makes its pid unambiguous.
+    """The holder of a lock, as the lock file names it: its pid (0: unknown), and what makes the pid unambiguous.
 
     `start_ticks` is field 22 of /proc/PID/stat (clock ticks since boot); `boot_id` tells boots apart.
     """
@@ -25,7 +25,7 @@ class LockOwner(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def try_lock(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file, if that needs no waiting; whether it is locked now. Raises OSError."""
+    """Lock an open file without waiting. Returns whether it is locked now. Raises OSError."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -34,10 +34,10 @@ def try_lock(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def is_locked(path: Path, *, shared: bool = False) -> bool:
-    """Whether a process holds a lock of the file for itself, or with `shared` any lock. Raises OSError.
+    """Whether the file is locked exclusively, or with `shared` in any way. Raises OSError.
 
-    Asking takes a lock for an instant: a shared one, so that two who ask do not see each other, but where the holders
-    share theirs. A file that is not there is not locked, and a pipe in its place holds nobody up.
+    The check takes a lock for an instant: a shared one, so that two checks do not see each other, or with `shared` an
+    exclusive one. A missing file is not locked, and opening a pipe in its place does not block.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

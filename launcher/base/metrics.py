@@ -9,42 +9,42 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 
 Samples = Iterable[tuple[Mapping[str, str], float]]
-"""Labels by name, and the value."""
+"""Pairs of labels (name → value) and number."""
 BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Histogram:
-    """Seconds in buckets."""
+    """A histogram of durations in seconds."""
 
     def __init__(self, more: Iterable[float] = ()) -> None:
-        """Nothing observed. `more`: bounds besides the usual ones, such as a target's."""
+        """`more`: bucket bounds in seconds beside BUCKETS_S, such as a target's."""
         self.bounds = tuple(sorted({*BUCKETS_S, *more}))
         self.counts = [0] * (len(self.bounds) + 1)
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
 
 def text(*families: Iterable[str]) -> str:
-    """The families, a line each."""
+    """The lines of all `families` as one text."""
     return "".join(f"{line}\n" for lines in families for line in lines)
 
 
 def counter(name: str, meaning: str, samples: Samples) -> Iterator[str]:
-    """What only grows."""
+    """The lines of a counter: a value that only grows."""
     return _family("counter", name, meaning, samples)
 
 
 def gauge(name: str, meaning: str, samples: Samples) -> Iterator[str]:
-    """What goes up and down."""
+    """The lines of a gauge: a value that rises and falls."""
     return _family("gauge", name, meaning, samples)
 
 
 def histogram(name: str, meaning: str, parts: Iterable[tuple[Mapping[str, str], Histogram]]) -> Iterator[str]:
-    """How often something took how long."""
+    """The lines of a histogram: how often something took how long."""
     yield from _head("histogram", name, meaning)
     for labels, part in parts:
         seen = 0

@@ -1,4 +1,4 @@
-"""Programs that are started to be asked something: none outlives the asking, however that ends. I/O."""
+"""Run programs that answer a question; none outlives the question, however that ends. I/O."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ from typing import Any, Self
 from launcher.base import procfs
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
+"""From prctl(2)."""
 MARK = "LAUNCH_ASKED_BY"
-"""What a program and all that it starts carry in their environment: our process, and which question it was."""
+"""Environment variable of such a program, inherited by all that it starts: our process, and the number of the
+question."""
 _LAST_WORDS_S = 0.2
-"""How long its pipes are still read once a program has ended: somebody else may hold them open."""
+"""Seconds for which pipes are still read after their program has ended: another process may hold them open."""
 _LOOK_S = 0.05
 _ROUNDS = 20
 _COUNT = itertools.count()
 
 
 class ScopeEndedError(Exception):
-    """Nothing is started any more: the block of its scope is over."""
+    """The scope's block has ended: no program is started any more."""
 
 
 class ProcessScope:
-    """Programs that run now, in any thread. After the block none runs and none starts.
+    """The programs that run now, in any thread. When the `with` block ends, all are killed and none can start.
 
-    A thread that reads one of them (`heard`) goes on then, because it has ended; so Ctrl-C waits for nobody's timeout.
+    A thread that reads from one of them (`heard`) then returns, because the program has ended: Ctrl-C waits for no
+    timeout.
     """
 
     def __init__(self) -> None:
@@ -45,11 +47,10 @@ class ProcessScope:
         self._ended = False
 
     def __enter__(self) -> Self:
-        """The scope itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """SIGKILL to all that runs."""
+        """Kill all running programs (SIGKILL)."""
         with self._lock:
             self._ended = True
             for child, mark in self._running.items():
@@ -57,10 +58,10 @@ class ProcessScope:
 
     @contextlib.contextmanager
     def start(self, words: Sequence[str], env: Mapping[str, str], **popen: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Run `words`; after the block it is killed with all that it started, in whatever session that is.
+        """Run `words`; after the block the program and all that it started, in whatever session, are killed.
 
-        The kernel kills it, too, when this thread dies without a word; what it started is left to `kill_left_behind`.
-        `popen`: what `subprocess.Popen` takes beside. Raises OSError, ScopeEndedError.
+        The kernel also kills the program when this thread dies; what it started is then left to `kill_left_behind`.
+        `popen`: further arguments of `subprocess.Popen`. Raises OSError, ScopeEndedError.
         """
         if self._ended:
             raise ScopeEndedError
@@ -88,9 +89,9 @@ class ProcessScope:
 
 
 def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, bytes]]:
-    """Each piece that it writes to its pipes, with the pipe, until they end, or it has ended. Raises TimeoutError.
+    """Yield (pipe, bytes) as a program writes, until its pipes are closed or it has ended. Raises TimeoutError.
 
-    `until`: `time.monotonic()`.
+    `until`: deadline, as `time.monotonic()`.
     """
     with selectors.DefaultSelector() as selector:
         for stream in filter(None, (child.stdout, child.stderr)):
@@ -113,7 +114,7 @@ def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, b
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has now, for a program that is about to listen."""
+    """A port of 127.0.0.1 that is free now, for a program that is about to listen."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -126,12 +127,12 @@ def _dying_with_us() -> Callable[[], object]:
 
 
 def has_ended(child: subprocess.Popen[Any]) -> bool:
-    """Whether it has; it is not reaped, so that its group can still be named."""
+    """Whether `child` has ended; it is not reaped, so that its process group can still be named."""
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def wait_for_end(child: subprocess.Popen[Any], until: float) -> None:
-    """Until it has ended, not reaped. `until`: `time.monotonic()`. Raises TimeoutError."""
+    """Wait until `child` has ended, without reaping it. `until`: as `time.monotonic()`. Raises TimeoutError."""
     while not has_ended(child):
         if monotonic() > until:
             raise TimeoutError
@@ -139,7 +140,7 @@ def wait_for_end(child: subprocess.Popen[Any], until: float) -> None:
 
 
 def signal_name(number: int) -> str:
-    """`SIGILL`; of a signal without a name of its own, its number."""
+    """The name of a signal, such as `SIGILL`; `signal NUMBER` if it has none."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -147,7 +148,7 @@ def signal_name(number: int) -> str:
 
 
 def kill_all(child: subprocess.Popen[Any], mark: str) -> None:
-    """SIGKILL to what the child started, by its group and by `mark`, until there is nothing more."""
+    """Kill (SIGKILL) the child's process group, and all processes that carry `mark`, until none is left."""
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -161,9 +162,9 @@ def kill_all(child: subprocess.Popen[Any], mark: str) -> None:
 
 
 def kill_left_behind() -> None:
-    """SIGKILL to what the programs started that a command asked which was killed itself.
+    """Kill (SIGKILL) programs that were started by a command of ours that was itself killed.
 
-    Only of our own pid namespace: in a container's a pid means another process.
+    Only in our own pid namespace: in a container's, the same pid means another process.
     """
     namespace = _namespace()
     for pid, mark in _marked():
@@ -174,7 +175,7 @@ def kill_left_behind() -> None:
 
 
 def _marked() -> Iterator[tuple[int, str]]:
-    """Processes that carry a mark, and may be looked at; those that are ending carry nothing any more."""
+    """(pid, mark) of every process that carries MARK and may be read; a process that is ending carries nothing."""
     for pid in procfs.pids():
         mark = procfs.environment(pid, MARK)
         if mark is not None:
@@ -182,12 +183,12 @@ def _marked() -> Iterator[tuple[int, str]]:
 
 
 def _ourselves() -> str:
-    """Our pid namespace, our pid, and when we began, in clock ticks since boot."""
+    """Our pid namespace, our pid, and our start in clock ticks since boot, separated by dots."""
     return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
 
 
 def _namespace() -> str:
-    """What the kernel calls our pid namespace: `pid:[4026531836]`."""
+    """The kernel's name of our pid namespace: `pid:[4026531836]`."""
     try:
         return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path
     except OSError:
@@ -195,12 +196,12 @@ def _namespace() -> str:
 
 
 def _is_alive(process: str) -> bool:
-    """Whether the process that `_ourselves` named, without its namespace, still is."""
+    """Whether the process that `_ourselves` named, without its namespace, still exists."""
     pid, _, began = process.partition(".")
     return pid.isdigit() and _began(int(pid)) == began
 
 
 def _began(pid: int) -> str:
-    """Clock ticks since boot; nothing where there is no such process."""
+    """Start of a process in clock ticks since boot; "" if there is none."""
     stat = procfs.proc_stat(pid)
     return "" if stat is None else str(stat.start_ticks)

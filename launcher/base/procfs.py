@@ -1,4 +1,4 @@
-"""What /proc says: about a process, enough to know that a pid still means the process it meant; and about RAM. I/O."""
+"""Read /proc: processes, with enough to tell whether a pid still means the same process, and RAM. I/O."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProcStat(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(path: Path) -> str | None:
-    """Text of a pseudo-file, None where it is not there or not readable."""
+    """Text of a pseudo-file; None if it is missing or cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -45,7 +45,7 @@ def boot_id() -> str:
 
 
 def proc_stat(pid: int) -> ProcStat | None:
-    """The process `pid` now, or None when there is none."""
+    """/proc/PID/stat of `pid` now; None if there is no such process, or we may not read it."""
     try:
         text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
@@ -63,7 +63,7 @@ def proc_stat(pid: int) -> ProcStat | None:
 
 
 class Birth(TypedDict):
-    """Which process a pid means: nothing else has all three."""
+    """Identity of a process: no other process has the same three values."""
 
     pid: int
     start_ticks: int
@@ -77,19 +77,19 @@ def birth(pid: int) -> Birth:
 
 
 def read_bytes(pid: int) -> int:
-    """Bytes that `pid` asked for with read() and its like since it began; 0 where it is gone or another user's."""
+    """Bytes that `pid` has read with read() and the like since its start; 0 if it is gone or another user's."""
     text = read(_PROC / str(pid) / "io") or ""
     return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("rchar:")), 0)
 
 
 def cmdline(pid: int) -> tuple[str, ...]:
-    """The argv of `pid` now; empty when it is gone, a zombie, or not ours to read."""
+    """The argv of `pid` now; () if it is gone, a zombie, or we may not read it."""
     raw = _read(pid, "cmdline")
     return tuple(os.fsdecode(part) for part in raw.removesuffix(b"\0").split(b"\0")) if raw else ()
 
 
 def environment(pid: int, name: str) -> str | None:
-    """Value of `name` in the environment that `pid` was started with, where we may read it."""
+    """Value of `name` in the environment that `pid` was started with; None if unset or we may not read it."""
     raw, prefix = _read(pid, "environ"), os.fsencode(name) + b"="
     if prefix not in raw:
         return None
@@ -97,7 +97,7 @@ def environment(pid: int, name: str) -> str | None:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of /proc/PID; empty when it is gone or not ours to read."""
+    """A file of /proc/PID; empty if the process is gone or we may not read it."""
     try:
         with open(f"/proc/{pid}/{name}", "rb") as file:  # noqa: PTH123 - asked of every process; a Path takes longer
             return file.read()
@@ -106,7 +106,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def open_files(pid: int) -> frozenset[str]:
-    """What `pid` has open, as /proc names it; none where we may not look."""
+    """What `pid` has open, as /proc names it; empty if we may not look."""
     directory, found = f"/proc/{pid}/fd", []
     with contextlib.suppress(OSError):
         for entry in os.listdir(directory):  # noqa: PTH208 - done for every process; Path objects double its time
@@ -116,14 +116,14 @@ def open_files(pid: int) -> frozenset[str]:
 
 
 def pids() -> Iterator[int]:
-    """Every pid now."""
+    """The pids of all processes now."""
     for entry in os.listdir(_PROC):  # noqa: PTH208 - a scan of all processes; Path objects double its time
         if entry.isdecimal():
             yield int(entry)
 
 
 def session_members(session: int) -> tuple[ProcStat, ...]:
-    """Living processes of `session` (a server's own session: the server and what it forked)."""
+    """Processes of `session`, zombies left out; a server's own session has the server and what it forked."""
     stats = (proc_stat(pid) for pid in pids())
     return tuple(s for s in stats if s is not None and s.session == session and s.state != "Z")
 
@@ -135,7 +135,7 @@ def is_suspended(pid: int) -> bool:
 
 
 def memory_bytes(pid: int) -> dict[str, int]:
-    """Measured memory of `pid` by device: `ram`, resident now (VmRSS: anonymous and file-backed). Empty when gone."""
+    """Memory of `pid` in bytes per device: `ram`, resident now (VmRSS: anonymous and file-backed). {} if it is gone."""
     resident = next((line for line in _read(pid, "status").splitlines() if line.startswith(b"VmRSS:")), None)
     return {} if resident is None else {"ram": int(resident.split()[1]) * 1024}
 

@@ -1,4 +1,4 @@
-"""Whether a program can be run here, and if not, why: asked before it is, so that the answer has a remedy. I/O."""
+"""Check whether a program can be run here before it is run, so that a refusal names a remedy. I/O."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 NOT_HERE = "is not on this host"
 SCRIPT = b"#!"
 ELF64 = b"\x7fELF\x02\x01"
-"""64 bits, little-endian."""
+"""Magic bytes of a 64-bit little-endian ELF file."""
 PT_INTERP = 3
 _HEAD_BYTES = 4096
 _PROGRAM_HEADER = struct.Struct("<I4xQ16xQ16x")
-"""Of ELF64: p_type, p_offset, p_filesz."""
+"""An ELF64 program header: p_type, p_offset, p_filesz."""
 
 
 def unrunnable(program: str) -> str | None:
-    """Why `program` (a path, or a name for PATH) cannot be run, to follow its name; None when it can."""
+    """Why `program` (a path, or a name for PATH) cannot be run, as words to follow its name; None if it can."""
     if not program:
         return "(nothing) names no program"
     found = program if "/" in program else shutil.which(program)
@@ -41,7 +41,7 @@ def unrunnable(program: str) -> str | None:
 
 
 def _unfit(path: Path) -> str | None:
-    """Why the regular file `path` cannot be run; None when it may be tried."""
+    """Why the regular file `path` cannot be run; None if it may be tried."""
     if not os.access(path, os.X_OK):
         return f"is not executable: chmod +x {path}"
     if not path.stat().st_size:
@@ -55,9 +55,9 @@ def _unfit(path: Path) -> str | None:
 
 
 def interpreter(path: Path) -> tuple[str, str | None]:
-    """What kind of program that is (`script`, `elf`, `other`), and what runs it: a script's program, ELF's loader.
+    """A program's kind (`script`, `elf`, `other`) and what runs it: a script's program, or an ELF file's loader.
 
-    `other`, None for what cannot be read.
+    (`other`, None) if it cannot be read; a static ELF file has no loader (None).
     """
     try:
         with path.open("rb") as file:

@@ -13,11 +13,11 @@ from launcher.base.decoding import decoded
 T = TypeVar("T")
 
 _MOST_BYTES = 64 * 1024**2
-"""More than any manifest has; more is none."""
+"""No manifest is as large; a larger file is refused."""
 
 
 def read_regular(path: Path) -> bytes:
-    """The content of the regular file at `path`. Raises OSError, also for what is none, or has more than 64 MiB."""
+    """The content of the regular file at `path`. Raises OSError, also for any other kind of file or above 64 MiB."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     with os.fdopen(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
@@ -29,7 +29,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
-    """The JSON of a regular file as a `kind`; None where it is not there, or cannot be read as one."""
+    """Decode the JSON in a regular file as a `kind`; None if it is missing, or that fails."""
     try:
         return decoded(read_regular(path), kind)
     except OSError:

@@ -1,6 +1,6 @@
-"""Files below a root, reached step by step from a descriptor of it, so that no link leads anywhere else. I/O.
+"""Access files below a root step by step from its descriptor, so that no link leads anywhere else. I/O.
 
-Whoever may write a directory on the way could otherwise, between a look and a write, put a link there. Every step is
+Otherwise a user who may write a directory on the way could put a link there between a check and a write. Every step is
 an `openat` that does not follow links (Linux has `openat2` with RESOLVE_NO_SYMLINKS for it, Python has not).
 """
 
@@ -18,22 +18,22 @@ from pathlib import Path
 import msgspec
 
 _STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-"""A directory on the way need not be readable, only searchable."""
+"""Flags for a directory on the way, which need not be readable, only searchable."""
 _FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A file's content and permission bits; of a link, where it leads, as text that no file of ours has."""
+    """Content and permission bits of a file; for a link, `data` is `link to TARGET`, which no file of ours contains."""
 
     data: bytes
     mode: int
 
 
 class Tree:
-    """Everything below `root`. Paths are absolute and below it; `..` in one is refused with ValueError.
+    """The files below `root`. Paths are absolute and below it; `..` in a path is refused with ValueError.
 
-    Of the whole machine (`root` is /) links that root or we ourselves made are followed on the way, as /var may be
-    one; in any other tree none is: there it would lead out of it. What is at a path's end is never followed.
+    If `root` is /, links on the way that belong to root or to our user are followed, because /var may be one; in any
+    other tree none is followed, because it would lead out of the tree. A link at a path's end is never followed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,7 +42,7 @@ class Tree:
 
     @contextlib.contextmanager
     def directory(self, path: Path, *, make: bool = False) -> Iterator[int]:
-        """A descriptor (O_PATH) of the directory `path` within the block, made with `make`. Raises OSError."""
+        """Open the directory `path` (O_PATH) within the block, creating it with `make`. Raises OSError."""
         if make:
             self.root.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.root, _STEP)
@@ -59,7 +59,7 @@ class Tree:
             os.close(descriptor)
 
     def read(self, path: Path) -> Found | None:
-        """What is at `path`; None when there is nothing. Raises OSError, also for what is no file and no link."""
+        """The file or link at `path`; None if there is nothing. Raises OSError, also for any other kind of file."""
         try:
             with self.directory(path.parent) as parent:
                 try:
@@ -77,12 +77,12 @@ class Tree:
             return None
 
     def text(self, path: Path) -> str:
-        """Text of the file at `path`, "" when there is none; what is no text is replaced. Raises OSError."""
+        """Text of the file at `path`, "" if there is none; bytes that are no text are replaced. Raises OSError."""
         found = self.read(path)
         return "" if found is None else found.data.decode(errors="replace")
 
     def names(self, path: Path) -> tuple[str, ...]:
-        """Names in the directory `path`, sorted; none where it is not there. Raises OSError."""
+        """Names in the directory `path`, sorted; () if it does not exist. Raises OSError."""
         try:
             with self.directory(path) as descriptor, os.scandir(f"/proc/self/fd/{descriptor}") as entries:
                 return tuple(sorted(entry.name for entry in entries))
@@ -90,7 +90,7 @@ class Tree:
             return ()
 
     def missing(self, path: Path) -> tuple[Path, ...]:
-        """Directories above `path`, below the root, that a write would make, the outermost first. Raises OSError."""
+        """Directories above `path`, below the root, that a write would create, the outermost first. Raises OSError."""
         for position, part in enumerate(above := [p for p in reversed(path.parents) if self.root in p.parents]):
             try:
                 with self.directory(part):
@@ -123,7 +123,7 @@ class Tree:
                 os.close(synced)
 
     def link(self, path: Path, target: str) -> None:
-        """Make the link `path` → `target`, unless a link is there. Raises OSError."""
+        """Create the link `path` → `target`, unless something is at `path`. Raises OSError."""
         with self.directory(path.parent, make=True) as parent, contextlib.suppress(FileExistsError):
             os.symlink(target, path.name, dir_fd=parent)
 
@@ -133,7 +133,7 @@ class Tree:
             os.unlink(path.name, dir_fd=parent)
 
     def remove_directory(self, path: Path, *, content: bool = False) -> None:
-        """Remove the directory `path` where it is empty, or with its `content`; what cannot be removed stays."""
+        """Remove the directory `path` if it is empty, or with its `content`. Errors are ignored."""
         with contextlib.suppress(OSError), self.directory(path.parent) as parent:
             if content:
                 shutil.rmtree(path.name, ignore_errors=True, dir_fd=parent)
@@ -141,14 +141,14 @@ class Tree:
                 os.rmdir(path.name, dir_fd=parent)
 
     def _parts(self, path: Path) -> tuple[str, ...]:
-        """The steps from the root to `path`. Raises ValueError for a path that does not stay below it."""
+        """The names from the root to `path`. Raises ValueError for a path that does not stay below the root."""
         parts = path.relative_to(self.root).parts
         if ".." in parts:
             raise ValueError(f"not a path below {self.root}: {str(path)!r}")
         return parts
 
     def _step(self, name: str, parent: int, path: Path) -> int:
-        """A descriptor of the directory `name` in `parent`, on the way to `path`. Raises OSError."""
+        """Open the directory `name` in `parent`, on the way to `path`. Raises OSError, also for a refused link."""
         try:
             return os.open(name, _STEP | os.O_NOFOLLOW, dir_fd=parent)
         except OSError as error:

@@ -1,7 +1,7 @@
-"""Who listens on a unix socket, and the file that one leaves behind. I/O.
+"""Find the process that listens on a unix socket, and remove the file that a dead one left behind. I/O.
 
-The kernel keeps with a listening socket which process made it one, and tells it to whoever is connected (SO_PEERCRED):
-across users, and from another network namespace. /proc/net/unix shows the sockets of its own namespace alone.
+The kernel remembers which process made a socket listen, and tells every process that is connected (SO_PEERCRED): across
+users, and from another network namespace. /proc/net/unix shows only the sockets of its own namespace.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class NotASocketError(OSError):
-    """Something else has the path."""
+    """The path exists and is no socket."""
 
 
 def peer_pid(sock: Any) -> int:
-    """The process at the other end of a connected unix socket, which made it listen; 0: none that is seen from here.
+    """Pid of the process that made the other end of a connected unix socket listen; 0: not visible from here.
 
-    `sock`: a socket, or what asyncio gives out as one. Raises OSError.
+    `sock`: a socket, or asyncio's wrapper of one. Raises OSError.
     """
     pid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
     return pid
 
 
 def listener(path: str) -> int | None:
-    """The process that listens at `path` (0: one that cannot be seen from here); None when nobody does.
+    """Pid of the process that listens at `path` (0: not visible from here); None if there is none. Does not wait.
 
-    Nobody also where we may not look: a unit's folder is another user's until systemd has made it anew. Does not wait.
-    Raises NotASocketError where a file, a directory or a link has the path.
+    None also where we may not look: a unit's folder belongs to another user until systemd has created it again. Raises
+    NotASocketError if a file, a directory or a link has the path.
     """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -54,9 +54,9 @@ def listener(path: str) -> int | None:
 
 
 def remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on, and nothing else: a process leaves its own when it ends.
+    """Remove a socket that no process listens on, and nothing else: a process leaves its socket when it ends.
 
-    What cannot be removed stays: a start says so.
+    Errors are ignored: a start reports them.
     """
     with contextlib.suppress(OSError):
         before = os.lstat(path)
@@ -68,9 +68,9 @@ def remove_stale(path: str) -> None:
 
 
 def make_room(path: str) -> None:
-    """Have a server be able to listen at `path`: its folder is there, no dead socket is. Raises OSError.
+    """Prepare `path` for a server to listen at: create its folder, remove a dead socket. Raises OSError.
 
-    A folder that is made (/run is empty after a boot) is its owner's alone.
+    A folder that is created (/run is empty after a boot) can be used by its owner only.
     """
     Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_stale(path)

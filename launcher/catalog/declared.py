@@ -1,4 +1,4 @@
-"""Model files that are not at hand, made of what the catalogue declares; declarations held against headers. Pure.
+"""Model files that are not at hand, made from the catalogue's declarations; declarations compared with headers. Pure.
 
 Tensors come from an architecture and a quantization mix, as llama-quantize would write them.
 """
@@ -30,14 +30,14 @@ from launcher.ir.config import ArchitectureConfig, ModelConfig
 from launcher.sizes import gib
 
 MAX_SIZE = 2**40
-"""No width, count or vocabulary of a model comes near it."""
+"""Larger than any width, count or vocabulary of a real model."""
 
 _EVERY = ("n_layer", "n_embd", "n_vocab", "n_ctx_train")
 _EXPERTS = ("n_expert", "n_expert_used", "n_ff_exp")
 
 
 def missing_fields(architecture: ArchitectureConfig, key: str) -> tuple[Finding, ...]:
-    """Errors for what is absent, absurd or of the wrong length; `key` is the architecture's config key."""
+    """Errors for values that are absent, absurd or of the wrong length; `key` is the architecture's config key."""
     a = complete(architecture)
     problems = [*absurd_fields(architecture), *_lists(a)]
     needed = [*_EVERY, *traits(a.arch).needs]
@@ -103,10 +103,10 @@ _LAYERS_OF_70B = 80
 def synthesise(
     architecture: ArchitectureConfig, mix: Mix, *, key: str = ""
 ) -> tuple[tuple[Tensor, ...], tuple[Finding, ...]]:
-    """Every tensor that llama-quantize would write, in its order, and what is doubtful about them.
+    """Every tensor that llama-quantize would write, in its order, and findings about doubtful ones.
 
-    An architecture that is not known gets an upper bound and `catalog/unknown-architecture`; one that lacks what its
-    kind needs gets no tensors and `catalog/incomplete-architecture` (an error). `key` is the architecture's.
+    An unknown architecture gets an upper bound and `catalog/unknown-architecture`; one without required values gets no
+    tensors and `catalog/incomplete-architecture` (an error). `key` is the architecture's.
     """
     findings = missing_fields(architecture, key)
     if has_errors(findings):
@@ -127,7 +127,7 @@ def synthesise(
 
 
 def _model(a: ArchitectureConfig, kinds: list[Layer], parts: dict[Layer, tuple[Part, ...]], *, tied: bool) -> Model:
-    """What the quantizer's rules ask. `LLM_TYPE_70B` is llama and qwen2 with 80 layers."""
+    """The facts that the quantizer's rules depend on. `LLM_TYPE_70B` is llama and qwen2 with 80 layers."""
     v_like = {kind: sum(category_of(p.name) in V_LIKE for p in found) for kind, found in parts.items()}
     heads, heads_kv = (v if isinstance(v, int) else v[0] for v in (a.n_head, a.n_head_kv))
     return Model(
@@ -176,19 +176,19 @@ def _unknown(a: ArchitectureConfig, tensors: list[Tensor], key: str) -> Finding:
 
 
 SIZE_TOLERANCE = 0.03
-"""Share by which a published size may differ from the tensors' before it is said."""
+"""Share by which a published size may differ from the tensors' without a warning."""
 
 _TOKEN_BYTES, _MERGE_BYTES, _INFO_BYTES, _KEYS_BYTES = 24, 20, 70, 16 * 1024
 """Usual bytes in a header of a token (text, type), a merge, a tensor info, and all else."""
 
 _PEOPLE_KNOW = ("n_expert_used_min",)
-"""Fields that no header has."""
+"""Fields that are in no header."""
 
 _NO_MEMORY = frozenset({"n_expert_used_min", "pooling", "tokenizer", "tokenizer_pre", "bos_token_id", "causal"})
 _ONLY_IF_DECLARED = frozenset(
     {"n_merges", "n_token_types", "n_layer_kv", "n_ff_shexp", "n_expert_shared", "n_deepstack", "indexer_types"}
 )
-"""Fields that a declaration may leave out: a header that has more is no disagreement."""
+"""Fields that a declaration may leave out: a header that has more does not contradict it."""
 _BY_LAYER = frozenset({"n_head", "n_head_kv", "n_ff", "swa_pattern"})
 """Fields compared layer by layer, and not at all when the number of layers differs."""
 
@@ -286,7 +286,7 @@ def _differs(name: str, declared: ArchitectureConfig, actual: ArchitectureConfig
 
 
 def _by_layer(a: ArchitectureConfig, name: str) -> list[int]:
-    """A per-layer value written out; heads of recurrent layers do not count."""
+    """A per-layer value written out; heads of recurrent layers are left out."""
     if name == "swa_pattern":
         return [slides(a, il) for il in range(a.n_layer)]
     value, heads = getattr(a, name), name != "n_ff"
@@ -294,6 +294,6 @@ def _by_layer(a: ArchitectureConfig, name: str) -> list[int]:
 
 
 def with_human_knowledge(file: ModelFile, declared: ArchitectureConfig) -> ModelFile:
-    """The file's own architecture with what only people know carried over from the declaration."""
+    """The file's own architecture, with the fields that are in no header taken from the declaration."""
     known = {name: getattr(declared, name) for name in _PEOPLE_KNOW}
     return msgspec.structs.replace(file, architecture=msgspec.structs.replace(file.architecture, **known))

@@ -99,7 +99,7 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def _check_regular(mode: int) -> None:
-    """Only regular files have a size to hold the tensor table against."""
+    """Only regular files have a size to check the tensor table against."""
     if not stat.S_ISREG(mode):
         kind = next((name for test, name in _KINDS if test(mode)), "no regular file")
         raise BadHeader("catalog/unreadable", f"it is {kind}, not a file")

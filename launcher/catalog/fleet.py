@@ -50,7 +50,7 @@ def _stored(path: str, key: str, size: int, *, used: bool) -> StoredFile:
 
 
 def _place(path: str, fleet: FleetConfig) -> str:
-    """Where a file lies; "" of one inside a package, or of none."""
+    """The path of a file; "" for one inside a package, or for none."""
     if path.startswith(PACKAGE_SCHEME):
         return ""
     try:
@@ -60,7 +60,7 @@ def _place(path: str, fleet: FleetConfig) -> str:
 
 
 def _size(path: str, fleet: FleetConfig, name: str, quantization: str, known: ModelFile | None) -> int:
-    """Bytes of a model's file with all its parts; 0 where nothing says."""
+    """Bytes of a model's file with all its parts; 0 where unknown."""
     entry = fleet.models[name].files[quantization]
     if there := _there(split_paths(path) or (path,)):
         return there
@@ -151,7 +151,7 @@ def _uses(fleet: FleetConfig) -> Iterator[Use]:
 
 
 def _ladder(fleet: FleetConfig) -> Iterator[Use]:
-    """What the rungs of the out-of-memory ladder load. A rung without a server applies to every worker that can."""
+    """Models that the rungs of the out-of-memory ladder load. A rung without a server is for every able worker."""
     if fleet.orchestration is None:
         return
     for i, rung in enumerate(fleet.orchestration.oom_ladder):
@@ -191,7 +191,7 @@ def _model_file(
 
 
 def _looked_for(finding: Finding, path: str) -> Finding:
-    """What a declaration lacks, with where the file that would say it was looked for: its path may be mistyped."""
+    """What a declaration lacks, with the path of the absent file: it may be mistyped."""
     if finding.code != "catalog/incomplete-architecture":
         return finding
     return msgspec.structs.replace(finding, notes=(*finding.notes, f"the file was looked for at {path!r}"))

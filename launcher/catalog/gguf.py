@@ -33,14 +33,14 @@ DEFAULT_ALIGNMENT = 32
 VERSIONS = (2, 3)
 
 _READS = (256 * 1024, 8 * 1024**2, 32 * 1024**2, MAX_HEADER_BYTES)
-"""How much of the file is read at once; each time from its start, which is cheaper than joining pieces."""
+"""Bytes read at once; each time from the file's start, which is cheaper than joining pieces."""
 _INT64_MAX = 2**63 - 1
 
 _CHUNK = 512
 _LANDMARK = b"tokenizer."
-"""How the names of the keys around a vocabulary begin."""
+"""Beginnings of the names of the keys around a vocabulary."""
 _LANDINGS = 4
-"""Places where a string array may end that are tried."""
+"""Candidate ends of a string array that are tried."""
 
 _STRING, _ARRAY = 8, 9
 _SCALARS: dict[int, struct.Struct] = {
@@ -256,7 +256,7 @@ _KNOWN_MAGIC = {
     b"PK\x03\x04": "it is a zip archive or a PyTorch file: convert the model to GGUF",
     b"<!DO": "it is a web page, perhaps a login or an error: fetch the model again",
 }
-"""What else is found where a model should be, by its first four bytes."""
+"""Other file formats found where a model should be, by their first four bytes."""
 
 
 def _metadata(window: _Window, n_keys: int) -> tuple[dict[str, Value], dict[str, int]]:

@@ -1,4 +1,4 @@
-"""Headers of model files, and the lock file that keeps them for where the models are not. I/O: reads headers."""
+"""Headers of model files, and the lock file that keeps them for machines without the models. I/O: reads headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from launcher.ir.catalog import LOCK_SCHEMA, HeaderFacts, HeaderLock, ModelFile
 
 
 def header_facts(path: str, *, key: str = "") -> HeaderFacts:
-    """What the header of the file at `path` says. Raises CatalogError with findings at `key`."""
+    """The facts in the header of the file at `path`. Raises CatalogError with findings at `key`."""
     from launcher.catalog.files import describe, read_header  # noqa: PLC0415 - only a file at hand is read
     from launcher.catalog.projector import image_encoder, modalities, projected_widths  # noqa: PLC0415 - as above
 
@@ -48,7 +48,7 @@ def _base_type(file: ModelFile) -> GgmlType:
 
 
 class _Lock(msgspec.Struct):
-    """A lock file of which no entry was looked at yet."""
+    """A lock file whose entries were not decoded yet."""
 
     schema: str
     files: dict[str, msgspec.Raw]
@@ -83,12 +83,12 @@ class Headers:
         return self._read[path]
 
     def absent(self) -> dict[str, HeaderFacts]:
-        """Files that are not at hand, by their path, as the lock has them."""
+        """Files that are not at hand, by path, as in the lock."""
         read = {resolve_path(path, ""): facts for path, facts in self._read.items()}
         return {path: facts for path, facts in read.items() if not os.path.lexists(path)}
 
     def lock(self) -> HeaderLock | None:
-        """What the lock file should hold, where that is not what it holds."""
+        """The new content of the lock file, if it differs from the present one."""
         if self._lock_file is None or not self._used or self._used == self._kept:
             return None
         return HeaderLock(schema=LOCK_SCHEMA, files=dict(sorted(self._used.items())))

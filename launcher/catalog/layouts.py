@@ -23,7 +23,7 @@ Parts = Iterator[Part]
 
 
 class Layer(NamedTuple):
-    """What decides the tensors of a layer; layers with equal values have equal tensors."""
+    """The properties that decide a layer's tensors; layers with equal properties have equal tensors."""
 
     n_head: int
     n_head_kv: int
@@ -83,7 +83,7 @@ def latent_attention(a: ArchitectureConfig, k: Layer) -> Parts:
 
 
 def indexer(a: ArchitectureConfig) -> Parts:
-    """What chooses the tokens that sparse attention attends to (deepseek32, glm-dsa)."""
+    """The indexer, which chooses the tokens that sparse attention attends to (deepseek32, glm-dsa)."""
     yield Part("indexer.attn_k.weight", (a.n_embd, a.indexer_key_length))
     yield Part("indexer.attn_q_b.weight", (a.q_lora_rank, a.indexer_n_head * a.indexer_key_length))
     yield Part("indexer.k_norm.bias", (a.indexer_key_length,))
@@ -381,7 +381,7 @@ def _generic(a: ArchitectureConfig, k: Layer) -> Parts:
 
 
 def _nextn(a: ArchitectureConfig) -> Parts:
-    """What a layer that predicts a further token adds."""
+    """The further tensors of a next-token-prediction layer."""
     yield Part("nextn.eh_proj.weight", (2 * a.n_embd, a.n_embd))
     for name in ("nextn.enorm", "nextn.hnorm", "nextn.shared_head_norm"):
         yield norm(name, a.n_embd)

@@ -1,4 +1,4 @@
-"""Where a model file is: from the path that the catalogue writes to one that can be opened. I/O: finds packages."""
+"""From the path that the catalogue writes to one that can be opened. I/O: finds packages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve_path(path: str, model_dir: str, *, key: str = "") -> str:
 
 
 def _package_folder(package: str) -> str | None:
-    """The folder of an installed top-level package; None when there is none such."""
+    """The folder of an installed top-level package; None if there is none."""
     if not package.isidentifier():
         return None
     try:

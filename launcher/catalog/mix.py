@@ -87,13 +87,13 @@ FILE_TYPES = {start + i: name for start, names in _NUMBERED.items() for i, name 
 
 
 def find_mix(name: str) -> Mix | None:
-    """The mix of that name in any case, with llama-quantize's aliases; None when llama.cpp has none such."""
+    """The mix of that name in any case, with llama-quantize's aliases; None when llama.cpp has none."""
     upper = name.upper()
     return MIXES.get(_ALIASES.get(upper, upper))
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """What the rules ask of a model. `n_attention_v` counts tensors named attn_v, attn_qkv or attn_kv_b."""
+    """Facts of a model that the rules depend on. `n_attention_v` counts tensors named attn_v, attn_qkv or attn_kv_b."""
 
     arch: str
     n_layer: int
@@ -105,7 +105,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, gc=False):
-    """Where a tensor stands: its layer, which attention-V tensor it is, which FFN-down (by the quantizer's count)."""
+    """Position of a tensor: its layer, and its index among attention-V and FFN-down tensors (quantizer's count)."""
 
     layer: int = 0
     i_attention_v: int = 0
@@ -138,7 +138,7 @@ _CATEGORIES = (
     ("ffn_down", "ffn_down"),
 )
 V_LIKE = frozenset({"attention_v", "attention_qkv", "attention_kv_b"})
-"""What counts among `n_attention_v`."""
+"""Tensors counted in `n_attention_v`."""
 _BY_PLACE = {
     **dict.fromkeys(("Q4_K_M", "Q5_K_M", "Q3_K_M", "Q4_K_S"), V_LIKE | {"ffn_down"}),
     **dict.fromkeys(

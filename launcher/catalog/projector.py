@@ -1,4 +1,4 @@
-"""What a multimodal projector is, by its header: what it takes, its widths, the measures of its encoder. Pure."""
+"""The properties of a multimodal projector from its header: modalities, widths, dimensions of its encoder. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launcher.ir.catalog import ImageEncoder
 
 
 def modalities(header: Header) -> tuple[str, ...]:
-    """What a projector takes: it has an encoder for it."""
+    """The modalities that a projector accepts: those that it has an encoder for."""
     kinds = {"image": "vision", "audio": "audio"}
     return tuple(kind for kind, encoder in kinds.items() if f"clip.{encoder}.block_count" in header.values)
 
@@ -33,11 +33,11 @@ SIZES = {
     "pixtral": Sizes(1, "spatial_merge_size", 16, 1024),
     "gemma3": Sizes(4, "projector.scale_factor"),
 }
-"""Kinds whose buffers were held against servers (tests/plan/test_pictures.py). Source: mtmd/clip.cpp load_hparams."""
+"""Kinds whose buffers were compared with servers (tests/plan/test_pictures.py). Source: mtmd/clip.cpp load_hparams."""
 
 
 def image_encoder(header: Header) -> ImageEncoder | None:
-    """The measures of an image encoder; None of a kind that was not compared, and of files that hear as well."""
+    """The dimensions of an image encoder; None for a kind that was not compared, and for files with audio, too."""
     sizes = SIZES.get(str(header.values.get("clip.projector_type")))
     if sizes is None or modalities(header) != ("image",):
         return None

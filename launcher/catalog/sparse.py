@@ -1,6 +1,6 @@
-"""A file for a server's dry run: the header of a model that is not at hand, and a hole of its data's length. I/O.
+"""A file for a server's dry run: a model's header, and a hole of the length of its data. I/O.
 
-llama-server's `no_alloc` pass reads the header and needs the file to be as long as it says; it reads no weight.
+llama-server's `no_alloc` pass reads the header and needs the file to be as long as the header says; it reads no weight.
 Such a file takes 20-200 kB of disk, whatever its length. It has no vocabulary, so it cannot be served.
 """
 

@@ -20,12 +20,12 @@ _PATHS = (
     *("HOME", "LAUNCH_STATE_DIR", "STATE_DIRECTORY", "TMPDIR"),
     *("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
 )
-"""Variables that say where files are."""
+"""Variables that hold paths."""
 _AS_ONE_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs `launch` and exits with CONTRACT's code. A traceback here is a bug of ours (exit code 1)."""
+    """Run `launch` and exit with its code (see docs/checks.md). A traceback here is a bug of ours (exit code 1)."""
     words = list(sys.argv[1:] if argv is None else argv)
     _open_standard_streams()
     with _interrupted_by_signals() as received:
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[list[int]]:
-    """SIGTERM and SIGHUP (unless ignored, as under nohup) are like Ctrl-C: what was started is ended first.
+    """Treat SIGTERM and SIGHUP (unless ignored, as under nohup) like Ctrl-C: what was started is ended first.
 
-    Those that come within a second are taken as one, so that nothing interrupts what the first has ended; once the
-    command is over, none counts. Yields those that came.
+    Signals within a second count as one, so that nothing interrupts the ending that the first one began; after the
+    command none counts. Yields the signals that came.
     """
     received: list[int] = []
     last = -math.inf
@@ -96,7 +96,7 @@ def _run(words: list[str]) -> int:
 
 
 def _require_text(words: Sequence[str]) -> None:
-    """ConfigError for words and paths of the environment that are no text: they could be shown to nobody."""
+    """Raise ConfigError for arguments, and paths in the environment, that are not UTF-8: they cannot be shown."""
     named = [(name, os.environ.get(name, "")) for name in _PATHS]
     for what, value in (*named, *(("an argument", word) for word in words)):
         try:
@@ -108,7 +108,7 @@ def _require_text(words: Sequence[str]) -> None:
 
 
 def _refusal(error: OSError) -> HostError:
-    """What the system refused, where nobody nearer had a better word for it."""
+    """The error for an OSError that no command has described in better words."""
     from launcher.errors import HostError
 
     about = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -118,7 +118,7 @@ def _refusal(error: OSError) -> HostError:
 
 
 def _open_standard_streams() -> None:
-    """A stream that the caller closed (`launch plan >&-`) is /dev/null, so that nothing else takes its number."""
+    """Open /dev/null for a stream that the caller closed (`launch plan >&-`), so that no file takes its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -140,7 +140,7 @@ def _unwritable(error: OSError) -> int:
 
 
 def _show_error(error: LaunchError, words: Sequence[str]) -> int:
-    """Findings on stderr, with `--json` on stdout as `launch.error/v1`. Returns the exit code."""
+    """Show findings on stderr, or with `--json` on stdout as `launch.error/v1`. Returns the exit code."""
     from launcher.cli.findings import show_findings
     from launcher.cli.terminal import terminals
 

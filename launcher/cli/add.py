@@ -1,4 +1,4 @@
-"""`launch add` and `launch remove`: one server more or less in the fleet file."""
+"""`launch add` and `launch remove`: add servers to the fleet file, or remove one."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def add(
     mates: Sequence[str] = (),
     dry_run: bool,
 ) -> int:
-    """Add the models of files, folders or repositories. Raises LaunchError; then the file is as it was.
+    """Add the models in files, folders or repositories. Raises LaunchError; then the fleet file is unchanged.
 
-    `mates`: servers that a model takes turns with, whatever is written of them.
+    `mates`: servers that a model takes turns with, whatever the file says of them.
     """
     _, err = terminals()
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
@@ -53,7 +53,7 @@ def add(
 def _add(
     what: Sequence[str], paths: Sequence[Path], target: Path, name: str | None, more: Wishes, *, dry_run: bool
 ) -> int:
-    """Add the models at `paths`, with nobody else at the file."""
+    """Add the models at `paths`; the caller holds the lock of the fleet file."""
     out, err = terminals()
     text = _text_of(target) if target.exists() else None
     strangers = set(more.mates) - set(_servers(text or "", target))
@@ -82,7 +82,7 @@ def _add(
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """Further names of a server, aliases and faces with their request values, and with whom it takes turns."""
+    """What the options ask for: aliases, faces with their request values, and servers to take turns with."""
 
     roles: tuple[str, ...]
     faces: dict[str, dict[str, Any]]
@@ -90,7 +90,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _face(words: str) -> tuple[str, dict[str, Any]]:
-    """`NAME,KEY=VALUE…`: one face; a dotted key lies deeper, values are YAML's. Raises ConfigError."""
+    """One face from `NAME,KEY=VALUE…`; a dotted key goes deeper, values are YAML. Raises ConfigError."""
     name, *pairs = words.split(",")
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -149,7 +149,7 @@ def _group(text: str, name: str) -> str:
 
 
 def _broken(before: str, after: str, target: Path) -> list[Finding]:
-    """What is wrong with a shorter file that was right before, as what still names the server; not that it has none."""
+    """New errors of the shorter file, such as references to the server; not that it has no servers."""
 
     def errors(text: str) -> list[Finding]:
         try:
@@ -162,7 +162,7 @@ def _broken(before: str, after: str, target: Path) -> list[Finding]:
 
 
 def _brought(what: str, err: Terminal) -> list[Path]:
-    """Paths of model files on this machine: what was named, or what it stands for once it is downloaded."""
+    """Paths of the model files that `what` names; a repository (`hf:…`) is downloaded."""
     if not what.strip():
         raise _usage("no model is named")
     if what.startswith("hf:"):
@@ -182,7 +182,7 @@ def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandi
 
 
 def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
-    """The servers that the files could be; of a file alone its folder is looked at too, for what lies beside it."""
+    """The servers that can be made of the files; for a file its folder is searched, too, for what belongs to it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
         note = "to download from Hugging Face write hf:ORG/REPO or hf:ORG/REPO:QUANT"
@@ -206,7 +206,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate
 
 
 def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, out: Terminal) -> str:
-    """The text of a file that is not there yet, as `launch init` would write it. Raises LaunchError."""
+    """The text of a new fleet file, as `launch init` would write it. Raises LaunchError."""
     chosen, machine = init.chosen_here(new, target)
     text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
     for choice in chosen.servers:
@@ -222,9 +222,9 @@ def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, ou
 
 
 def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more: Wishes) -> str:
-    """The text of a file with more servers; of several models those for which there is no room are said, and left out.
+    """The text of the fleet file with more servers; of several models those that do not fit are reported and left out.
 
-    Raises LaunchError where none has room, or where the fleet does not compile.
+    Raises LaunchError if none fits, or the fleet does not compile.
     """
     out, err = terminals()
     host, home = hardware.take_inventory(), os.environ.get("HOME", "")
@@ -268,7 +268,7 @@ def _text_of(target: Path) -> str:
 
 
 def _servers(text: str, target: Path) -> tuple[str, ...]:
-    """Names of the servers in a fleet file. Raises ConfigError where it is not YAML."""
+    """Names of the servers in a fleet file. Raises ConfigError if it is not YAML."""
     try:
         return tuple(str(name) for name in servers_of(text))
     except NotEditableError as error:
@@ -291,7 +291,10 @@ def _paths(text: str, target: Path) -> dict[str, str]:
 
 
 def _write(target: Path, before: str | None, text: str) -> None:
-    """Write the fleet file, which said `before`. Raises ConfigError or HostError; then it is as it was."""
+    """Write the fleet file in place of the text `before` (None: no file).
+
+    Raises ConfigError or HostError; then it is unchanged.
+    """
     if before is None:
         init.write_new(target, text)
         return

@@ -1,4 +1,4 @@
-"""The command line as a whole: its options, how a line is run. The commands are in the files named at the end."""
+"""The Typer application: common options, and how a line is run. Commands are in the files named at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Commands(TyperGroup):
             command.params.append(option)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Commands and options, then what `up` takes; behind a `=` that alone."""
+        """Commands and options, then what `up` takes; after a `=` only the latter."""
         before, typed = words_before(os.environ, incomplete)
         parameters = (p for p in self.commands["up"].params if p.name == "overrides")
         overrides = [item for p in parameters for item in p.shell_complete(ctx, incomplete)]
@@ -42,12 +42,12 @@ class _Commands(TyperGroup):
         return [*super().shell_complete(ctx, incomplete), *overrides]
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """As they are written, but what comes first for who begins is first."""
+        """Commands in the order of the source, but those that beginners need first."""
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: name not in _FIRST)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command; one that another program has is named as it is here."""
+        """The command; for a verb of another program, an error that names the command here."""
         here = said_elsewhere(args[0]) if args and args[0] not in self.commands else None
         if here is not None:
             ctx.fail(f"No such command {args[0]!r}. Here it is: {here}")
@@ -82,7 +82,7 @@ Overrides = Annotated[
 
 
 def _process_names(names: list[str] | None) -> list[str] | None:
-    """Processes by their names, also where they are called by a model id (`org/model:q4`); overrides as they are."""
+    """Process names, those of model ids (`org/model:q4`) derived; overrides stay as they are."""
     return names and [
         derived_name(name) if set(name) & set("/:.") and not is_override(name) else name for name in names
     ]
@@ -151,7 +151,7 @@ _USAGE_ERROR: type[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name
 
 
 def run_app(words: list[str]) -> int:
-    """Runs one command line and returns its exit code; usage errors are shown as Typer shows them."""
+    """Run one command line and return its exit code; usage errors are shown as Typer shows them."""
     try:
         result = app(words or ["--help"], standalone_mode=False)
     except typer.Abort:
@@ -170,7 +170,7 @@ def run_app(words: list[str]) -> int:
 def request_of(
     overrides: list[str] | None, config_dir: list[Path] | None, file: Path | None = None
 ) -> tuple[list[str], list[Path]]:
-    """Overrides and where to look for config, the fleet file first; all absolute: `reload` may run elsewhere."""
+    """Overrides and places of config, the fleet file first. Paths are absolute, as `reload` may run elsewhere."""
     from launcher.cli.onefile import fleet_file
 
     words, dirs = list(overrides or ()), [d.absolute() for d in config_dir or ()]

@@ -18,10 +18,10 @@ def is_override(word: str) -> bool:
 
 
 def with_command(argv: Sequence[str], commands: Collection[str], *, fleet: bool = False) -> list[str]:
-    """`argv` with global options moved behind the command, and `up` put in when the first word is an override.
+    """Move global options of `argv` after the command, and insert `up` if the first word is an override.
 
-    `--detach hardware=dev` is `up --detach hardware=dev`; words that are neither stay for Typer to refuse.
-    Nothing but options is `up` too where a file names the fleet: `fleet`, when one was found, or `-f FILE`.
+    `--detach hardware=dev` is `up --detach hardware=dev`; words that are neither stay for Typer to refuse. Options
+    alone are `up`, too, if a file names the fleet: one that was found (`fleet`), or `-f FILE`.
     """
     words = list(argv)
     if words[:1] and words[0] in _MULTIRUN and not any(word in commands for word in words):
@@ -53,13 +53,13 @@ def with_command(argv: Sequence[str], commands: Collection[str], *, fleet: bool 
 
 
 def later_wins(earlier: Sequence[str], later: Sequence[str]) -> tuple[str, ...]:
-    """Both lists of overrides as one, without the earlier ones whose key a later one names again."""
+    """Both lists of overrides as one; an earlier override is dropped if a later one has the same key."""
     again = {_key(word) for word in later}
     return (*(word for word in earlier if _key(word) not in again), *later)
 
 
 def _key(override: str) -> str:
-    """What an override is about: `a.b` of `+a.b=1`."""
+    """The key of an override: `a.b` of `+a.b=1`."""
     return override.partition("=")[0].lstrip("+~")
 
 
@@ -84,9 +84,9 @@ def complete_override(
 
 
 def _keys(typed: str, values: Mapping[str, Sequence[str]]) -> list[str]:
-    """The keys that begin with `typed`, as far as their next dot or their `=`.
+    """The keys that begin with `typed`, up to their next dot or `=`.
 
-    A shell puts a space behind the only candidate, and nothing is complete there: then it is what would follow.
+    A shell adds a space after an only candidate, which is not complete yet: then what may follow it is given.
     """
     ends = {key: key.find(".", len(typed)) + 1 for key in values if key.startswith(typed)}
     heads = sorted({key[:end] if end else f"{key}=" for key, end in ends.items()})
@@ -111,14 +111,14 @@ _HYDRA_VALUED = frozenset({"--cfg", "-c", "--info", "-i", "--package", "-p"})
 
 
 def hydra_words(words: Sequence[str]) -> list[str]:
-    """`words` with `-cd DIR` as `--config-dir DIR`, which is the same here."""
+    """`words` with Hydra's `-cd DIR` written as `--config-dir DIR`."""
     return ["--config-dir" if word == "-cd" else word for word in words]
 
 
 def hydra_answer(words: Sequence[str], commands: Collection[str]) -> str | None:
-    """What to say to the first of Hydra's options in `words` that is none of ours; None where there is none.
+    """The message for the first of Hydra's options in `words` that is none of ours; None: there is none.
 
-    Only where no command is named: behind one, `-c` and its like are the command's to judge.
+    Only if no command is named: after one, `-c` and the like are the command's to judge.
     """
     values = {at + 1 for at, word in enumerate(words) if word in _HYDRA_VALUED}
     if any(word in commands for at, word in enumerate(words) if at not in values):
@@ -166,7 +166,7 @@ SAID = {
 
 
 def said_elsewhere(word: str) -> str | None:
-    """What a verb of another program, or a model's file, is said as here; None for what nobody says."""
+    """The command here for a verb of another program, or for a model's file; None for an unknown word."""
     if word.endswith(".gguf"):
         return f"launch add {shlex.quote(word)}, then launch"
     return SAID.get(word.lower())

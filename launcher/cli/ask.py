@@ -1,4 +1,4 @@
-"""One question to a running front, as a newcomer would ask it."""
+"""Ask a running front one question, as a newcomer would."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MAX_TOKENS = 80
 
 
 def body(model: str, text: str) -> dict[str, object]:
-    """A chat request."""
+    """The body of a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS}
 
 
 def curl(front: str, model: str, text: str, key_file: str | None = None) -> str:
-    """A command that anyone can paste; where a key is asked for, it says where that stands, and never the key."""
+    """A command to paste into a shell. If a key is required, it names the key's file, never the key itself."""
     data = shlex.quote(msgspec.json.encode(body(model, text)).decode())
     key = f' -H "Authorization: Bearer {_spelled(key_file, model)}"' if key_file else ""
     return f"curl {front}/v1/chat/completions{key} -H 'Content-Type: application/json' -d {data}"
 
 
 def plain_key(key_file: str, model: str) -> str | None:
-    """The first key of the file that stands there as it is, not as a digest, and may ask `model`."""
+    """The first key in the file that is written in plain, not as a digest, and may ask `model`; None: there is none."""
     from launcher.route.keys import read_keys
 
     try:
@@ -45,7 +45,7 @@ def plain_key(key_file: str, model: str) -> str | None:
 
 
 def _spelled(key_file: str, model: str) -> str:
-    """What a shell makes the key of: the first line of its file, where that is the key and nothing else."""
+    """The shell's word for the key: the first line of its file if that is only the key, else `$YOUR_KEY`."""
     key, path = plain_key(key_file, model), Path(key_file).absolute()
     try:
         alone = key is not None and path.read_bytes().partition(b"\n")[0] == key.encode()

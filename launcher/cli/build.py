@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def exit_code(compiled: Compilation) -> int:
-    """0, or the code of the first stage with an error."""
+    """0, or the exit code of the first stage with an error."""
     try:
         compiled.require()
     except LaunchError as error:
@@ -46,7 +46,7 @@ def exit_code(compiled: Compilation) -> int:
 def show(
     overrides: list[str], config_dirs: list[Path], *, as_json: bool, verbose: bool, prover: str | None = None
 ) -> int:
-    """`launch plan`. `prover`: the binary to prove with, empty for the configured one; None = no proof."""
+    """Run `launch plan`. `prover`: the binary for dry runs ("": the configured one); None: no dry runs."""
     out, _ = terminals()
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     speeds = expected_speeds(compiled)
@@ -83,7 +83,7 @@ def show(
 def _may_run(compiled: Compilation) -> bool:
     """Whether the plan's deployment, or its bundle for a host, has a state directory or an install record here.
 
-    Told by names of files: what looks closer takes 0.15 s to import.
+    Only names of files are checked: modules that look closer take 0.15 s to import.
     """
     from launcher.files.state import deployment_state_dir
 
@@ -98,7 +98,7 @@ def _may_run(compiled: Compilation) -> bool:
 
 
 def expected_speeds(compiled: Compilation) -> tuple[ServerSpeed, ...]:
-    """Tokens a second that the servers are expected to make, by the hardware file and what was measured here."""
+    """Tokens per second that servers are expected to generate, by the hardware file and by measurements here."""
     from launcher import plan
     from launcher.files.measured import read_measured
 
@@ -121,7 +121,7 @@ def write(
     prove: bool,
     as_json: bool,
 ) -> int:
-    """`launch render`."""
+    """Run `launch render`."""
     out, err = terminals()
     compiled = (_proven if prove else compile_fleet)(overrides, config_dirs=config_dirs)
     compiled.require()
@@ -175,7 +175,7 @@ def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
 
 
 def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool) -> int:
-    """`launch check`. `host`: which of several this is."""
+    """Run `launch check`. `host`: the name of this host among several."""
     from launcher import plan
     from launcher.cli.this_host import examined, of_host
     from launcher.proving import prove_here
@@ -207,7 +207,7 @@ def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None =
 
 
 def show_config(overrides: list[str], config_dirs: list[Path], *, as_json: bool, as_yaml: bool = False) -> int:
-    """`launch config`: words that are no overrides are keys, and only what lies below them is shown."""
+    """Run `launch config`. Words that are no overrides are keys, and only what lies below them is shown."""
     out, err = terminals()
     asked = tuple(word for word in overrides if not is_override(word))
     composed = compose_config([word for word in overrides if is_override(word)], config_dirs=config_dirs)
@@ -268,7 +268,7 @@ RUNS_MAX = 500
 
 
 def plan_each(overrides: list[str], config_dirs: list[Path], *, as_json: bool) -> int:
-    """Plan every combination. The exit code is 0 where any of them has no error. Raises ConfigError."""
+    """Plan every combination. Returns exit code 0 if any of them has no error. Raises ConfigError."""
     from launcher.config.typed import each_run
 
     out, _ = terminals()

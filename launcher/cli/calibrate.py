@@ -1,4 +1,4 @@
-"""`launch calibrate`: each server alone, as it is planned; what it does is kept on this host, and plans read it."""
+"""`launch calibrate`: measure each planned server alone, and keep the results on this host, for plans to read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run_calibration(words: Sequence[str], config_dirs: list[Path], workload: Wor
 
 
 def _disk(compiled: Compilation) -> ReadSpeed | None:
-    """How fast the model files are read, the largest first, kept for `hardware=auto`; None: too little to tell."""
+    """Measure how fast model files are read, the largest first, for `hardware=auto`; None: too little data."""
     here = {Path(p.path): 0 for server in compiled.plan.servers for p in server.model.parts}
     here |= {path: path.stat().st_size for path in here if path.exists()}
     files = sorted(here, key=lambda path: here[path])[::-1]

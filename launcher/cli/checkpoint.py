@@ -34,14 +34,17 @@ from launcher.manifest import decode_fleet, diff_manifests
 from launcher.sizes import GIB, gib
 
 ACTIONS = {"create": "NAME", "list": "", "diff": "NAME [OTHER]", "restore": "NAME", "delete": "NAME"}
-"""What can be done, and the names that it takes."""
+"""Action → the names that it takes."""
 _SAY_ABOVE_BYTES = 1 * GIB
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CONFIG_FILES = 2000
 
 
 def run_checkpoint(action: str, names: tuple[str, ...], *, deployment: str | None, as_json: bool) -> int:
-    """`launch checkpoint ACTION [NAME [OTHER]]`. Raises ConfigError for wrong words, and what is refused."""
+    """Run `launch checkpoint ACTION [NAME [OTHER]]`.
+
+    Raises ConfigError for wrong words, and what the action raises.
+    """
     out, err = terminals()
     least, most = {"list": (0, 0), "diff": (1, 2)}.get(action, (1, 1))
     if action not in ACTIONS or not least <= len(names) <= most:
@@ -72,7 +75,7 @@ def run_checkpoint(action: str, names: tuple[str, ...], *, deployment: str | Non
 
 
 def digested(paths: Iterable[str], err: Terminal) -> dict[str, FileDigest]:
-    """The digest, now, of every file in `paths`; says when a big one is read."""
+    """The digest, now, of every file in `paths`; reports when a big one is read."""
 
     def on_file(path: str, size_bytes: int) -> None:
         if size_bytes >= _SAY_ABOVE_BYTES:
@@ -82,7 +85,7 @@ def digested(paths: Iterable[str], err: Terminal) -> dict[str, FileDigest]:
 
 
 def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> None:
-    """Raises CatalogError, naming every file that is not what it was."""
+    """Raise CatalogError, naming every file that is not what it was."""
     findings = changed_files(checkpoint.covered, digests)
     if findings:
         raise CatalogError(findings)
@@ -128,7 +131,7 @@ class _Against(NamedTuple):
 
 
 def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
-    """`launch checkpoint diff --json`: what a restore would change, from now or from the checkpoint `other`."""
+    """Document of `launch checkpoint diff`: what a restore would change, from now or from the checkpoint `other`."""
     checkpoint = read_checkpoint(subject.kept, name)
     manifest, its_inputs = _compiled(subject.kept, checkpoint), checkpoint_files(subject.kept, checkpoint, "inputs")
     it = _now(subject, checkpoint, err) if other is None else _other(subject.kept, checkpoint, other)
@@ -175,7 +178,7 @@ def _other(state: Path, checkpoint: Checkpoint, name: str) -> _Against:
 
 
 def _list(deployment: str | None, out: Terminal, *, as_json: bool) -> int:
-    """Every checkpoint of every deployment (or of one), newest last; damaged ones too."""
+    """List the checkpoints of all deployments (or of one), the newest last; damaged ones too."""
     states = [s.kept for s in ([subject_of(deployment, None)] if deployment else subjects())]
     entries: list[dict[str, Any]] = []
     for state in states:
@@ -236,7 +239,7 @@ def _sentence(action: str, document: Mapping[str, Any]) -> str:
 
 
 def _inputs(request: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The user's config files, by number of their `--config-dir` and path in it."""
+    """Content of the user's config files, by number of their `--config-dir` and path in it."""
     files: dict[str, bytes] = {}
     directories = (request or {}).get("config_dirs", ())
     named = directories if isinstance(directories, list | tuple) else ()
@@ -256,7 +259,7 @@ def _usage(action: str) -> ConfigError:
 
 
 def show_difference(out: Terminal, document: Mapping[str, Any]) -> None:
-    """A difference for people: what a restore would do, and what stands in its way."""
+    """Show a difference: what a restore would do, and what stands in its way."""
     against = "what is compiled now" if document["against"] == "now" else document["against"]
     lines = [*change_lines(out, document["started"], document["restarted"], document["stopped"])]
     lines += [f"  override only in {document['name']}: {o}" for o in document["overrides"]["only_in_checkpoint"]]

@@ -1,4 +1,4 @@
-"""Whose checkpoints are meant: a fleet of `launch up`, or an installed one; and the compiled files of either. I/O."""
+"""The deployment whose checkpoints are meant, of `launch up` or installed, and its compiled files. I/O."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from launcher.supervise import runtime_holder
 
 
 class Subject(NamedTuple):
-    """A deployment: `kept` has its checkpoints, `state` is its runtime's. `installed`: systemd runs it.
+    """A deployment. `kept`: directory of its checkpoints; `state`: its runtime's; `installed`: set if systemd runs it.
 
-    What an installed one is restored from is root's, and beside the records of installs: its state directory is the
-    unprivileged runtime's, who could otherwise have root install what it likes.
+    Checkpoints of an installed deployment are root's and lie beside the install records: the state directory is the
+    unprivileged runtime's, which could otherwise have root install what it likes.
     """
 
     kept: Path
@@ -36,7 +36,7 @@ class Subject(NamedTuple):
         return self.state.name
 
     def __str__(self) -> str:
-        """Its name, with who runs it where that is systemd."""
+        """The name, with a mark if it is installed."""
         return self.name if self.installed is None else f"{self.name} (installed)"
 
     @property
@@ -47,16 +47,16 @@ class Subject(NamedTuple):
         return any(self.installed.units[c.service].pid for c in self.installed.components if c.name == self.name)
 
     def status(self) -> FleetStatus | None:
-        """Every process now; None where nothing of a fleet of `launch up` runs."""
+        """The status of all processes; None if nothing runs of a fleet of `launch up`."""
         return fleets().get(self.state) if self.installed is None else fleet_status(self.installed)
 
     def request(self) -> dict[str, Any] | None:
-        """What `up` was asked for, as it stands in its file; of an installed one, where it came from."""
+        """The stored request of `up`, or the source of an installed deployment; None if it cannot be read."""
         request = self.installed.record.source if self.installed is not None else stored_request(self.state)
         return None if isinstance(request, Exception) else msgspec.to_builtins(request)
 
     def files(self) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """The files that we wrote into the compiled deployment, and which are programs; nothing where there is none.
+        """Files of the compiled deployment (path → bytes), and which are programs; both empty if there is none.
 
         Raises SuperviseError when an installed file is not what was installed.
         """
@@ -83,7 +83,8 @@ def subjects() -> list[Subject]:
 def subject_of(deployment: str | None, checkpoint: str | None) -> Subject:
     """The deployment meant: named, the one that has this checkpoint, the one that runs, or the only one.
 
-    Of an installed one and one of `launch up` with the same name the installed one is.
+    If an installed one and one of `launch up` have the same name, the installed one is meant. Raises ConfigError if it
+    is not clear which.
     """
     known = subjects()
     if deployment is not None:

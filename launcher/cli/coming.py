@@ -1,4 +1,4 @@
-"""What a plan would change where its fleet runs already: under our runtime, or installed."""
+"""What a plan would change if its fleet runs already, under our runtime or installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from launcher.supervise import runtime_holder
 def coming_changes(
     compiled: Compilation, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()
 ) -> tuple[FleetChange, ...]:
-    """One for each fleet of the plan's name that runs here; none where the plan has errors.
+    """The changes of each fleet of the plan's name that runs here; () if the plan has errors.
 
     `overrides` and `config_dirs` are what the plan was compiled from.
     """
@@ -55,7 +55,7 @@ def coming_changes(
 
 
 def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
-    """Each running fleet with `+`, `~` and `−` lines."""
+    """Show the changes of each running fleet, as lines with `+`, `~` and `-`."""
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
         what = f"`{change.command}`" if change.command else "this plan"
@@ -74,7 +74,7 @@ def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
 
 
 def _of_this_host(compiled: Compilation) -> Compilation | None:
-    """The plan, of several hosts this one's part; None where this is none of them."""
+    """The plan, or this host's part of one for several; None if this is none of the hosts."""
     try:
         return of_host(compiled, None)
     except ConfigError:
@@ -82,7 +82,7 @@ def _of_this_host(compiled: Compilation) -> Compilation | None:
 
 
 def _installed_change(installed: Installed, rendered: Rendered, drift: tuple[str, ...]) -> FleetChange:
-    """What installing the rendered fleet would do. A unit that changed in more than comments is restarted."""
+    """What installing the rendered fleet would change. A unit with changes beyond comments is restarted."""
     changes = plan_changes(rendered.deployment, installed.layout, force=True)
     diff = diff_manifests(installed.manifest, rendered.manifest) if installed.manifest else None
     status = fleet_status(installed)
@@ -112,7 +112,7 @@ def units_of(changes: Changes, kind: str) -> list[str]:
 
 
 def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, str]:
-    """The `launch reload` that makes a plan of `overrides` of what runs; or none, and why there is none."""
+    """(command, reason): the `launch reload` that turns what runs into this plan, or "" and why there is none."""
     try:
         request = read_request(state)
     except SuperviseError as error:
@@ -131,7 +131,7 @@ def _reload(state: Path, overrides: Sequence[str], config_dirs: Sequence[Path]) 
 def runtime_change(
     directory: Path, rendered: Rendered, *, command: str, hindrance: str = "", drift: tuple[str, ...] = ()
 ) -> list[FleetChange]:
-    """What `command`, a reload or a switch, would do to the fleet that our runtime serves from `directory`."""
+    """What `command`, a reload or a switch, would change in the fleet that our runtime serves from `directory`."""
     if (served := deployment_in(directory)) is None:
         return []
     diff = diff_manifests(served[0], rendered.manifest)

@@ -37,7 +37,7 @@ def complete_overrides(incomplete: str) -> list[str]:
 
 
 def _server_fields(groups: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """Fields of a server, with what may stand there where that is a short list."""
+    """Field of a server → its choices, if they are a short list."""
     hints = typing.get_type_hints(ServerConfig)
     fields: dict[str, list[str]] = {}
     for field in msgspec.structs.fields(ServerConfig):
@@ -57,7 +57,7 @@ def _defaults() -> dict[str, str]:
 
 
 def complete_fleet_servers(incomplete: str) -> list[str]:
-    """Servers of the fleet file."""
+    """Names of the servers in the fleet file."""
     args, typed = words_before(os.environ, incomplete)
     return sorted(name for name in _fleet_servers(args) if name.startswith(typed))
 
@@ -109,7 +109,7 @@ def complete_codes(incomplete: str) -> list[str]:
 def words_before(env: Mapping[str, str], incomplete: str) -> tuple[list[str], str]:
     """The words before the one being typed, and that word, from what the shell passed.
 
-    Bash breaks words at `=` and shows them all in COMP_WORDS; Click drops the lone `=` that is being typed after.
+    Bash breaks words at `=` and passes all of them in COMP_WORDS, also a lone `=` at the end, which Click drops.
     """
     if "COMP_WORDS" in env and "COMP_CWORD" in env:
         words = env["COMP_WORDS"].split("\n") if "\n" in env["COMP_WORDS"] else env["COMP_WORDS"].split()

@@ -43,7 +43,7 @@ Answer = TypeVar("Answer")
 
 
 def layout_of(*, user: bool, root: Path | None) -> Layout:
-    """Where files go: of this machine, of this user or, below `root`, of a tree."""
+    """Where files go: on this machine, for this user or, below `root`, in a tree."""
     return Layout(scope="user" if user else "system", root=(root or Path("/")).absolute(), home=Path.home())
 
 
@@ -58,7 +58,10 @@ def install_fleet(
     host: str | None,
     as_json: bool,
 ) -> int:
-    """Read or compile, compare, verify, and only then write. `host`: which of several this is."""
+    """Run `launch install`: read or compile, compare, verify, and only then write.
+
+    `host`: the name of this host among several.
+    """
     out, err = terminals()
     if len(what) == 1 and not is_override(what[0]):
         source = Source(folder=str(Path(what[0]).absolute()), host=host)
@@ -83,7 +86,7 @@ def install_fleet(
 
 
 def require_not_up(deployment: str, layout: Layout) -> None:
-    """Raises HostError when `deployment` runs here under `launch up`: it has one runtime."""
+    """Raise HostError if `deployment` runs here under `launch up`: it can have only one runtime."""
     for status in fleets([]).values() if layout.root == Path("/") else ():
         if status.deployment == deployment:
             runtime = f", its runtime is pid {status.runtime_pid}" if status.runtime_pid else ""
@@ -93,7 +96,7 @@ def require_not_up(deployment: str, layout: Layout) -> None:
 
 
 def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployment, tuple[str, ...]]:
-    """What `source` is now, and the files in which its rendered folder, if there is one, differs from that."""
+    """The deployment that `source` makes now, and the files in which its rendered folder, if any, differs from it."""
     if source.folder:
         return _rendered(bundle_of(Path(source.folder), source.host), layout, err), ()
     return _compiled(list(source.overrides), [Path(d) for d in source.config_dirs], layout, err, source.host)
@@ -102,9 +105,9 @@ def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployme
 def judged(
     deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False, dry_run: bool = False
 ) -> Changes:
-    """What installing would change. ConfigError, HostError where something stands in its way.
+    """The changes that installing would make. Raises ConfigError, HostError if something stands in the way.
 
-    A dry run shows that beside the changes: it may be on another machine, where programs lie elsewhere.
+    A dry run shows such errors beside the changes: it may be on another machine, where programs lie elsewhere.
     """
     _require_scope(deployment, layout)
     with writing(layout.units, "nothing was written"):
@@ -118,11 +121,11 @@ def judged(
 
 
 def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
-    """Install; what the system refuses to write is a HostError."""
+    """Install. Raises HostError if the system refuses to write something."""
     note = "what was written stays and is known as ours: run it again when that is mended, and it goes on from there"
 
     def take_over(units: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-        """The runtime reads its manifest again; of `units` those restart too that differ in more than their command."""
+        """Have the runtime read its manifest again, and restart the running ones of `units` in any case."""
         record = install.read_record(changes.deployment, layout)
         return reload_units(install.installed_fleet(record, layout), units) if record is not None else ((), ())
 
@@ -134,7 +137,8 @@ def put_in_place(changes: Changes, layout: Layout, *, start: bool) -> Report:
 def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str], list[str]]:
     """Have the runtime take over what is installed, and restart the running ones of `units` in any case.
 
-    Gives the units that it restarted and started. Raises SuperviseError when something did not come up.
+    Returns the units that were restarted, and those that were started. Raises SuperviseError if something did not come
+    up.
     """
     service = {c.name: c.service for c in installed.components}
     done = ask_runtime(installed, lambda runtime: runtime.reload())
@@ -154,9 +158,9 @@ def reload_units(installed: Installed, units: Sequence[str]) -> tuple[list[str],
 
 
 def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) -> Answer:
-    """What the runtime answers; when it dies meanwhile, what the one answers that systemd brings back.
+    """The runtime's answer; if it dies meanwhile, the answer of the one that systemd starts again.
 
-    Raises SuperviseError `supervise/no-answer` when that one does not answer either, and what the runtime refuses.
+    Raises SuperviseError `supervise/no-answer` if that one does not answer either, and what the runtime refuses.
     """
     units = [c.service for c in installed.components if c.name == installed.name]
     for _ in range(2):
@@ -173,7 +177,7 @@ def ask_runtime(installed: Installed, ask: Callable[[ControlClient], Answer]) ->
 
 
 def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as_json: bool) -> int:
-    """Stop and remove an installed deployment."""
+    """Run `launch uninstall`: stop and remove an installed deployment."""
     out, err = terminals()
     with writing(layout.records, "nothing was removed"):
         record = install.read_record(name, layout)
@@ -195,9 +199,9 @@ def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as
 
 
 def bundle_of(directory: Path, host: str | None) -> Path:
-    """Where the bundle is that this host installs: `directory`, or its folder of one of several hosts.
+    """The bundle that this host installs: `directory`, or if it has several hosts, the folder of this one.
 
-    Raises ConfigError when there are several and none of them is this one.
+    Raises ConfigError if there are several and none of them is this one.
     """
     hosts = sorted(path.parent.name for path in directory.glob("*/fleet.json"))
     if (directory / "fleet.json").exists() or not hosts:
@@ -211,7 +215,7 @@ def bundle_of(directory: Path, host: str | None) -> Path:
 
 
 def read_bundle(directory: Path) -> Deployment:
-    """A rendered folder as a value. ConfigError when it is none, or is not what `launch render` wrote."""
+    """A rendered folder as a value. Raises ConfigError if it is none, or is not as `launch render` wrote it."""
     from launcher.runtime import read_deployment, require_ours
 
     manifest, _ = read_deployment(directory)
@@ -241,7 +245,7 @@ def read_bundle(directory: Path) -> Deployment:
 
 
 def _rendered(folder: Path, layout: Layout, err: Terminal) -> Deployment:
-    """A rendered folder whose servers came through a dry run by their own binaries, where it is for this system."""
+    """Read a rendered folder; if it is for this system, its servers must pass dry runs by their own binaries."""
     from launcher.proving import prove_rendered
     from launcher.runtime import read_deployment
 
@@ -252,14 +256,14 @@ def _rendered(folder: Path, layout: Layout, err: Terminal) -> Deployment:
 
 
 def _refuse_errors(findings: Sequence[Finding], kind: type[LaunchError], err: Terminal) -> None:
-    """Shows the warnings. Raises `kind` with the errors, where there are any."""
+    """Show the warnings. Raises `kind` with the errors, if there are any."""
     show_findings(err, [f for f in findings if f.severity == "warning"])
     if has_errors(findings):
         raise kind(f for f in findings if f.severity == "error")
 
 
 def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
-    """What is on disk is not what the config compiles to."""
+    """The finding that files on disk are not what the config compiles to."""
     message = f"{deployment.name} on disk is not what the config compiles to: {len(stale)} files differ"
     notes = (f"first {stale[0]}", "look with `launch render … --diff`, accept with `launch render …`, then install")
     return fault("install/stale", "", message, *notes)
@@ -268,7 +272,7 @@ def stale_finding(deployment: Deployment, stale: tuple[str, ...]) -> Finding:
 def _compiled(
     overrides: list[str], config_dirs: list[Path], layout: Layout, err: Terminal, host: str | None
 ) -> tuple[Deployment, tuple[str, ...]]:
-    """What `overrides` compile to for this host, and what differs in the rendered folder, if there is one."""
+    """What `overrides` compile to for this host, and the files that differ in its rendered folder, if it has one."""
     from launcher.proving import prove_here
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
@@ -289,7 +293,7 @@ def _compiled(
 
 
 def _require_scope(deployment: Deployment, layout: Layout) -> None:
-    """ConfigError when the units were rendered for the other kind of manager."""
+    """Raise ConfigError if the units were rendered for the other kind of manager (system, user)."""
     theirs = any(f.path.startswith("systemd-user/") for f in deployment.files)
     if theirs != (layout.scope == "user"):
         message = f"{deployment.name} was rendered with deploy.scope={'user' if theirs else 'system'}"

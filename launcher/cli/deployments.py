@@ -1,4 +1,4 @@
-"""Commands about what a fleet is made of, and what is kept or installed of it."""
+"""Typer commands about what a fleet is made of, and what is kept or installed of it."""
 
 from __future__ import annotations
 

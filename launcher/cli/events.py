@@ -1,4 +1,4 @@
-"""`launch events`: what happened to a fleet, when and why, from its store; the runtime need not live. I/O."""
+"""`launch events`: what happened to a fleet, when and why, from its event store; no runtime is needed. I/O."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _STYLES = {
 
 
 def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool) -> int:
-    """Print the events of every fleet that is known here, oldest first; with `follow` those that come, for ever.
+    """Print the events of every fleet known here, the oldest first; with `follow` also new ones, for ever.
 
-    `since`: `30m`, `2h`, `1d`, or a time as ISO 8601 writes it; else the last `lines`. With both `follow` and
-    `as_json` each event is a line of JSON. Raises ConfigError for a time that is none.
+    `since`: `30m`, `2h`, `1d`, or a time in ISO 8601; without it the last `lines`. With both `follow` and `as_json`
+    each event is a line of JSON. Raises ConfigError for a time that is none.
     """
     out, err = terminals()
     earliest = moment(since, time.time()) if since is not None else 0.0
@@ -69,7 +69,7 @@ def show_events(*, follow: bool, since: str | None, lines: int, as_json: bool) -
 
 
 def moment(text: str, now: float) -> float:
-    """Unix time of `text`: so long before `now`, or a date and time of here. Raises ConfigError."""
+    """Unix time of `text`: as long before `now` (`2h`), or a date and time in local time. Raises ConfigError."""
     ago = _AGO.fullmatch(text.strip())
     if ago is not None:
         return now - float(ago[1]) * _UNITS_S[ago[2]]
@@ -84,13 +84,13 @@ def moment(text: str, now: float) -> float:
 
 
 def _chosen(path: Path, earliest: float, last: int) -> list[Record]:
-    """Those not before `earliest`, and of these the last; 0: all."""
+    """The records since `earliest` (Unix time), and of these the `last` ones; 0: all."""
     records = [record for record in read_records(path) if record.at >= earliest]
     return records[-last:] if last else records
 
 
 def line_of(out: Terminal, record: Record, fleet: str = "") -> str:
-    """One event as a line: when, what, which, why."""
+    """One event as a line: time, kind, name, message, cause."""
     at = local_time(record.at, "%Y-%m-%d %H:%M:%S")
     kind = out.style(f"{record.kind:<10}", _STYLES.get(record.kind, "dim"))
     name = f"{record.name}: " if record.name else ""
@@ -99,7 +99,7 @@ def line_of(out: Terminal, record: Record, fleet: str = "") -> str:
 
 
 def shown(text: str) -> str:
-    """`text` on one line, without what a terminal would obey: causes quote what servers wrote."""
+    """`text` on one line, without what a terminal would obey: causes quote the output of servers."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 

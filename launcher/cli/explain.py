@@ -55,13 +55,13 @@ class Explanation(ExplainedCode, frozen=True, kw_only=True):
 
     @property
     def first_sentence(self) -> str:
-        """The beginning of the meaning, for lists."""
+        """The first sentence of the meaning, for lists."""
         match = _SENTENCE.match(self.meaning)
         return match[0] if match else self.meaning
 
     @property
     def weight(self) -> str:
-        """`error or note, exit code 4`."""
+        """Severities and exit code, as `error or note, exit code 4`."""
         code = "" if self.exit_code is None else f", exit code {self.exit_code}"
         return " or ".join(self.severity) + code
 
@@ -82,12 +82,12 @@ def explanations() -> tuple[Explanation, ...]:
 
 
 def unchecked() -> tuple[Unchecked, ...]:
-    """What is not checked, in the order of the file."""
+    """Accidents that are not checked, in the order of the file."""
     return msgspec.convert(tuple(_data()["unchecked"]), tuple[Unchecked, ...])
 
 
 def find(code: str, pages: Iterable[Explanation]) -> Explanation:
-    """The page of `code`; the part behind its slash is enough where one code ends in it. Raises ConfigError."""
+    """The page of `code`; the part after its slash is enough if only one code has it. Raises ConfigError."""
     by_code = {page.code: page for page in pages}
     wanted = code.strip().strip("[]")
     if wanted in by_code:
@@ -107,9 +107,9 @@ def find(code: str, pages: Iterable[Explanation]) -> Explanation:
 
 
 def show_explanation(code: str | None, *, as_json: bool) -> int:
-    """`launch explain`: one page, or all codes with their first sentence; of a config key what it is.
+    """Run `launch explain`: show one page, all codes with their first sentence, or a config key.
 
-    Raises ConfigError for what is neither.
+    Raises ConfigError for a word that is none of these.
     """
     out, _ = terminals()
     if code is not None and "/" not in code and not as_json:
@@ -145,7 +145,7 @@ def _page(code: str, entry: dict[str, Any]) -> Explanation:
 
 
 def _near(wanted: str, codes: list[str]) -> str | None:
-    """The code most like `wanted`, written with or without its first part; None when nothing is near."""
+    """The code most like `wanted`, which may lack its first part; None if none is near."""
     import difflib
 
     bare = {c.partition("/")[2]: c for c in codes}
@@ -244,7 +244,7 @@ Accidents that happened to people, and that no finding catches before a start, o
 
 
 def checks_page() -> str:
-    """`docs/checks.md`."""
+    """The text of `docs/checks.md`."""
     rows = [_exit_row(code) for code in sorted({s.exit_code for s in STAGES})]
     parts = [_PREFACE + "\n".join(rows) + "\n" + _PREFACE_END]
     pages = explanations()

@@ -69,13 +69,13 @@ def _yaml(value: Any) -> str:
 
 
 def first_paragraph(struct: type[msgspec.Struct]) -> str:
-    """What a record is."""
+    """The first paragraph of a record's docstring, in one line."""
     return " ".join((inspect.getdoc(struct) or "").partition("\n\n")[0].split())
 
 
 @cache
 def explanations() -> dict[str, str]:
-    """`Class.field` → the text under the field in the source of the config types, and `Class` → the class's own."""
+    """`Class.field` → the text below the field in the source of the config types; `Class` → its docstring."""
     found: dict[str, str] = {}
     files = sorted(Path(config.__file__).parent.glob("*.py"))
     for node in (node for path in files for node in ast.parse(path.read_bytes()).body):
@@ -90,13 +90,13 @@ def explanations() -> dict[str, str]:
 
 
 def meanings_of(struct: type[msgspec.Struct]) -> dict[str, str]:
-    """What the source says of each field of a record, where it does."""
+    """Field of a record → its text in the source, for fields that have one."""
     prefix = f"{struct.__name__}."
     return {name.removeprefix(prefix): text for name, text in explanations().items() if name.startswith(prefix)}
 
 
 def find_keys(wanted: str) -> tuple[Key, ...]:
-    """The key of that path, names of entries aside (`servers.chat.slots`), or all that end in it (`slots`)."""
+    """The key of that path, also with an entry's name in it (`servers.chat.slots`), or all that end so (`slots`)."""
     parts = wanted.split(".")
     fits = {key: _distance(key.path.split("."), parts) for key in keys()}
     nearest = min((fit for fit in fits.values() if fit is not None), default=None)
@@ -104,7 +104,7 @@ def find_keys(wanted: str) -> tuple[Key, ...]:
 
 
 def _distance(path: list[str], parts: list[str]) -> int | None:
-    """How far `parts` are from saying the whole `path`; None where they mean another."""
+    """How exactly `parts` name `path`: 0 as written, 3 by its end only; None: they mean another."""
     if path == parts:  # servers.NAME.slots
         return 0
     if [part for part in path if part not in _ANY] == parts:  # servers.slots
@@ -117,7 +117,7 @@ def _distance(path: list[str], parts: list[str]) -> int | None:
 
 
 def show_keys(out: Terminal, found: tuple[Key, ...]) -> None:
-    """Keys for people."""
+    """Show keys: type, default, meaning; of a single one also the keys below it."""
     for key in found:
         default = f"default {key.default}" if key.default else "must be written"
         out.line(f"{out.style(key.path, 'bold')}  {out.style(f'{key.kind}; {default}', 'dim')}")

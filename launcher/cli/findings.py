@@ -1,4 +1,4 @@
-"""Findings as text, the way compilers print them (CONTRACT "Finding")."""
+"""Findings as text, the way compilers print them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RANK = {"error": 0, "warning": 1, "note": 2}
 
 
 def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
-    """Errors first, each with its place, notes and fixes."""
+    """Show findings, errors first, each with its location, notes and fixes."""
     for finding in sorted(findings, key=lambda f: _RANK[f.severity]):
         place = f"{printable(shown_place(finding.location))}: " if finding.location else ""
         plain = f"{finding.severity}[{finding.code}]"
@@ -30,13 +30,13 @@ def show_findings(terminal: Terminal, findings: Iterable[Finding]) -> None:
 
 
 def show_problems(err: Terminal, problems: Collection[Finding]) -> int:
-    """What could not be looked into, beside an answer; the exit code."""
+    """Show what could not be looked into, beside a command's answer. Returns the exit code."""
     show_findings(err, problems)
     return HostError.exit_code if problems else 0
 
 
 def _folded(terminal: Terminal, text: str) -> list[str]:
-    """`text` in lines that end between words, where a person reads; a pipe gets one line, a long word stays whole."""
+    """`text` in lines of the terminal's width, broken between words; in a pipe as one line."""
     if not terminal.interactive or len(text) <= terminal.width:
         return [text]
     return textwrap.wrap(text, terminal.width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
@@ -48,7 +48,7 @@ def printable(text: str) -> str:
 
 
 def shown_place(location: Location) -> str:
-    """`file:line:column`, the file as one would type it from here."""
+    """`file:line:column`, with the file relative to the current directory."""
     here = f"{Path.cwd()}/"
     return str(location).removeprefix(here)
 

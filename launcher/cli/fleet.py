@@ -50,20 +50,20 @@ class UpRequest(msgspec.Struct, frozen=True, kw_only=True):
     overrides: tuple[str, ...]
     config_dirs: tuple[str, ...]
     host: str | None = None
-    """Which of several hosts this is."""
+    """The name of this host among several; None: the fleet is for one machine."""
 
 
 class Announcer:
     """Shows events; once the fleet is ready, says how to talk to it, or asks it a question."""
 
     def __init__(self, show: Callable[[AnyEvent], None], on_ready: Callable[[str], AskThread | None] | None) -> None:
-        """`on_ready` is called with the front's address, and gives the question that it asks."""
+        """`on_ready` is called with the front's address, and returns the question that it asks, if any."""
         self._show, self._on_ready = show, on_ready
         self.question: AskThread | None = None
         self.was_ready = False
 
     def __call__(self, event: AnyEvent) -> None:
-        """Takes one event."""
+        """Show one event."""
         if isinstance(event, Stopping) and self.question is not None:
             self.question.dropped = True
         self._show(event)
@@ -83,9 +83,9 @@ def bring_up(
     as_json: bool,
     verbose: bool,
 ) -> int:
-    """Everything before the first process is checked; nothing is started when this host cannot run the plan.
+    """Run `launch up`: check everything first; nothing is started if this host cannot run the plan.
 
-    Of a fleet for several hosts, `host` (or the one named as this machine) runs its own part here.
+    Of a fleet for several hosts, `host` (or the one with this machine's name) runs its own part here.
     """
     out, err = terminals()
     asked_ns = asked_at_ns()
@@ -114,7 +114,7 @@ def bring_up(
 
 
 def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *, detach: bool) -> AskThread | None:
-    """A request that anyone can paste; with a question, its answer first."""
+    """Print a request that anyone can paste; or with `ask`, ask that and print the answer first."""
     servers, key_file = fleet.manifest.servers, fleet.routes.front.api_key_file
     model = fleet.routes.default or (servers[0].name if servers else "")
     if not ask:
@@ -129,7 +129,7 @@ def _report_ready(out: Terminal, fleet: Rendered, ask: str | None, front: str, *
 def _prepare(
     overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
 ) -> tuple[Rendered, Path]:
-    """Compile, check this host and write what the runtime reads; gives it and where it lies. Raises LaunchError."""
+    """Compile, check this host and write what the runtime reads; returns it and its folder. Raises LaunchError."""
     whole = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     require_not_installed(whole.plan.deployment)
     here = prove_here(whole)
@@ -153,9 +153,9 @@ def _prepare(
 
 
 def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal) -> tuple[Finding, ...]:
-    """What was found, where another fleet of ours has the front's port: shows what `command` would do instead.
+    """The findings; if another fleet of ours has the front's port, show what `command` would do instead.
 
-    That it has ports of servers, too, is then no news.
+    Findings that the other fleet has ports of servers, too, are then left out.
     """
     taken = [f for f in found if f.code == "host/port-taken"]
     other = next(filter(None, (re.search(r"the front of (\S+) in (.+)\)$", f.message) for f in taken)), None)
@@ -172,7 +172,7 @@ def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, e
 
 
 def require_not_installed(deployment: str) -> None:
-    """Raises HostError when `deployment` is installed, whether it runs now or at the next boot: it has one runtime."""
+    """Raise HostError if `deployment` is installed, running or not: it can have only one runtime."""
     for installed in installed_here([]):
         if installed.name == deployment:
             user = " --user" if installed.layout.scope == "user" else ""
@@ -185,7 +185,7 @@ def require_not_installed(deployment: str) -> None:
 
 
 def _require_stopped(manifest: FleetManifest) -> None:
-    """Raises HostError when a runtime serves this deployment: its files must not change under it."""
+    """Raise HostError if a runtime serves this deployment: its files must not change meanwhile."""
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir)
     pid = offline_status(state).runtime_pid
     if pid is not None:
@@ -198,7 +198,7 @@ def _require_stopped(manifest: FleetManifest) -> None:
 
 
 def _state_dir(manifest: FleetManifest) -> Path:
-    """The deployment's state directory, made; where config puts it elsewhere, the usual place points to it."""
+    """Create the deployment's state directory; if config puts it elsewhere, the usual place links to it."""
     state = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
     usual = state_root() / manifest.deployment
     if state != usual and not usual.exists():
@@ -210,7 +210,7 @@ def _state_dir(manifest: FleetManifest) -> Path:
 
 
 def _make_server_key(plan: FleetPlan) -> None:
-    """Make the key file of the servers, where the config names one and there is none. Raises HostError."""
+    """Create the key file of the servers, if the config names one that does not exist. Raises HostError."""
     path = plan.config.runtime.server_key_file
     if path is not None:
         with files.writing(Path(path)):
@@ -218,9 +218,9 @@ def _make_server_key(plan: FleetPlan) -> None:
 
 
 def write_up(state: Path, deployment: Deployment, request: bytes | None) -> Path:
-    """Write the deployment, and what was asked for where that is known, into the state directory. Raises HostError.
+    """Write the deployment, and `request` unless it is None, into the state directory. Raises HostError.
 
-    A runtime takes the deployment over only if no other may write it.
+    The folder is made private: a runtime takes a deployment over only if no other user may write it.
     """
     target = state / DEPLOYMENT_NAME
     files.write_deployment(deployment, target)
@@ -264,9 +264,10 @@ def _kept_noted(findings: Iterable[Finding], words: Sequence[str], typed: Sequen
 
 
 def compile_for(state: Path, request: UpRequest) -> Recompiled:
-    """What `request` compiles to for the fleet in `state`. Writes nothing.
+    """Compile `request` for the fleet in `state`. Writes nothing.
 
-    Raises what a compile raises, and ConfigError when that is a deployment of another name.
+    Raises what a compilation raises, ConfigError if the deployment has another name, HostError if a file is missing
+    that it needs.
     """
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
     here = prove_here(of_host(compiled, request.host) if request.host else compiled)
@@ -282,9 +283,9 @@ def compile_for(state: Path, request: UpRequest) -> Recompiled:
 
 
 def _require_files(state: Path, manifest: FleetManifest) -> None:
-    """Raises HostError where what is to be started anew lacks a file: then what runs is better than what comes.
+    """Raise HostError if a server that would be started anew lacks a file: then what runs is kept.
 
-    A plan needs none (`launch.lock`). Of what runs on nothing is asked: its disk may be away.
+    A plan needs no files (`launch.lock`). Servers that run on are not checked: their disk may be away.
     """
     before = served_manifest(state)
     diff = diff_manifests(before, manifest) if before is not None else None
@@ -319,10 +320,10 @@ def written_last(state: Path) -> tuple[Deployment, bytes]:
 
 
 def read_request(state: Path) -> UpRequest:
-    """What the fleet in `state` was started with, and reloaded since.
+    """The request with which the fleet in `state` was started, or reloaded since.
 
-    Raises SuperviseError when `up` left no request there, or when the runtime serves another directory than the one
-    that `up` writes.
+    Raises SuperviseError if `up` left no request there, or if the runtime serves another directory than the one that
+    `up` writes.
     """
     holder = runtime_holder(state)
     served = Path(holder.deployment_dir) if holder is not None else state / DEPLOYMENT_NAME
@@ -336,13 +337,13 @@ def read_request(state: Path) -> UpRequest:
 
 
 def served_directory(state: Path) -> Path:
-    """The compiled deployment that the runtime of `state` serves, or that `up` wrote there last."""
+    """Directory of the compiled deployment that the runtime of `state` serves, or that `up` wrote there last."""
     holder = runtime_holder(state)
     return Path(holder.deployment_dir) if holder is not None and holder.deployment_dir else state / DEPLOYMENT_NAME
 
 
 def stored_request(state: Path) -> UpRequest | Exception:
-    """What lies in `state` as the last request of `up`, or why it cannot be read."""
+    """The last request of `up` in `state`, or the error why it cannot be read."""
     try:
         return msgspec.json.decode(read_regular(state / REQUEST_NAME), type=UpRequest)
     except (OSError, *UNREADABLE) as error:

@@ -1,4 +1,4 @@
-"""Commands that compile a fleet, run it and say how it is."""
+"""Typer commands that compile a fleet, run it and show its state."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Models from the Hugging Face hub: `launch pull`, and `launch add hf:…`. Resumed, checked, never half there. I/O.
+"""Download models from the Hugging Face hub: `launch pull`, `launch add hf:…`. Resumed, verified, never partial. I/O.
 
-The token is the library's own business: `HF_TOKEN`, or the file that `hf auth login` writes.
+The library finds the token itself: `HF_TOKEN`, or the file that `hf auth login` writes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from launcher.files import writing
 from launcher.sizes import gib
 
 PREFERRED = ("Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0", "MXFP4", "F16", "BF16")
-"""Quantizations in the order in which one is taken where none is named."""
+"""Quantizations that are taken if none is named, the preferred one first."""
 RESERVE_BYTES = 1024**3
-"""Left free on the disk."""
+"""Bytes that are left free on the disk."""
 
 _WHAT = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?::([\w.-]+))?")
 _CHUNK = 8 * 1024**2
 
 
 def download(what: str, err: Terminal) -> list[Path]:
-    """The files of `hf:ORG/REPO[:QUANT]` on this machine: part 1 of the model; its projector lies beside it.
+    """Download `hf:ORG/REPO[:QUANT]`. Returns the path of part 1 of the model; its projector lies beside it.
 
     Raises ConfigError, CatalogError (no such repository or quantization, a wrong checksum) or HostError (no network, no
     room, the library is not installed).
@@ -52,9 +52,9 @@ def download(what: str, err: Terminal) -> list[Path]:
 
 
 def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
-    """The files `names` of `repo`, whichever folder it keeps them in, beside one another where `path` is to lie.
+    """Download the files `names` of `repo`, from whichever folder there, into the folder of `path`.
 
-    Raises as `download`. What is there already is not fetched again, what broke off goes on.
+    Raises as `download`. Files that exist are not fetched again, broken downloads are resumed.
     """
 
     def wanted(there: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
 def _fetch(
     repo: str, choose: Callable[[tuple[str, ...]], tuple[str, ...]], err: Terminal, folder: Path | None = None
 ) -> dict[str, Path]:
-    """What `choose` takes of a repository's GGUF files, into `folder` or the library's cache; where each lies."""
+    """Download the GGUF files of `repo` that `choose` picks, into `folder` or the library's cache; name → path."""
     try:
         hub: Any = importlib.import_module("huggingface_hub")
         errors: Any = importlib.import_module("huggingface_hub.errors")
@@ -107,7 +107,7 @@ def _fetch(
 
 
 def _files_of(repo: str, names: tuple[str, ...], quantization: str | None) -> tuple[str, ...]:
-    """The files to bring. Raises CatalogError where it is not plain which, or there are none."""
+    """The files to download. Raises CatalogError if it is not clear which, or if there are none."""
     wanted = choose_files(names, quantization)
     if not wanted:
         shown = ", ".join(sorted(n for n in names if not _is_projector(n))[:12]) or "no GGUF files"
@@ -120,7 +120,7 @@ def _files_of(repo: str, names: tuple[str, ...], quantization: str | None) -> tu
 
 
 def choose_files(names: Sequence[str], quantization: str | None) -> tuple[str, ...]:
-    """The files to bring: all parts of one quantization, and the smallest-named projector beside it. Pure."""
+    """The files to download: all parts of one quantization, and one projector beside it, F16 preferred. Pure."""
     models = sorted(name for name in names if not _is_projector(name))
     for wanted in (quantization,) if quantization else PREFERRED:
         word = re.compile(rf"(?:^|[-_./]){re.escape(wanted)}(?=[-./]|$)", re.IGNORECASE)
@@ -140,12 +140,12 @@ def choose_files(names: Sequence[str], quantization: str | None) -> tuple[str, .
 
 
 def _is_projector(name: str) -> bool:
-    """Whether a file is a multimodal projector, by its name, which is all that the hub tells."""
+    """Whether a file is a multimodal projector, by its name: the hub tells no more."""
     return "mmproj" in name.rpartition("/")[2].lower()
 
 
 def _require_room(cache: Path, files: Sequence[Any]) -> None:
-    """Raises HostError when the disk of the cache has no room for what is not in it yet."""
+    """Raise HostError if the disk of the cache has no room for the files that are not in it yet."""
     place = cache
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -158,7 +158,7 @@ def _require_room(cache: Path, files: Sequence[Any]) -> None:
 
 
 def _verify(path: Path, sha256: str | None) -> None:
-    """Hold a file against the digest that the hub states; a wrong one is removed. Raises CatalogError."""
+    """Compare a file with the digest that the hub states; a wrong file is removed. Raises CatalogError."""
     if not sha256:
         return
     digest = hashlib.sha256()
@@ -179,7 +179,7 @@ def _unreached(repo: str, error: Exception) -> HostError:
 
 
 def install_command(package: str) -> str:
-    """The command that puts `package` beside launch: that of pipx or uv where they made the environment, else pip's."""
+    """The command that installs `package` beside launch: with pipx or uv if they made the environment, else pip."""
     made_here = Path(sys.prefix)
     if (made_here / "pipx_metadata.json").exists():
         return f"pipx inject launch-fleet {package}"
@@ -189,7 +189,7 @@ def install_command(package: str) -> str:
 
 
 class Missing(msgspec.Struct, frozen=True, kw_only=True):
-    """Files of one repository (all parts of a split one) that are not where the config has them."""
+    """Files of one repository (all parts of a split one) that are not where the config expects them."""
 
     repo: str | None
     path: str
@@ -198,7 +198,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_run: bool) -> int:
-    """Fetch what is missing, one after the other. Raises LaunchError at the first that cannot be had."""
+    """Run `launch pull`: download missing files, one after another. Raises LaunchError at the first that fails."""
     out, err = terminals()
     missing = list(_missing(*_entries(overrides, config_dirs)))
     known, unknown = [m for m in missing if m.repo], [m for m in missing if m.repo is None]

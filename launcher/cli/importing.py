@@ -1,4 +1,4 @@
-"""`launch import`: what people have, as one fleet file; what has no equal, and what the plan says of the rest."""
+"""`launch import`: translate existing setups into one fleet file, report what is lost, and plan the rest."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _merge(into: Imported, other: Imported) -> None:
 
 
 def _engine(imported: Imported) -> None:
-    """The llama-server that the commands run, where it is here; else the one that `init` would take."""
+    """Set the engine: the llama-server that the commands run, if it is here; else the one that `init` would take."""
     if "engines" in imported.rest:
         return
     here = [path for program in imported.programs if (path := shutil.which(program))]
@@ -94,7 +94,7 @@ def _engine(imported: Imported) -> None:
 
 
 def _planned(out: Terminal, err: Terminal, target: Path, command: str) -> None:
-    """The plan of what was written; its errors are advice here, for the file is written."""
+    """Show the plan of the file that was written; its errors are only advice here."""
     try:
         compiled = compile_fleet([], config_dirs=[target])
     except LaunchError as error:

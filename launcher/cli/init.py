@@ -1,4 +1,4 @@
-"""`launch init`: from a machine and the models on it to one file that runs."""
+"""`launch init`: write one fleet file that runs, from this machine and the models on it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 
 SLOTS = 2
 CACHE_MIB = 1024
-"""As the config fills in for a server that says nothing of its prompt cache."""
+"""The prompt cache that config gives a server by default."""
 CARD_SHARE = 0.93
-"""Of a card's free memory; the rest is for what the driver and the desktop take."""
+"""Share of a GPU's free memory that is used; the rest is for the driver and the desktop."""
 RAM_SHARE = 0.9
-"""Of the memory that is available now: `launch` must be able to start what `init` wrote."""
+"""Share of the memory available now that is used: `launch` must be able to start what `init` wrote."""
 ROUNDS = 4
 SHRINK = 0.8
-"""How often, and by how much less memory, it is tried again when the plan says that it does not fit."""
+"""ROUNDS: attempts at a plan that fits; SHRINK: factor on the memory after each failed one."""
 
 
 def init(named: Sequence[Path], *, file: Path | None, dry_run: bool, usual: bool, verbose: bool = False) -> int:
-    """Look, choose, plan, write, show. Raises LaunchError with what stands in the way; then nothing is written."""
+    """Run `launch init`: look, choose, plan, write, show. Raises LaunchError; then nothing is written."""
     out, err = terminals()
     target = (file or Path(FLEET_FILE)).absolute()
     found = look_for_models(named, err, usual=usual)
@@ -82,9 +82,9 @@ def chosen_here(servers: Sequence[ServerCandidate], target: Path) -> tuple[Chose
 
 
 def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> FoundModels:
-    """Every model file in the places that are named and, with `usual`, where other programs keep theirs.
+    """Every model file in the places `named` and, with `usual`, where other programs keep theirs.
 
-    Without `deep` folders inside those folders are not looked into.
+    Without `deep`, folders inside those folders are not searched.
     """
     if err.interactive:
         err.write("looking for models …\r")
@@ -94,7 +94,7 @@ def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True,
 
 
 def best_engine(host: HostInventory) -> FoundEngine:
-    """The llama-server to use: one that sees the cards where there are any, else the user's own. Raises EngineError."""
+    """The llama-server to use: one that sees the GPUs if there are any, else the first found. Raises EngineError."""
 
     def at(binary: str) -> str | None:
         try:
@@ -116,7 +116,7 @@ def best_engine(host: HostInventory) -> FoundEngine:
 
 
 def _listed(found: FoundEngine) -> tuple[SeenDevice, ...] | None:
-    """The devices that an engine sees; None where it does not say."""
+    """The devices that an engine sees; None if it does not say."""
     try:
         return engine.list_devices(Path(found.binary))
     except engine.NoAnswerError:
@@ -124,7 +124,7 @@ def _listed(found: FoundEngine) -> tuple[SeenDevice, ...] | None:
 
 
 def as_seen(host: HostInventory, found: FoundEngine) -> HostInventory:
-    """The machine as the engine sees it: without cards where it lists none of them."""
+    """The machine as the engine sees it: without GPUs if it lists none of them."""
     blind = host.gpus and _listed(found) == ()
     return msgspec.structs.replace(host, gpus=()) if blind else host
 
@@ -146,7 +146,7 @@ def describe(host: HostInventory, found: FoundEngine) -> Machine:
 
 
 def memory_of(host: HostInventory, share: float = 1.0) -> MemoryBudget:
-    """What a fleet may use on this machine now, and a `share` of it."""
+    """A `share` of the memory that a fleet may use on this machine now."""
     tree = hardware.hardware_tree(host)
     ram = min(tree["ram_bytes"] - tree["ram_reserve_bytes"], int(host.available_bytes * RAM_SHARE))
     cards = sum(int(gpu.free_bytes * CARD_SHARE) for gpu in host.gpus)
@@ -215,14 +215,14 @@ def fitting(servers: Sequence[ServerCandidate], host: HostInventory, machine: Ma
 
 
 def try_out(text: str, target: Path) -> Compilation:
-    """Compile `text` as if it stood in `target`. Raises LaunchError with what is wrong with it; writes nothing."""
+    """Compile `text` as the content of `target`. Writes nothing. Raises LaunchError with what is wrong."""
     compiled = compile_fleet([], config_dirs=[target], draft=text)
     compiled.require()
     return compiled
 
 
 def write_new(target: Path, text: str) -> None:
-    """Write a file that is not there yet. Raises HostError, leaving none."""
+    """Write a file that must not exist yet. Raises HostError, leaving none."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("x", encoding="utf-8") as file:
@@ -237,13 +237,13 @@ def write_new(target: Path, text: str) -> None:
 
 
 def unwritable(target: Path, error: OSError) -> HostError:
-    """For a fleet file that cannot be written."""
+    """The error for a fleet file that cannot be written."""
     note = "make room or make the folder writable, or name another place with -f FILE"
     return HostError.of("author/unwritable", f"{target} cannot be written: {error.strerror or error}", note)
 
 
 def _there_already(out: Terminal, target: Path, found: FoundModels) -> int:
-    """What a second `init` says: nothing is overwritten; models that the file does not name could be added."""
+    """Report that the file exists and is not overwritten, and which models could be added to it."""
     try:
         text = target.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

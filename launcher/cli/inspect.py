@@ -26,10 +26,10 @@ from launcher.sizes import gib, parse_size
 
 
 def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, prover: str | None = None) -> int:
-    """Reads the headers of the files among `words`, applies the rest (server fields as overrides), prints or dumps.
+    """Run `launch inspect`: read the headers of the files among `words`, apply the rest as server fields, show.
 
-    `vram`: sizes of the cards of another machine, none for this one as it is. `prover`: the binary that proves it by
-    its dry run, empty for the embedded one; None = no proof. The exit code is the first that is not 0.
+    `vram`: GPU sizes of another machine; none: this machine as it is. `prover`: the binary for a dry run ("": the
+    embedded one); None: no dry run. Returns the first exit code that is not 0.
     """
     out, err = terminals()
     fields = [word for word in words if "=" in word and not Path(word).exists()]
@@ -59,7 +59,10 @@ def inspect_files(words: Sequence[str], vram: Sequence[str], *, as_json: bool, p
 
 
 def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> HardwareConfig:
-    """The machine as it is, or with cards of these sizes; then `fields` use them where they do not say otherwise."""
+    """This machine, or one with GPUs of these sizes; then `fields` use them unless they say otherwise.
+
+    Raises ConfigError for fields of the hardware.
+    """
     if any(re.match(r"hardware\b", field) for field in fields):
         message = "inspect takes fields of a server, as n_ctx=16384; the hardware is this machine's"
         note = "cards of another machine: --vram 24GiB, once for each"
@@ -74,7 +77,7 @@ def _host(tree: dict[str, Any], fields: list[str], vram: Sequence[str]) -> Hardw
 
 
 def declare_files(words: Sequence[str]) -> int:
-    """Writes the files among `words` as entries of `models:`. The exit code is the first that is not 0."""
+    """Print the files among `words` as entries of `models:`. Returns the first exit code that is not 0."""
     out, err = terminals()
     models, codes = [], [0]
     for file in _files(words):
@@ -89,7 +92,7 @@ def declare_files(words: Sequence[str]) -> int:
 
 
 def _files(words: Sequence[str]) -> list[Path]:
-    """The model files that are named, those of folders by name. Raises ConfigError where there are none."""
+    """The model files that are named, those in folders sorted by name. Raises ConfigError if there are none."""
     files: list[Path] = []
     for word in words:
         path = Path(word).expanduser()

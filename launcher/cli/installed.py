@@ -1,4 +1,4 @@
-"""Installed fleets, which systemd runs: what `status`, `stop`, `reload` and `logs` say and do about them."""
+"""Installed fleets, which systemd runs: what `status`, `stop`, `reload` and `logs` show and do for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STATES: dict[str, ServerState] = {
 
 
 def installed_here(problems: list[Finding] | None = None) -> tuple[install.Installed, ...]:
-    """What is installed on this machine, and for this user; nothing where no systemd runs it, or it may not be read.
+    """Deployments installed on this machine and for this user; () without systemd, or if we may not look.
 
     A damaged record is a finding in `problems`, and hides no other deployment.
     """
@@ -47,7 +47,7 @@ def installed_here(problems: list[Finding] | None = None) -> tuple[install.Insta
 
 @contextlib.contextmanager
 def runtime_of(installed: install.Installed) -> Iterator[ControlClient | None]:
-    """The runtime of an installed fleet, to be asked; None where none answers, or this user may not ask it."""
+    """A client of an installed fleet's runtime; None if none answers, or this user may not ask it."""
     client: ControlClient | None = None
     with contextlib.suppress(NoRuntimeError, OSError):
         client = ControlClient(installed.state_dir)
@@ -56,7 +56,7 @@ def runtime_of(installed: install.Installed) -> Iterator[ControlClient | None]:
 
 
 def fleet_status(installed: install.Installed) -> FleetStatus:
-    """The fleet as `launch status` shows every fleet: as its runtime says, else as systemd does."""
+    """The status of an installed fleet: as its runtime reports it, else as systemd does."""
     drift = _drift_of_the_rest(installed)
     with runtime_of(installed) as runtime:
         if runtime is not None:
@@ -90,14 +90,17 @@ def fleet_status(installed: install.Installed) -> FleetStatus:
 
 
 def require_rights(layout: install.Layout, verb: str) -> None:
-    """HostError when units of the machine are to be `verb` (installed, stopped) by somebody who is not root."""
+    """Raise HostError if units of the machine are to be `verb` (installed, stopped) by a user other than root."""
     if layout.scope == "system" and layout.root == Path("/") and os.geteuid() != 0:
         note = "sudo launch …; units of your own need no root: launch install --user …"
         raise HostError.of("install/not-root", f"units of the machine are {verb} by root", note)
 
 
 def stop_installed(installed: install.Installed, names: Iterable[str] = ()) -> list[str]:
-    """Stop components `names` (None given: all, and the runtime); those that ran. SuperviseError when some still do."""
+    """Stop components `names` (none: all, and the runtime). Returns those that ran.
+
+    Raises SuperviseError if some still run.
+    """
     require_rights(installed.layout, "stopped")
     wanted = set(names)
     chosen = [c for c in installed.components if not wanted or c.name in wanted]
@@ -121,20 +124,20 @@ def stop_installed(installed: install.Installed, names: Iterable[str] = ()) -> l
 
 
 def journal_of(installed: install.Installed, names: Iterable[str], *, follow: bool, lines: int) -> list[str]:
-    """The command line that prints what the units of components `names` wrote, in order of time."""
+    """The command that prints the journal of components `names`, in order of time."""
     wanted = set(names)
     units = [unit for component in installed.components if component.name in wanted for unit in component.units]
     return [*install.Systemd(installed.layout).journal(units, lines), "--quiet", *["--follow"] * follow]
 
 
 def names_of(installed: install.Installed) -> list[str]:
-    """What can be stopped and reloaded by name: servers and services, the runtime's own front among them."""
+    """Names that can be stopped and reloaded: servers and services, the runtime's own front among them."""
     fronts = [s.name for s in installed.manifest.services if s.builtin] if installed.manifest else []
     return [c.name for c in installed.components if c.name != installed.name] + fronts
 
 
 def again(installed: install.Installed) -> install.Installed:
-    """The same deployment as it is now."""
+    """Read the deployment again, as it is now."""
     record = install.read_record(installed.name, installed.layout) or installed.record
     return install.installed_fleet(record, installed.layout)
 
@@ -182,7 +185,7 @@ def _error(unit: install.Unit, host: str, port: int) -> str:
 
 
 def _drift(component: install.Component, installed: install.Installed) -> list[str]:
-    """Loaded against files, then running against loaded."""
+    """Differences of a component: loaded units from their files, then running processes from loaded units."""
     loaded = [f"loaded: {line}" for name in component.units for line in install.loaded_drift(installed.units[name])]
     servers = {s.name for s in installed.manifest.servers} if installed.manifest else set()
     units = [installed.units[name] for name in component.units]
@@ -193,7 +196,7 @@ def _drift(component: install.Component, installed: install.Installed) -> list[s
 
 
 def _argv_drift(unit: install.Unit) -> list[str]:
-    """Where the argv of a server differs from what its unit's files say. Services may be scripts, which differ."""
+    """Where a server's argv differs from its unit's files. Not for services, which may be scripts."""
     running = cmdline(unit.pid) if unit.pid else ()
     # before it is active, it may still be systemd's own child or our wrapper
     if not running or not unit.argv or unit.active != "active" or argv_agrees(unit.argv, running):

@@ -1,4 +1,4 @@
-"""How `launch add` takes one more server into a fleet file: the ways that sizes allow, until the plan has no error."""
+"""`launch add`: fit one more server into a fleet file, by the ways that sizes allow, until the plan has no error."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from launcher.supervise import offline_status
 TRIES = 12
 """Ways that are planned at most."""
 OVER_BUDGET = frozenset({"plan/ram-over-budget", "plan/vram-over-budget", "plan/node-over-budget"})
-"""What another way may mend; anything else is wrong whichever way it is."""
+"""Findings that another way may remove; any other one stands whichever way is taken."""
 TOGETHER = "they do not fit together"
 ASKED = "as --turns-with said"
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True):
-    """A fleet file with one server more, the way that was found, and what all of it compiles to."""
+    """A fleet file with one more server, the way that was taken, and the compilation of all of it."""
 
     text: str
     way: Way
@@ -60,10 +60,10 @@ def take_in(
     lines: Callable[[ServerChoice], Sequence[str]],
     mates: Sequence[str] = (),
 ) -> Joined:
-    """The first way in which all of it fits. `lines`: the server's entry; `mates`: it takes turns with these.
+    """Add a server in the first way that fits. `lines`: makes its entry; `mates`: it takes turns with these.
 
-    Raises PlanError where it fits in no way, ConfigError where the text cannot be edited, LaunchError for what else is
-    wrong with the longer fleet.
+    Raises PlanError if it fits in no way, ConfigError if the text cannot be edited, LaunchError for anything else that
+    is wrong with the longer fleet.
     """
     fleet, plan = compiled.composed.fleet, compiled.plan
     engine = fleet.engines.get("default")
@@ -95,7 +95,7 @@ def take_in(
 
 
 def _moved(before: FleetPlan, after: FleetPlan) -> set[str]:
-    """Servers that have more layers in RAM, beside cards, than before."""
+    """Servers that have more layers in RAM, beside GPUs, than before."""
 
     def in_ram(plan: FleetPlan) -> dict[str, int]:
         on_cards = (s for s in plan.servers if s.settings.devices)
@@ -106,9 +106,9 @@ def _moved(before: FleetPlan, after: FleetPlan) -> set[str]:
 
 
 def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
-    """The servers of a fleet as they stand in the way of one more: their bytes on the cards, else in RAM.
+    """The servers of a fleet that one more must fit beside, with their bytes on the GPUs, else in RAM.
 
-    Who answers and says nothing of turns may be asked to take them.
+    A server that generates text and whose entry says nothing of turns may be made to take them.
     """
     entries = {str(name): entry for name, entry in servers_of(text).items()}
 
@@ -131,9 +131,9 @@ def neighbours(compiled: Compilation, text: str) -> tuple[Neighbour, ...]:
 
 
 def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour]) -> MemoryBudget:
-    """What the servers of a fleet may use: of the plan's budgets, on this machine no more than is free now.
+    """Memory that a fleet's servers may use: the plan's budgets, on this machine no more than is free now.
 
-    What its own servers hold while they run is as good as free; what services take is not.
+    What its own servers hold while they run counts as free; what services take does not.
     """
     budgets = {kind: sum(d.budget_bytes for d in plan.devices if d.kind == kind) for kind in ("ram", "gpu")}
     peaks = {kind: sum(d.peak_bytes for d in plan.devices if d.kind == kind) for kind in ("ram", "gpu")}
@@ -150,7 +150,7 @@ def memory_of(plan: FleetPlan, host: HostInventory, around: Sequence[Neighbour])
 
 
 def _held(plan: FleetPlan) -> dict[str, int]:
-    """Bytes that the fleet's servers hold that run now: of RAM without pages of files, which count as free."""
+    """Bytes that the fleet's running servers hold now: of RAM without pages of files, which count as free."""
     alive = {p.name for p in offline_status(deployment_state_dir(plan.deployment)).processes if p.pid}
     held = {"ram": 0, "gpu": 0}
     for server in plan.servers:
@@ -175,7 +175,7 @@ def _edited(text: str, target: Path, way: Way, lines: Callable[[ServerChoice], S
 
 
 def _no_room(candidate: ServerCandidate, target: Path, least: int, free: int, other: Neighbour | None) -> Finding:
-    """`other`: who would make room, if what a person wrote of it were changed."""
+    """The finding that it does not fit; `other`: the server that would make room if its entry were changed."""
     notes = [f"{shown_path(target)} stays as it is"]
     if other is not None:
         command = shlex.join(["launch", "add", candidate.path, "--turns-with", other.name])

@@ -1,4 +1,4 @@
-"""`launch logs`: one server's log as it is, several merged, each line behind its server's name. I/O: reads logs."""
+"""`launch logs`: one server's log as it is, or several, each line after its server's name. I/O: reads logs."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _COLOURS = ("cyan", "green", "yellow", "blue", "red")
 
 
 def show_logs(names: tuple[str, ...], *, follow: bool, lines: int, as_json: bool = False) -> int:
-    """The last `lines` of each log, and with `follow` what comes; `as_json` one document, or a line of JSON each.
+    """Print the last `lines` of each log, and with `follow` what comes.
 
-    Raises ConfigError for a name that is nobody's.
+    `as_json`: as one document, or with `follow` a line of JSON each. Raises ConfigError for an unknown name.
     """
     out, _ = terminals()
     journals, rest = _journals(names, follow=follow, lines=lines)
@@ -93,7 +93,7 @@ def _last(journals: Iterable[_SystemdJournal], files: Mapping[str, Path], lines:
 
 
 def _journals(names: tuple[str, ...], *, follow: bool, lines: int) -> tuple[list[_SystemdJournal], tuple[str, ...]]:
-    """The logs that systemd has, of `names` or of all; and the names that it has none of."""
+    """The journals that have logs of `names`, or all; and the names that are in none."""
     found, rest = [], set(names)
     for installed in installed_here():
         known = {c.name: c.name for c in installed.components}
@@ -128,7 +128,7 @@ def _show_files(out: Terminal, files: Mapping[str, Path], *, follow: bool, lines
 
 
 def _files(names: tuple[str, ...], *, left: bool) -> dict[str, Path]:
-    """The log of each of `names`, or of everything that runs; `left`: of what runs no more, what is left of it."""
+    """The log of each of `names`, or of everything that runs; `left`: if nothing runs, those that are left."""
     statuses = list(fleets().values())
     running = {p.name: Path(p.log_file) for s in statuses for p in s.processes if p.log_file}
     old = {
@@ -146,7 +146,7 @@ def _files(names: tuple[str, ...], *, left: bool) -> dict[str, Path]:
 def _follow(out: Terminal, files: Mapping[str, Path], show: Callable[[str, str], None] | None) -> None:
     """Print what comes, for ever, by whole lines or (without `show`) as it is.
 
-    A log that is cut or replaced meanwhile is followed from its new start.
+    A log that is truncated or replaced meanwhile is followed from its new start.
     """
     positions = {name: path.stat().st_size if path.exists() else 0 for name, path in files.items()}
     rest = dict.fromkeys(files, "")

@@ -1,4 +1,4 @@
-"""Project memory on the command line: list, export, forget, and what was refused."""
+"""`launch memory`: list, export and forget projects, and show the drafts that validators refused."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from launcher.ir.project import ProjectSummary
 from launcher.orchestrate import FILE_NAME, export_project, forget_project, list_drafts, list_projects
 
 Found = tuple[str, Path, ProjectSummary]
-"""A deployment, its memory's file, a project in it."""
+"""Deployment, file of its memory, and a project in it."""
 
 
 def show_memory(name: str | None, *, deployment: str | None, owner: str | None, forget: bool, as_json: bool) -> int:
-    """Every project, or all of one as JSON lines; with `forget` it is dropped instead. Returns the exit code.
+    """List all projects, or print one as JSON lines; with `forget` drop it instead. Returns the exit code.
 
-    Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
+    Raises ConfigError for a project that does not exist, or is in several places; HostError for an unusable file.
     """
     problems: list[Finding] = []
     projects = _projects(deployment, owner, problems)
@@ -43,9 +43,9 @@ def show_memory(name: str | None, *, deployment: str | None, owner: str | None, 
 
 
 def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, as_json: bool) -> int:
-    """What validators refused, of one project or of all. Returns the exit code.
+    """Show what validators refused, in one project or in all. Returns the exit code.
 
-    Raises ConfigError for a project that is not there, or is in several places; HostError for an unusable file.
+    Raises ConfigError for a project that does not exist, or is in several places; HostError for an unusable file.
     """
     problems: list[Finding] = []
     projects = _projects(deployment, owner, problems)
@@ -75,7 +75,7 @@ def show_drafts(name: str | None, *, deployment: str | None, owner: str | None, 
 
 
 def _projects(deployment: str | None, owner: str | None, problems: list[Finding]) -> list[Found]:
-    """Every project of these; what cannot be looked into is added to `problems`. Raises HostError."""
+    """All projects of this deployment and owner; what cannot be read is added to `problems`. Raises HostError."""
     files = [(name, state / FILE_NAME) for name, state in state_dirs(problems) if deployment in (None, name)]
     return [
         (where, path, project)
@@ -101,9 +101,9 @@ def _list(projects: list[Found], out: Terminal, *, as_json: bool) -> None:
 
 
 def _only(name: str, found: list[Found], known: list[Found]) -> Found:
-    """The one project of that name; of a deployment that is installed and was once up, the installed one's.
+    """The one project of that name; if its deployment was run by `up` and is installed, the installed one's.
 
-    Raises ConfigError.
+    Raises ConfigError if there is none, or several.
     """
     if len({(where, p.owner) for where, _, p in found}) == 1:
         return found[-1]  # installed ones come last

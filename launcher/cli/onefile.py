@@ -1,4 +1,4 @@
-"""Which file holds the whole fleet: the one that was named, `./launch.yaml`, or the user's own. I/O: looks for it."""
+"""Find the fleet file: the one that was named, `./launch.yaml`, or the user's own. I/O."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FLEET_FILE = "launch.yaml"
 
 
 def found_fleet_file() -> Path | None:
-    """The fleet file that is used when none is named: the one here, else that of the user's config folder."""
+    """The fleet file if none is named: `./launch.yaml`, else the one in the user's config folder; None: neither."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     places = (Path(FLEET_FILE), Path(base, "launch", FLEET_FILE))
     return next((path.absolute() for path in places if path.is_file()), None)
 
 
 def shown_path(path: Path) -> str:
-    """A path as one would type it from here."""
+    """A path relative to the current directory if it lies below it, else as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -38,9 +38,9 @@ def switch_command(overrides: Sequence[str], config_dirs: Sequence[Path]) -> str
 
 
 def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequence[Path]) -> Path | None:
-    """The file to compile: `given`, or the one that is found where no profile and no config directory is named.
+    """The file to compile: `given`, or the one that is found if no profile and no config directory is named.
 
-    Raises ConfigError when `given` is not there, or a profile is named beside it.
+    Raises ConfigError if `given` does not exist, or a profile is named beside it.
     """
     profile = next((word for word in overrides if is_override(word) and word.startswith("profile=")), None)
     if given is None:
@@ -58,7 +58,7 @@ def fleet_file(given: Path | None, overrides: Sequence[str], config_dirs: Sequen
 
 
 def new_fleet_file(given: Path | None) -> Path:
-    """The file to write where there is none yet. Raises ConfigError where nobody would read it under that name."""
+    """Path of a fleet file to be written. Raises ConfigError for a name that would not be read as one."""
     path = given or Path(FLEET_FILE)
     if path.suffix not in {".yaml", ".yml"}:
         note = "other formats are translated: `launch import FILE`"

@@ -1,4 +1,4 @@
-"""Commands about what runs here: by the names that people type, to measure it, to watch it."""
+"""Typer commands about what runs here: restart, switch, logs, measure, watch, and the warm pool."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def calibrate(
 
 
 def _counts(text: str, option: str) -> tuple[int, ...]:
-    """`1,2,4`. Raises typer.BadParameter."""
+    """The numbers in `1,2,4`. Raises typer.BadParameter."""
     try:
         found = tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:

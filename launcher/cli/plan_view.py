@@ -16,7 +16,7 @@ from launcher.plan.proof import is_mismatch
 from launcher.sizes import GIB, MIB, gib
 
 SHOWN = 3
-"""Of the models whose files are not here."""
+"""Names that are shown of the models whose files are not here."""
 
 
 def show_plan(
@@ -27,7 +27,7 @@ def show_plan(
     proof: Proof | None = None,
     speeds: tuple[ServerSpeed, ...] = (),
 ) -> None:
-    """The whole plan, with its proof where there is one. `verbose` adds each server's command line."""
+    """Show the whole plan, and its proof if there is one. `verbose` adds each server's command line."""
     plan = compiled.plan
     terminal.line(f"{terminal.style(plan.deployment, 'bold')}  {plan.config.profile.description}".rstrip())
     terminal.line()
@@ -79,7 +79,7 @@ def _sums(plan: FleetPlan) -> str:
 
 
 def _absent(plan: FleetPlan) -> str:
-    """Which models were sized as they are declared, as their files are not here."""
+    """A sentence on the models that are sized as declared, because their files are not here; "" if there are none."""
     names = list(dict.fromkeys(s.entry for s in plan.servers if s.model.source == "declared"))
     if not names:
         return ""
@@ -117,14 +117,14 @@ def _servers(terminal: Terminal, plan: FleetPlan) -> None:
 
 
 def _context(server: ServerPlan) -> str:
-    """Tokens of a slot; where all slots share one context, so many in all: `1024 for 4`."""
+    """Tokens per slot; if all slots share one context, the total: `1024 for 4`."""
     settings = server.settings
     shared = settings.kv_unified and settings.slots > 1
     return f"{settings.n_ctx} for {settings.slots}" if shared else str(settings.n_ctx_per_slot)
 
 
 def _port(process: ServerPlan | ServicePlan) -> str:
-    """`8080`, or the path of a unix socket; of several hosts with whose it is: `beta:8080`."""
+    """`8080`, or the path of a unix socket; with several hosts after the host's name: `beta:8080`."""
     where = socket_of(process.config.host) or str(process.port)
     return f"{process.on}:{where}" if process.on else where
 
@@ -140,7 +140,7 @@ def _services(terminal: Terminal, plan: FleetPlan) -> None:
 
 
 def _upstreams(terminal: Terminal, plan: FleetPlan) -> None:
-    """One row a server that somebody else runs, with what it takes of this machine; nothing where there is none."""
+    """Show a row per server that others run, with what it takes of this machine; nothing if there is none."""
     if not plan.config.upstreams:
         return
     terminal.line()
@@ -154,7 +154,7 @@ def _upstreams(terminal: Terminal, plan: FleetPlan) -> None:
 
 
 def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
-    """A bar a memory: planned of budget, the peak beside it; of several hosts, with its host."""
+    """Show a device's memory as a bar: planned of budget, with the peak; then one per NUMA node."""
     hosts = plan.config.hardware.hosts
     name = f"{device.host:<{max(map(len, hosts))}} {device.name:<6}" if device.host else f"{device.name:<8}"
     share = device.planned_bytes / device.budget_bytes if device.budget_bytes else 1.0
@@ -174,7 +174,7 @@ def _device(terminal: Terminal, device: DevicePlan, plan: FleetPlan) -> None:
 
 
 def show_proof(terminal: Terminal, proof: Proof) -> None:
-    """The table, and with what it was made."""
+    """Show the table of a proof, and how it was made."""
     header = ("PROOF", "DEVICE", "COMPONENT", "PREDICTED", "PROVEN", "OVER", "")
     rows = [row for server in proof.servers for row in _proof_rows(server)]
     terminal.table(header, rows, right={3, 4, 5})
@@ -199,7 +199,7 @@ def _proof_rows(server: ServerProof) -> Iterator[tuple[str, ...]]:
 
 
 def _solved(terminal: Terminal, plan: FleetPlan) -> None:
-    """What was chosen for servers that leave something open, and what the next better values would need."""
+    """Show what was chosen if servers leave something open, and what the next better values would need."""
     if plan.solved:
         terminal.line()
         terminal.table(("CHOSEN", "", "NOTHING BETTER FITS"), [_solved_row(choice) for choice in plan.solved])
@@ -218,7 +218,7 @@ def _value(value: object) -> str:
 
 
 def _speeds(terminal: Terminal, speeds: tuple[ServerSpeed, ...]) -> None:
-    """One row a server: tokens a second with one request at a time, and where that is known from."""
+    """Show a row per server: tokens per second with one request at a time, and the source of the figure."""
     if not speeds:
         return
     terminal.line()
@@ -233,7 +233,7 @@ def _speeds(terminal: Terminal, speeds: tuple[ServerSpeed, ...]) -> None:
 
 
 def _range(ends: tuple[float, float] | None) -> str:
-    """`12-20`; one number where both ends are one."""
+    """`12-20`; one number if both ends are the same."""
     if ends is None:
         return ""
     low, high = (f"{end:.1f}" if end < 10 else f"{end:.0f}" for end in ends)
@@ -241,7 +241,7 @@ def _range(ends: tuple[float, float] | None) -> str:
 
 
 def _residency(terminal: Terminal, plan: FleetPlan) -> None:
-    """Which servers may be up at once, a row a set; nothing where all fit together and may be."""
+    """Show which servers may be up at once, a row per set; nothing if all fit together and may be."""
     for table in plan.residency:
         if len(table.sets) == 1 and table.sets[0].allowed and not table.never and table.complete:
             continue

@@ -1,4 +1,4 @@
-"""Runtime events for people: live lines on a terminal, one plain line an event in a pipe."""
+"""Runtime events for people: live lines on a terminal, one plain line per event in a pipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _ready(event: events.FleetReady) -> list[str]:
 
 
 def _process(pid: int) -> str:
-    """A process of this machine; a pod has none here."""
+    """`, pid N`; "" for a pod, which has no process on this machine."""
     return f", pid {pid}" if pid else ""
 
 

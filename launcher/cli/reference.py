@@ -23,7 +23,7 @@ from launcher.render import TABLE
 MARKER = "<!-- everything below is written by `python -m launcher.cli.reference docs/config.md` -->"
 
 UNITS = {"_bytes": "bytes", "_s": "seconds", "_mib": "MiB", "_days": "days"}
-"""Ending of a name → unit."""
+"""Suffix of a field's name → unit."""
 TOKENS = frozenset({"n_ctx", "n_ctx_per_slot", "n_batch", "n_ubatch", "n_ctx_train", "n_keep", "block_tokens", "n_swa"})
 
 MEMORY: dict[str, str] = {
@@ -92,11 +92,11 @@ MEMORY: dict[str, str] = {
     "EngineConfig.dialect": "what builds differ in (`launcher/plan/builds.py`)",
     "WarmPoolConfig.ram_bytes": "files kept in RAM beside the worst set",
 }
-"""What a field does to memory; of any other field: nothing."""
+"""Field → what it changes in memory; any other field changes nothing."""
 
 
 def reached(kind: Any, path: str, seen: dict[type, str]) -> None:
-    """Every struct that `kind` leads to → the dotted path of its first place."""
+    """Add every struct that `kind` leads to → the dotted path of its first place, to `seen`."""
     for inner in typing.get_args(kind):
         reached(inner, f"{path}.NAME" if typing.get_origin(kind) is dict else path, seen)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind not in seen:
@@ -106,7 +106,7 @@ def reached(kind: Any, path: str, seen: dict[type, str]) -> None:
 
 
 def spelled_type(kind: Any) -> str:
-    """A type as people read it."""
+    """A type in words."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return spelled_type(inner[0])
@@ -126,7 +126,7 @@ def spelled_type(kind: Any) -> str:
 
 
 def spelled_default(field: msgspec.structs.FieldInfo) -> str:
-    """What holds where nobody writes the field."""
+    """The default of a field in words."""
     value = field.default
     if value is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
         value = field.default_factory()
@@ -156,7 +156,7 @@ def flags_of(kind: type, field: str) -> str:
 
 
 def unit_of(field: str) -> str:
-    """The unit of a number, by its name; "" where it has none."""
+    """The unit of a number, by its name; "" if it has none."""
     if field in TOKENS:
         return "tokens"
     return next((unit for ending, unit in UNITS.items() if field.endswith(ending)), "bytes" if field == "bytes" else "")
@@ -171,7 +171,7 @@ def reference() -> str:
 
 
 def section(kind: type, path: str, docs: Mapping[str, str]) -> Iterator[str]:
-    """One type: where it stands, what it is, a row a field."""
+    """The lines of one type: its path, its meaning, a row per field."""
     yield f"### {kind.__name__}"
     yield ""
     yield f"`{path}`: {docs[kind.__name__]}" if path else docs[kind.__name__]
@@ -193,7 +193,7 @@ def section(kind: type, path: str, docs: Mapping[str, str]) -> Iterator[str]:
 
 
 def page(before: str) -> str:
-    """The whole page: what is above the marker, and the reference."""
+    """The whole page: the text above the marker, and the reference."""
     head = before.partition(MARKER)[0].rstrip()
     return f"{head}\n\n{MARKER}\n\n## Every field\n\n{reference()}"
 

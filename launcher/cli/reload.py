@@ -1,4 +1,4 @@
-"""`launch reload` and `launch switch`: what the files say now is handed to the living runtime, or installed again."""
+"""`launch reload` and `launch switch`: compile again, and hand it to the running runtime, or install it again."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from launcher.manifest import decode_fleet, diff_manifests
 
 
 def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = False, fleet: str | None = None) -> int:
-    """`launch reload`: compile again with the overrides of `up` and those among `names`, hand it to the runtime.
+    """Run `launch reload`: compile with the overrides of `up` and those among `names`, and hand it over.
 
-    `fleet`: that one alone. `dry_run`: say what would change.
+    `fleet`: only this one. `dry_run`: only show what would change.
     """
     out, err = terminals()
     overrides = tuple(word for word in names if is_override(word))
@@ -68,7 +68,7 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = Fal
 
 
 def _show_done(out: Terminal, results: Sequence[dict[str, Any]], *, as_json: bool) -> int:
-    """What became of each fleet's processes. The exit code: 7 where something did not come up."""
+    """Show what became of each fleet's processes. Returns the exit code, 7 if something did not come up."""
     if as_json:
         out.json({"schema": "launch.reload/v1", "fleets": results})
     for result in results if not as_json else ():
@@ -96,7 +96,7 @@ def hand_over(new: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _would_reload(state: Path, names: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """What a reload would do to the fleet of `launch up` in `state`. Raises what a compile raises; writes nothing."""
+    """What a reload would do to the fleet of `launch up` in `state`. Writes nothing. Raises what a compilation does."""
     new = recompile(state, overrides)
     before, after = served_manifest(state), new.rendered.manifest
     changes = diff_manifests(before, after) if before is not None else None
@@ -118,10 +118,10 @@ def _show_would(out: Terminal, results: list[dict[str, Any]], *, as_json: bool) 
 def reload_installed(
     installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
 ) -> dict[str, Any]:
-    """Install again from where it came from, with more `overrides`; load and restart what drifted, and `names`.
+    """Install again from the recorded source, with more `overrides`; restart what differs, and `names`.
 
-    Gives component names: `started`, `restarted`, `stopped`, `kept`, the front's where it was `reloaded`, and of what
-    `failed` the reason. Raises ConfigError, HostError, SuperviseError (also when the runtime does not answer).
+    Returns names of components: `started`, `restarted`, `stopped`, `kept`, the front in `reloaded` if it was, and
+    `failed` → reason. Raises ConfigError, HostError, SuperviseError (also when the runtime does not answer).
     """
     require_rights(installed.layout, "reloaded")
     source = _with(installed.record.source, overrides, installed.name)
@@ -166,7 +166,7 @@ def converge(
 def would_reinstall(
     installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
 ) -> dict[str, Any]:
-    """What `reload_installed` would do; nothing is written. Raises what a compile raises."""
+    """What `reload_installed` would do; nothing is written. Raises what a compilation raises."""
     source = _with(installed.record.source, overrides, installed.name)
     deployment, stale = read_source(source, installed.layout, err)
     after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
@@ -181,7 +181,7 @@ def would_reinstall(
 
 
 def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
-    """`source` with more overrides. ConfigError when it is a rendered folder, which has none."""
+    """`source` with more overrides. Raises ConfigError if it is a rendered folder, which has none."""
     if overrides and source.folder:
         raise ConfigError.of(
             "supervise/no-request",
@@ -194,9 +194,9 @@ def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
 def switch_fleet(
     overrides: Sequence[str], config_dirs: Sequence[Path], *, fleet: str | None, dry_run: bool, as_json: bool
 ) -> int:
-    """Show what differs, then hand it over. Raises LaunchError; then nothing has changed.
+    """Run `launch switch`: show the differences, then hand over. Raises LaunchError; then nothing has changed.
 
-    The fleet keeps its name, and with it its state directory, logs and metrics: only what it runs is another.
+    The fleet keeps its name, and with it its state directory, logs and metrics; only what it runs changes.
     """
     out, err = terminals()
     state = _running(fleet)
@@ -217,7 +217,10 @@ def switch_fleet(
 
 
 def _running(fleet: str | None) -> Path:
-    """The state directory of the fleet to switch. Raises SuperviseError: none runs; ConfigError: several do."""
+    """State directory of the fleet to switch.
+
+    Raises SuperviseError if none runs, ConfigError if it is not clear which, or if it is installed.
+    """
     running = {status.deployment: path for path, status in fleets().items() if status.runtime_pid is not None}
     installed = [there.name for there in installed_here()]
     if installed and (not running or fleet in installed):
@@ -235,7 +238,7 @@ def _running(fleet: str | None) -> Path:
 
 
 def _named_alike(name: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
-    """The overrides by which what was asked for is called as what runs. Raises LaunchError: it does not compile."""
+    """The overrides that give the wanted fleet the name of the running one. Raises LaunchError: it does not compile."""
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     compiled.require()
     fleet = compiled.plan.config

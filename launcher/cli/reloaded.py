@@ -1,4 +1,4 @@
-"""What a reload did, as `plan` says what it would do: start, restart with the reason, stop, keep."""
+"""Show what a reload did, or would do: start, restart with the reason, stop, keep."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from launcher.supervise import runtime_holder
 
 
 def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of `names` that nothing starts before they are asked."""
+    """Those of `names` that are started only when a request comes."""
     waiting = {unit.name for unit in manifest.servers if unit.start != "boot"}
     waiting |= {unit.name for unit in manifest.services if unit.start != "boot"}
     return tuple(name for name in names if name in waiting)
 
 
 def without_those_down(result: Mapping[str, Any], before: Collection[str], now: FleetStatus) -> dict[str, Any]:
-    """`result` of a reload, with what was left alone and does not run apart from what is `kept`.
+    """The `result` of a reload, with processes that do not run taken out of `kept`.
 
-    Of those, what is not among `before`, the names until now, is new and comes when it is asked.
+    Of these, names that were there `before` are `not_running`, new ones `on_demand`: they start when a request comes.
     """
     down = {p.name for p in now.processes if p.state in {"stopped", "failed"}}
     kept = result["kept"]
@@ -44,7 +44,7 @@ def change_lines(
     stopped: Iterable[str],
     on_demand: Collection[str] = (),
 ) -> Iterator[str]:
-    """What is to come, a line each with its sign; `restarted`: with the reason, `on_demand`: of `started`."""
+    """A line with a sign for each change; `restarted`: name → reason, `on_demand`: those of `started` that wait."""
     for name in started:
         when = "on demand: it comes up when it is asked" if name in on_demand else "start"
         yield out.style(f"+ {name}  {when}", "green")
@@ -55,7 +55,7 @@ def change_lines(
 
 
 def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
-    """One fleet's changes, a line each."""
+    """Show one fleet's changes, a line each."""
     failed = result.get("failed") or {}
     for verb, sign, style in (("started", "+", "green"), ("restarted", "~", "yellow"), ("stopped", "-", "red")):
         for name in result.get(verb, ()):
@@ -76,7 +76,7 @@ def show_reloaded(out: Terminal, result: Mapping[str, Any]) -> None:
 
 
 def deployment_in(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
-    """Manifest and routes in `directory`, where both can be read."""
+    """Manifest and routes in `directory`; None unless both can be read."""
     try:
         fleet, routes = (read_regular(directory / name) for name in ("fleet.json", "routes.json"))
         return decode_fleet(fleet), decode_routes(routes)
@@ -85,7 +85,7 @@ def deployment_in(directory: Path) -> tuple[FleetManifest, RoutingTable] | None:
 
 
 def served_manifest(state: Path) -> FleetManifest | None:
-    """The manifest that the runtime of `state` serves; None where none lives, or its files cannot be read."""
+    """The manifest that the runtime of `state` serves; None if none lives, or its files cannot be read."""
     holder = runtime_holder(state)
     if holder is None or not holder.deployment_dir:
         return None
@@ -98,7 +98,7 @@ def served_manifest(state: Path) -> FleetManifest | None:
 def would_do(
     after: FleetManifest, changes: ManifestDiff | None, names: Iterable[str], units: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What becomes of each process; `units`: why those are restarted whose units differ in more than their command."""
+    """What would become of each process; `units`: process → why it is restarted, if its unit differs."""
     known = {unit.name for unit in after.servers} | {unit.name for unit in after.services}
     asked = dict.fromkeys((name for name in names if name in known), "asked for")
     reasons = {**asked, **(units or {}), **(changes.restarted if changes is not None else {})}

@@ -1,4 +1,4 @@
-"""`launch checkpoint restore`: the compiled fleet of a checkpoint, run again and looked at; nothing is compiled."""
+"""`launch checkpoint restore`: run the compiled fleet of a checkpoint again, and verify it; nothing is compiled."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from launcher.supervise import RecordStore, end_runtime, reach_runtime, stop_orp
 _END_WAIT_S = 120.0
 _UP = ("ready", "sleeping")
 _HELD = "stopped by an operator"
-"""How `launcher.supervise.status` begins to say it; one of an exclusive group is stopped because another runs."""
+"""Beginning of the reason in `launcher.supervise.status`. A server of an exclusive group may be stopped because another
+runs."""
 
 
 def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
-    """Run what `checkpoint` holds, and verify it; gives what was started, restarted, stopped and kept.
+    """Run what `checkpoint` holds, and verify it. Returns what was started, restarted, stopped and kept.
 
-    Raises CatalogError, naming each file that differs, before anything is changed; SuperviseError
-    when a process that was up does not come up, or is not what was recorded.
+    Raises CatalogError, naming each file that differs, before anything is changed; SuperviseError when a process that
+    was up does not come up, or is not what was recorded.
     """
     require_files(checkpoint, digested((c.path for c in checkpoint.covered), err))
     files = checkpoint_files(subject.kept, checkpoint, "deployment")
@@ -63,7 +64,7 @@ def _up_again(
     served: tuple[FleetManifest, RoutingTable],
     err: Terminal,
 ) -> dict[str, list[str]]:
-    """A fleet of `launch up`: taken over by its runtime where that can, else started anew."""
+    """Restore a fleet of `launch up`: its runtime takes it over if it can, else it is started anew."""
     state, (manifest, table) = subject.state, served
     before = deployment_in(served_directory(subject.state)) if subject.runs else None
     # a running runtime can take over what it does not read only at its start
@@ -85,7 +86,7 @@ def _up_again(
 def _installed_again(
     installed: Installed, checkpoint: Checkpoint, files: dict[str, bytes], err: Terminal
 ) -> dict[str, list[str]]:
-    """An installed fleet: its files as they were, and what differs restarted, or was loaded from other weights."""
+    """Restore an installed fleet: its files, with a restart of what differs or had loaded other weights."""
     source = msgspec.convert(checkpoint.request, Source) if checkpoint.request else installed.record.source
     started_at = {p.name: p.started_at for p in fleet_status(installed).processes if p.started_at is not None}
     done = converge(installed, _deployment(checkpoint, files), source, sorted(_stale(checkpoint, started_at)), err)
@@ -115,7 +116,7 @@ def _stale(checkpoint: Checkpoint, started_at: Mapping[str, float]) -> set[str]:
 
 
 def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, list[str]]:
-    """Have the living runtime run it: what changed, and what was started before its files were put back."""
+    """Have the running runtime take it over; restart what changed, or started before its files were put back."""
     stale = _stale(checkpoint, {record.name: record.started_at for record in RecordStore(state).read()[0]})
     with reach_runtime(state) as control:
         done = _lists(control.reload((), target))
@@ -128,7 +129,7 @@ def _take_over(state: Path, target: Path, checkpoint: Checkpoint) -> dict[str, l
 
 
 def _start(target: Path, err: Terminal) -> None:
-    """Start a runtime in the background, shown as `up` shows it. Raises what it ended with."""
+    """Start a runtime in the background, with the progress that `up` shows. Raises what it ended with."""
     from launcher.runtime import spawn_detached
 
     progress = ProgressView(err)
@@ -139,7 +140,10 @@ def _start(target: Path, err: Terminal) -> None:
 
 
 def _as_it_was(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[str, ...], tuple[str, ...]]:
-    """Start what ran, stop what an operator had stopped; the fleet then, and which these were."""
+    """Start what ran, and stop what an operator had stopped.
+
+    Returns the status after that, and the names that were started and stopped.
+    """
     was = {p.name: p for p in checkpoint.status.processes} if checkpoint.status is not None else {}
     with reach_runtime(state) as control:
         now = {p.name: p for p in control.status().processes}
@@ -154,7 +158,7 @@ def _as_it_was(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[
 
 
 def _verify(state: Path, manifest: FleetManifest, checkpoint: Checkpoint, status: FleetStatus) -> tuple[Finding, ...]:
-    """What is not as the checkpoint says: input, processes that should be up, command lines."""
+    """Findings for what is not as in the checkpoint: input, processes that should be up, command lines."""
     found = []
     if status.input_digest != checkpoint.input_digest:
         found.append(("input_digest", f"the runtime serves {status.input_digest}, not {checkpoint.input_digest}"))

@@ -33,9 +33,9 @@ _STOP_WAIT_S = 120.0
 
 
 def fleets(problems: list[Finding] | None = None) -> dict[Path, FleetStatus]:
-    """Every fleet with a living process or runtime, by its state directory: asked of its runtime where one lives.
+    """State directory → status of every fleet with a living process or runtime; the runtime is asked if it lives.
 
-    One whose state is gone is known by the marks of its processes; one that cannot be looked into is a finding in
+    A fleet whose state is gone is known by the marks of its processes. One that cannot be looked into is a finding in
     `problems`, and hides no other.
     """
     found: dict[Path, FleetStatus] = {}
@@ -71,13 +71,13 @@ def running_names() -> list[str]:
 
 
 def names_up() -> list[str]:
-    """Names of what runs, or has failed at it: of all fleets, what a restart of everything is about."""
+    """Names of all processes that are not stopped, of all fleets: what a restart of everything restarts."""
     statuses = (*fleets().values(), *map(fleet_status, installed_here()))
     return [p.name for status in statuses for p in status.processes if p.state != "stopped"]
 
 
 def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None:
-    """Raises ConfigError for names that no running fleet has."""
+    """Raise ConfigError for names that no running fleet has."""
     known = sorted({p.name for status in statuses for p in status.processes})
     findings = []
     for name in (name for name in names if name not in known):
@@ -90,13 +90,16 @@ def require_known(names: Sequence[str], statuses: Iterable[FleetStatus]) -> None
 
 
 def show_status(names: tuple[str, ...], *, watch: bool, as_json: bool) -> int:
-    """`launch status`. Exit code 7 when something that should run has failed."""
+    """Run `launch status`.
+
+    Returns exit code 7 if something that should run has failed, 6 if a fleet cannot be looked into.
+    """
     out, err = terminals()
     statuses: list[FleetStatus] = []
     problems: list[Finding] = []
 
     def draw(page: Terminal) -> None:
-        """Ask, and write what was answered. Raises ConfigError for a name that no fleet has."""
+        """Ask all fleets, and write the answers. Raises ConfigError for a name that no fleet has."""
         problems.clear()
         statuses[:] = [*fleets(problems).values(), *map(fleet_status, installed_here(problems))]
         require_known(names, statuses)
@@ -206,7 +209,7 @@ def _in_ram(process: ProcessStatus) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """`42s`, `8m 23s`, `3h 5m`, `12d 4h`."""
+    """Seconds as `42s`, `8m 23s`, `3h 5m` or `12d 4h`."""
     whole = max(0, int(seconds))
     for size, unit, smaller, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
         if whole >= size:
@@ -215,7 +218,7 @@ def _duration(seconds: float) -> str:
 
 
 def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool) -> int:
-    """`launch stop`. Fleets whose runtime is gone are stopped from their state files, installed ones by systemd."""
+    """Run `launch stop`. A fleet without runtime is stopped by its state files, an installed one by systemd."""
     out, err = terminals()
     called_off = everything and not names and call_off()
     problems: list[Finding] = []
@@ -244,7 +247,7 @@ def stop_servers(names: tuple[str, ...], *, everything: bool, as_json: bool) -> 
 
 
 def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str]:
-    """End a fleet, its runtime too, and what a dead runtime left of it; gives what was ended, by name."""
+    """End a fleet, its runtime too, and what a dead runtime left of it. Returns the names of what was ended."""
     if status.runtime_pid is None:
         return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
@@ -264,7 +267,10 @@ def _stop_named(directory: Path, status: FleetStatus, names: tuple[str, ...], er
 
 
 def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[str]:
-    """Stop what a dead runtime left, by its state files (all, or `names`). SuperviseError when one lives again."""
+    """Stop what a dead runtime left, by its state files (all, or `names`).
+
+    Raises SuperviseError if a runtime lives again.
+    """
     try:
         report = supervise.stop_orphans(directory, names)
     except supervise.RuntimeAliveError:
@@ -276,7 +282,10 @@ def _stop_left(directory: Path, names: tuple[str, ...], err: Terminal) -> list[s
 
 @contextlib.contextmanager
 def asked(directory: Path) -> Iterator[ControlClient]:
-    """The runtime of `directory`, to be asked. SuperviseError: it does not answer; ConfigError: it has no such name."""
+    """A client of the runtime of `directory`, for the block.
+
+    Raises SuperviseError if the runtime does not answer, ConfigError if it does not know a name.
+    """
     try:
         with supervise.reach_runtime(directory) as control:
             yield control
@@ -287,7 +296,7 @@ def asked(directory: Path) -> Iterator[ControlClient]:
 
 
 def nothing_runs(so: str) -> SuperviseError:
-    """Why a command that changes a running fleet changed none."""
+    """The error of a command that changes a running fleet, if none runs; `so`: the consequence, in words."""
     return SuperviseError.of(
         "supervise/nothing-runs",
         f"no runtime lives, so that {so}",
@@ -298,8 +307,8 @@ def nothing_runs(so: str) -> SuperviseError:
 def state_dirs(problems: list[Finding]) -> list[tuple[str, Path]]:
     """Name and state directory of each fleet that ever ran here, and of each that is installed.
 
-    An installed one's is its runtime's alone: for who may not look into it, it is a finding in `problems`. Raises
-    HostError where the directory above those of `launch up` cannot be read.
+    An installed one's belongs to its runtime alone: if we may not look into it, that is a finding in `problems`. Raises
+    HostError if the directory above those of `launch up` cannot be read.
     """
     found = [(name, deployment_state_dir(name)) for name in known_deployments()]
     for installed in installed_here(problems):
@@ -312,5 +321,5 @@ def state_dirs(problems: list[Finding]) -> list[tuple[str, Path]]:
 
 
 def all_fleets() -> dict[Path, FleetStatus]:
-    """Every fleet of `launch up` that lives, and every installed one, by the directory where its runtime is asked."""
+    """Directory where a runtime is asked → status, for every living fleet of `launch up` and every installed one."""
     return fleets() | {installed.state_dir: fleet_status(installed) for installed in installed_here()}

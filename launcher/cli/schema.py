@@ -21,18 +21,18 @@ from launcher.errors import ConfigError
 from launcher.ir.config import DraftConfig, EngineConfig, FleetConfig, ModelConfig, ModelFileConfig, ServerConfig
 
 _SHORT = (ServerConfig, ModelConfig, ModelFileConfig, EngineConfig, DraftConfig)
-"""Records of which a path alone is an entry."""
+"""Records that may be written as a path alone."""
 _MORE: dict[str, dict[str, Any]] = {
     "devices": {"const": "auto"},
     "projector": {"type": "string", "description": "The path of the projector of this server's file."},
 }
-"""What a field of a server may be besides, before the rest is filled in."""
+"""Further values that a field of a server may have before the rest is filled in."""
 
 
 FLEET = "fleet"
 """The schema of a whole fleet: of one file, of a profile, and of `config.yaml`."""
 _PARTS = ("hardware", "ports", "routing", "orchestration", "runtime", "deploy")
-"""Groups of which a file is the value of the config's key of the same name."""
+"""Groups whose file is the value of the config's key of the same name."""
 _REFERENCE = {
     "type": "string",
     "pattern": r"\$\{.+\}",
@@ -41,14 +41,14 @@ _REFERENCE = {
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Every schema by its name: the fleet, and each group in which one file is one entry or one part."""
+    """Name → schema: of the fleet, and of each group in which one file is one entry or one part."""
     return {name: config_schema(name) for name in (FLEET, *ENTRY_GROUPS, *_PARTS)}
 
 
 def config_schema(name: str) -> dict[str, Any]:
-    """The schema `name` (see `schemas`). Nothing is required, because most may be left out, or stands elsewhere.
+    """The schema `name` (see `schemas`). Nothing is required: most may be left out, or is written elsewhere.
 
-    Raises KeyError for a name that is none.
+    Raises KeyError for an unknown name.
     """
     definitions: dict[str, Any] = {"reference": _REFERENCE}
     shape = _shape(name)
@@ -65,7 +65,7 @@ def config_schema(name: str) -> dict[str, Any]:
 
 
 def asked_schema(words: Sequence[str]) -> dict[str, Any]:
-    """What `launch config --schema WORDS` prints: a group's, else the fleet file's. Raises ConfigError."""
+    """What `launch config --schema WORDS` prints: a group's schema, else the fleet file's. Raises ConfigError."""
     known = (FLEET, *ENTRY_GROUPS, *_PARTS)
     name = words[0] if words else FLEET
     if len(words) > 1 or name not in known:

@@ -1,4 +1,4 @@
-"""Commands for who begins: they write a fleet file. What they do is in the files beside this one."""
+"""Typer commands for beginners, which write a fleet file. Their work is done in the files beside this one."""
 
 from __future__ import annotations
 

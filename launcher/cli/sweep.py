@@ -28,11 +28,11 @@ from launcher.ir.measured import Measurement
 from launcher.ir.sweep import Point, PointResult, Recommendation, SweepDocument, Values, Workload
 
 PAIRS = 2
-"""Pairs of batches that the best setting is measured anew with, per batch of the grid; and two more."""
+"""Pairs of batches that confirm the best setting, per batch of the grid, and as many once more."""
 
 
 class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the options say."""
+    """The options of `launch sweep`."""
 
     workload: Workload
     in_flight: tuple[int, ...] = ()
@@ -46,7 +46,7 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_sweep(words: Sequence[str], config_dirs: list[Path], options: SweepOptions, *, as_json: bool) -> int:
-    """`launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
+    """Run `launch sweep`. `words`: servers, `FIELD=a,b`, overrides. Raises LaunchError."""
     out, err = terminals()
     servers = [w for w in words if "=" not in w and not w.startswith("~")]
     overrides = [w for w in words if w not in servers and not rules.is_swept(w)]
@@ -91,7 +91,7 @@ def run_sweep(words: Sequence[str], config_dirs: list[Path], options: SweepOptio
 
 
 def _check_options(options: SweepOptions) -> None:
-    """What would fail when all is measured, or mean nothing. Raises ConfigError."""
+    """Raise ConfigError for options that would fail once all is measured, or mean nothing."""
     if not 1 <= options.p95_limit < math.inf:  # a NaN is neither below nor above what the option may be
         raise _usage(f"--p95-limit {options.p95_limit}: how many times that of one request at a time p95 may be")
     named = [path for path in (options.csv, options.svg, options.png) if path is not None]
@@ -103,7 +103,7 @@ def _check_options(options: SweepOptions) -> None:
 
 
 def _draw(drawn: str, svg: Path, picture: Path | None) -> None:
-    """Write the plot, as PNG, too, where that is wanted. Raises LaunchError."""
+    """Write the plot, and with `picture` also as PNG. Raises LaunchError."""
     with files.writing(svg):
         files.write_atomic(svg, drawn)
     if picture is not None:
@@ -122,7 +122,7 @@ class _Sweep:
         csv: Path,
         err: Terminal,
     ) -> None:
-        """Reads what `csv` has. Raises ConfigError where it is another file."""
+        """Read what `csv` has. Raises ConfigError if it is another file."""
         self._compiled, self._overrides, self._dirs = compiled, overrides, config_dirs
         self._options, self._err = options, err
         self.workload = msgspec.structs.replace(options.workload, prompts=prompts.source)
@@ -135,12 +135,12 @@ class _Sweep:
         self._begun, self._done, self._wanted = time.monotonic(), 0, 0
         self._pairs = PAIRS * (options.workload.batches + 1)
         self._known = read_measured()
-        """Of this host, before the sweep."""
+        """Measurements of this host before the sweep."""
 
     def run(
         self, servers: Sequence[str], fields: Mapping[str, tuple[str, ...]]
     ) -> tuple[list[PointResult], list[Recommendation]]:
-        """Every point of every server, and what is recommended for each."""
+        """Measure every point of every server. Returns the results, and a recommendation for each server."""
         plans = {server: self._planned(server, fields) for server in servers}
         for _, tried in plans.values():
             for points, found in tried:
@@ -158,7 +158,7 @@ class _Sweep:
     def _planned(
         self, server: str, fields: Mapping[str, tuple[str, ...]]
     ) -> tuple[Values, list[tuple[list[Point], trial.Variant]]]:
-        """What a server has now, and each setting as it would be started, with its points."""
+        """A server's present values, and each setting as it would be started, with its points."""
         now = trial.values_now(self._compiled, server, fields)
         current = rules.current_of(fields, now)
         points = rules.grid(server, fields, now, self._options.in_flight)
@@ -202,7 +202,7 @@ class _Sweep:
         return list(rules.with_multipliers(results))
 
     def _measurement(self, found: trial.Variant, result: PointResult) -> tuple[Measurement, ...]:
-        """What is known by a point with one request at a time; without a load time where an earlier run measured it."""
+        """The measurement of a point with one request at a time; load time 0 if an earlier run measured it."""
         if result.in_flight != 1 or not result.batches:
             return ()
         load_s, load = self._experiment.load_s.get(found.digest, 0.0), os.getloadavg()[0]
@@ -211,7 +211,7 @@ class _Sweep:
     def _recommended(
         self, server: str, results: Sequence[PointResult], tried: Sequence[tuple[list[Point], trial.Variant]]
     ) -> Recommendation:
-        """What the rule chooses, measured anew beside what the server has now."""
+        """What the rule chooses, measured again beside the present setting."""
         limit = self._options.p95_limit
         chosen = rules.candidate(results, limit)
         if chosen is None:
@@ -240,7 +240,7 @@ class _Sweep:
 
 
 def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
-    """Raises ConfigError where none is named, one is unknown, or one generates no text."""
+    """Raise ConfigError if no server is named, one is unknown, or one generates no text."""
     planned = {s.name: s for s in compiled.plan.servers}
     if not servers:
         raise _usage(f"sweep which server? There are: {', '.join(sorted(planned))}")
@@ -254,7 +254,7 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
 
 @contextlib.contextmanager
 def _alone(csv: Path) -> Iterator[None]:
-    """One sweep at a time in a file, whose folder is made. Raises ConfigError."""
+    """Lock the CSV file for the block: one sweep at a time writes it. Creates its folder. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
     lock = OwnedLock(csv.with_suffix(".lock"))
     try:
@@ -268,7 +268,7 @@ def _alone(csv: Path) -> Iterator[None]:
 
 
 def nothing_measured(points: Sequence[PointResult]) -> SuperviseError:
-    """No point could be measured."""
+    """The error when no point could be measured."""
     reasons = dict.fromkeys(f"{p.server} {rules.setting_words(p.settings)}: {p.refused}" for p in points)
     return SuperviseError.of("sweep/nothing-measured", f"none of {len(points)} points could be measured", *reasons)
 

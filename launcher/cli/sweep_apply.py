@@ -1,4 +1,4 @@
-"""`launch sweep --apply`: the recommended values in the user's own config, with the evidence above them."""
+"""`launch sweep --apply`: write recommended values into the user's own config, with the evidence above them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ServerPlace = tuple[Path, tuple[str, ...]]
 
 
 def places_to_write(servers: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, ServerPlace]:
-    """Where each server's own fields stand. Raises ConfigError where there is no place: before anything is measured."""
+    """Server → where its own fields are written. Raises ConfigError if nowhere, before anything is measured."""
     return {server: _place(server, config_dirs) for server in servers}
 
 
@@ -54,7 +54,7 @@ def apply_all(
 def apply(
     found: Recommendation, place: ServerPlace, why: str, overrides: Sequence[str], config_dirs: Sequence[Path]
 ) -> tuple[Path, str]:
-    """Write the settings; which file, and what. Raises ConfigError, and then the file is as it was."""
+    """Write the settings; returns the file, and what was written. Raises ConfigError; then the file is unchanged."""
     path, above = place
     words = " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
     try:

@@ -1,4 +1,4 @@
-"""A sweep for people: one row a point, then what is recommended."""
+"""A sweep for people: one row per point, then what is recommended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEADER = (
 
 
 def show_sweep(out: Terminal, document: SweepDocument) -> None:
-    """Everything that a sweep found."""
+    """Show everything that a sweep found."""
     measured = [p for p in document.points if not p.refused]
     numbers = range(2, len(_HEADER))
     out.table(_HEADER, [_row(p) for p in measured], right=numbers, optional=numbers)
@@ -74,13 +74,13 @@ _FONTS = {
     "LiberationSans-Regular.ttf": "Liberation Sans",
     "NotoSans-Regular.ttf": "Noto Sans",
 }
-"""File → the family that is in it; `sans-serif` is whichever is there."""
+"""Font file → its family; the first one that is there is used as `sans-serif`."""
 _PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 _ZOOM = 2
 
 
 def lacking() -> str | None:
-    """What has to be installed before a picture can be drawn, in words; None: nothing."""
+    """What must be installed before a PNG can be drawn, in words; None: nothing."""
     if importlib.util.find_spec("resvg_py") is None:
         return "--png needs the Python package resvg_py: pipx inject launch-fleet resvg_py"
     if _font() is None:
@@ -89,7 +89,7 @@ def lacking() -> str | None:
 
 
 def png(svg: str) -> bytes:
-    """`svg` in twice its size on white. Where something is `lacking` it raises."""
+    """`svg` as PNG, in twice its size on white. Raises if something is `lacking`."""
     import resvg_py
 
     found = _font()

@@ -1,4 +1,4 @@
-"""How a terminal is written to: colour, bars and live screens where a person reads, plain text everywhere else."""
+"""Write to a terminal: colour, bars and live screens if a person reads, plain text everywhere else."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ class Terminal:
     """Whether the command line says `--no-color`."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Looks at `stream` and the environment."""
         self.stream = stream
         self.interactive = stream.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = self.interactive and not self.no_color and not os.environ.get("NO_COLOR")
         self.width = shutil.get_terminal_size((100, 24)).columns if self.interactive else 100
 
     def style(self, text: str, *names: str) -> str:
-        """`text` in the named styles, or as it is where there is no colour."""
+        """`text` in the named styles, or as it is without colour."""
         if not self.colour or not names:
             return text
         return f"\x1b[{';'.join(_CODES[n] for n in names)}m{text}\x1b[0m"
 
     def line(self, text: str = "") -> None:
-        """Writes one line."""
+        """Write one line."""
         self.write(text + "\n")
 
     def write(self, text: str) -> None:
-        """Writes `text` at once; characters that the stream's encoding lacks are replaced."""
+        """Write `text` at once; characters that the stream's encoding lacks are replaced."""
         encoding = self.stream.encoding or "utf-8"
         self.stream.write(text.encode(encoding, "replace").decode(encoding))
         self.stream.flush()
 
     def json(self, document: object, *, indent: int = 2) -> None:
-        """Writes any msgspec-encodable value as JSON, keys in their own order; on one line without `indent`."""
+        """Write any msgspec-encodable value as JSON, keys in their own order; on one line if `indent` is 0."""
         import msgspec
 
         data = msgspec.json.encode(document)
@@ -60,13 +59,13 @@ class Terminal:
         self.line(text)
 
     def diff(self, lines: Iterable[str]) -> None:
-        """Writes the lines of a unified diff."""
+        """Write the lines of a unified diff."""
         for line in lines:
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
             self.line(self.style(line, colour) if colour else line)
 
     def bar(self, share: float, width: int = 30) -> str:
-        """A bar that is `share` full (clamped to 0..1), in eighths where the stream can show them."""
+        """A bar that is `share` full (clamped to 0..1), in eighths if the stream can show them."""
         eighths = round(max(0.0, min(1.0, share)) * width * 8)
         encoding = (self.stream.encoding or "").lower().replace("-", "")
         if not encoding.startswith("utf"):
@@ -82,9 +81,9 @@ class Terminal:
         right: Collection[int] = (),
         optional: Collection[int] = (),
     ) -> None:
-        """Rows under a header, in columns as wide as their widest cell.
+        """Write rows under a header, in columns as wide as their widest cell.
 
-        `right` columns align right, `optional` ones are left out where every row has an empty cell.
+        `right` columns align right, `optional` ones are left out if every row has an empty cell there.
         """
         widths = {
             i: max(len(row[i]) for row in (header, *rows))
@@ -102,7 +101,7 @@ class Terminal:
 
 
 def terminals() -> tuple[Terminal, Terminal]:
-    """(stdout, stderr)."""
+    """Terminals for stdout and stderr."""
     return Terminal(sys.stdout), Terminal(sys.stderr)
 
 
@@ -119,25 +118,25 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Screen:
-    """The other page of an interactive terminal for the length of a `with` block; then the first one is back."""
+    """The alternate screen of an interactive terminal, within a `with` block."""
 
     def __init__(self, terminal: Terminal) -> None:
         """`terminal` must be interactive."""
         self._terminal = terminal
 
     def __enter__(self) -> Self:
-        """Turn to it, and hide the cursor; a line of wide characters is cut at the edge and takes no second one."""
+        """Switch to it, hide the cursor, and turn wrapping off: a line of wide characters is cut at the edge."""
         self._terminal.write("\x1b[?1049h\x1b[?25l\x1b[?7l")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Turn back."""
+        """Switch back to the main screen, with cursor and wrapping."""
         self._terminal.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
 
     def show(self, draw: Callable[[Terminal], None]) -> None:
-        """Replace what is shown by what `draw` writes, cut to the size that the window has now; nothing flickers."""
+        """Replace the screen by what `draw` writes, cut to the present size of the window, without flicker."""
         size = shutil.get_terminal_size((100, 24))
         page = Terminal(io.StringIO())
         page.interactive, page.colour, page.width = True, self._terminal.colour, size.columns
@@ -151,7 +150,7 @@ class Screen:
 
 
 def watch(terminal: Terminal, draw: Callable[[Terminal], None]) -> None:
-    """Draw every second until Ctrl-C; one after the other where the terminal is none."""
+    """Draw every second until Ctrl-C; without a terminal, one output after the other."""
     try:
         if not terminal.interactive:
             while True:

@@ -1,4 +1,4 @@
-"""A plan held against this host: its files, memory and ports, and the binaries that are really here."""
+"""Compare a plan with this host: its files, memory and ports, and the binaries that are really here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from launcher.supervise import offline_status, port_owner
 
 
 class Binaries(NamedTuple):
-    """What the binaries on this host say: findings, a line each for people, and the GPUs that they see."""
+    """What the binaries on this host answer: findings, a line each for people, and the GPUs that they see.
+
+    `asked`: whether one of them listed its devices.
+    """
 
     findings: tuple[Finding, ...]
     lines: tuple[tuple[str, str], ...]
@@ -37,9 +40,9 @@ class Binaries(NamedTuple):
 def examined(
     compiled: Compilation, manifest: FleetManifest, routes: RoutingTable
 ) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
-    """What this host has against running `manifest` now, located and without what the config waives.
+    """Findings against running `manifest` on this host now, with locations and without waived ones.
 
-    And what was looked at: subject and what was found.
+    And what was looked at: (subject, result) for people.
     """
     from launcher import catalog, config, hardware, plan
 
@@ -65,7 +68,7 @@ def examined(
 
 
 def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
-    """A note of the variables in this environment that a llama-server would read, and that none gets. No values."""
+    """A note naming variables in this environment that a llama-server would read and does not get. No values."""
     known = {flag.env for _, dialect in compiled.engines.values() for flag in dialect.flags if flag.env}
     names = withheld(os.environ, known)
     if not names:
@@ -76,9 +79,9 @@ def _withheld(compiled: Compilation) -> tuple[Finding, ...]:
 
 
 def ask_binaries(compiled: Compilation) -> Binaries:
-    """What the binaries here refuse of command lines that were written for recorded builds, and the devices they see.
+    """Check command lines that were written for recorded builds with the binaries here; list their devices.
 
-    A line for each engine: which build it is, how many flags of how many servers it was asked about.
+    One line for each engine: its build, and how many flags of how many servers were checked.
     """
     from launcher.render import render_commands
 
@@ -117,9 +120,9 @@ def ask_binaries(compiled: Compilation) -> Binaries:
 def _devices(
     compiled: Compilation, engine_name: str, binary: Path, env: Mapping[str, str] | None
 ) -> tuple[dict[str, HostGpu] | None, list[Finding]]:
-    """The GPUs of the config that a binary sees (None where it does not say), and those its servers need and lack.
+    """The config's GPUs that a binary sees (None: it does not say), and findings for those its servers lack.
 
-    Raises EngineError (`engine/probe-failed`) for one that hangs.
+    Raises EngineError (`engine/probe-failed`) for a binary that hangs.
     """
     from launcher.render.command import place
 
@@ -152,17 +155,17 @@ def _devices(
 
 
 def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
-    """GPUs of the config whose backend only a binary lists, where none was there to ask."""
+    """GPUs of the config that no driver lists, if no binary could be asked for them, and those of RPC peers."""
     gpus = {} if binaries.asked else compiled.plan.config.hardware.gpus
     unlisted = (name for name, gpu in gpus.items() if not BACKENDS[gpu.backend].driver)
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
 
 
 def of_host(compiled: Compilation, host: str | None) -> Compilation:
-    """The part of `compiled` that one host runs: `host`, else the one named as this machine is.
+    """The part of `compiled` that one host runs: `host`, else the one with this machine's name.
 
-    A fleet for one machine is what it is. Raises ConfigError when `host` is no host of the fleet, or none is given and
-    this machine is none of them.
+    A fleet for one machine is returned as it is. Raises ConfigError if `host` is no host of the fleet, or if none is
+    given and this machine is none of them.
     """
     names = hosts_of(compiled)
     wanted = host if host is not None else socket.gethostname().partition(".")[0]

@@ -65,7 +65,7 @@ class FleetsSeen(msgspec.Struct, frozen=True):
 
 
 def look() -> FleetsSeen:
-    """Ask every fleet."""
+    """Ask every fleet for its status and requests."""
     found = all_fleets()
     requests: list[dict[str, Any]] = []
     for directory, status in found.items():
@@ -110,7 +110,7 @@ def _devices(page: Terminal, status: FleetStatus) -> str:
 
 
 def _body(page: Terminal, seen: FleetsSeen, view: TopView, rows: list[tuple[Path, ProcessStatus]], left: int) -> None:
-    """The processes, then the requests; the chosen one is always seen."""
+    """Write the processes, then the requests; the chosen process is always visible."""
     wide = page.width >= 110
     for_requests = min(len(seen.requests) + 1, left - 2 if view.all_requests else max(2, left // 3))
     room = max(1, left - for_requests)
@@ -146,9 +146,10 @@ def _log(page: Terminal, process: ProcessStatus, left: int) -> None:
 
 
 def typed(text: str, view: TopView, seen: FleetsSeen) -> bool:
-    """What one read of the keyboard has, key by key; False ends it.
+    """Handle what one read of the keyboard gave, key by key; False: quit.
 
-    A question ends it, too: only who has seen it can have answered it, so that no pasted word stops anything.
+    Keys after one that asks a question are dropped: only a user who has seen the question can answer it, so that no
+    pasted word stops anything.
     """
     for key in _KEY.findall(text):
         if not press(key, view, seen):
@@ -159,7 +160,7 @@ def typed(text: str, view: TopView, seen: FleetsSeen) -> bool:
 
 
 def press(key: str, view: TopView, seen: FleetsSeen) -> bool:
-    """What a key does to the view; False ends it. `y` after `x` stops the chosen one."""
+    """Apply a key to the view; False: quit. `y` after `x` stops the chosen process."""
     rows = seen.rows(view.sort)
     chosen = rows[view.chosen] if rows and view.chosen < len(rows) else None
     asked, view.asks, view.notice = view.asks, False, ""
@@ -207,7 +208,7 @@ def _keys() -> Iterator[int]:
 
 
 def show_top() -> int:
-    """Draw until `q` or Ctrl-C. Raises ConfigError where there is no terminal to draw on."""
+    """Draw until `q` or Ctrl-C. Raises ConfigError if there is no terminal to draw on."""
     out, _ = terminals()
     if not (out.interactive and sys.stdin.isatty()):
         message, notes = "top needs a terminal", ("`launch status --json` and `launch events --json` are for scripts",)

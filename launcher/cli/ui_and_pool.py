@@ -1,4 +1,4 @@
-"""Commands that ask one living runtime: `ui`, and the warm pool by hand (`preload`, `pin`, `unpin`, `evict`). I/O."""
+"""Commands that ask one running runtime: `ui`, and the warm pool by hand (`preload`, `pin`, `unpin`, `evict`). I/O."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DONE = {
 
 
 def show_page(name: str | None, *, print_only: bool, as_json: bool) -> int:
-    """Print the link to the fleet's page, and open it where there is a screen. `name`: of several fleets, this one.
+    """Print the link to the fleet's page, and open it if there is a screen. `name`: of several fleets, this one.
 
-    Raises ConfigError where it is not clear whose page is meant, SuperviseError where no runtime serves one.
+    Raises ConfigError if it is not clear whose page is meant, SuperviseError if no runtime serves one.
     """
     out, _ = terminals()
     served = {d: s for d, s in all_fleets().items() if s.runtime_pid and s.front and name in (None, s.deployment)}
@@ -43,9 +43,9 @@ def show_page(name: str | None, *, print_only: bool, as_json: bool) -> int:
 
 
 def act_on_pool(verb: str, model: str, fleet: str | None, *, as_json: bool) -> int:
-    """Do it in the fleet that has `model`, `fleet` where several run.
+    """Do `verb` with `model` in the fleet that has it; `fleet`: only in this one.
 
-    Raises ConfigError for a name that no fleet's pool has, SuperviseError where nothing runs or the pool refuses.
+    Raises ConfigError for a name that no fleet's pool has, SuperviseError if nothing runs or the pool refuses.
     """
     out, _ = terminals()
     running = {d: s for d, s in fleets().items() if s.runtime_pid and fleet in (None, s.deployment)}

@@ -1,6 +1,6 @@
 """Value overrides (`a.b=1`, `+a.b=1`, `++a.b=1`, `~a.b`) applied to the merged tree. Pure.
 
-Hydra's semantics, with one ease: `=` also accepts a key that no file wrote but the config types declare
+Hydra's semantics, with one relaxation: `=` also accepts a key that no file wrote but the config types declare
 (`servers.frontdoor.kv_unified=true`), where plain Hydra would want a `+`.
 """
 
@@ -16,7 +16,7 @@ from launcher.config.typed import Typed, refused
 from launcher.errors import ConfigError, Finding, Fix, fault
 
 COLLECTIONS = ("servers", "services", "models", "quantizations", "tiers", "hooks", "engines", "hardware", "runtime")
-"""Where to look for a key whose first part was left out (`frontdoor.slots=4`)."""
+"""Maps that are searched for a key without its first part (`frontdoor.slots=4`)."""
 
 
 def assign(located: LocatedTree, overrides: Iterable[Typed], shape: Shape, groups: Sequence[str] = ()) -> list[Finding]:

@@ -1,6 +1,6 @@
 """Which config files make up the config: Hydra's defaults-list algorithm, with every mistake collected. Pure.
 
-Hydra stops at the first mistake. Here a wrong name is noted, taken for an empty file, and the algorithm runs
+Hydra stops at the first mistake. Here an unknown name is noted, replaced by an empty file, and the algorithm runs
 again; likewise an override that fits nothing is noted and left out.
 """
 
@@ -42,7 +42,7 @@ class _Overrides(Overrides):
 
     @property
     def known_choices(self) -> dict[str, str | None]:
-        """Group → what was chosen so far, where anybody may look."""
+        """Group → the option chosen so far, once some file interpolates choices."""
         return self.chosen if self.shown or self.repository.interpolates else {}
 
     @known_choices.setter

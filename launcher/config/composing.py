@@ -106,9 +106,9 @@ def _placed(findings: Iterable[Finding], index: ConfigIndex, sources: SourceMap)
 def _decoded(
     tree: dict[str, Any], sources: SourceMap, unresolved: set[str], *, incomplete: bool
 ) -> tuple[FleetConfig, list[Finding]]:
-    """The config, and what is wrong with its values but those at `unresolved` keys; then with its references.
+    """The config with findings about its values (except at `unresolved` keys) and then about its references.
 
-    `incomplete`: a file is missing, and what it would have brought is not also missing.
+    `incomplete`: a file is missing, and what it would have brought is not also reported as missing.
     """
     fleet, found = decode(FleetConfig, tree, sources)
     problems = [p for p in found if p.key not in unresolved]
@@ -125,7 +125,7 @@ def _decoded(
 
 
 def _call_profile(tree: dict[str, Any], chosen: Iterable[ResultDefault]) -> None:
-    """A profile that does not say its name is called after its file."""
+    """Name a profile without a name after its file."""
     paths = (default.config_path or "" for default in chosen if default.parent == PRIMARY)
     group, _, name = next((path for path in paths if path.startswith("profile/")), "").rpartition("/")
     profile = tree.setdefault("profile", {}) if group else None
@@ -134,7 +134,7 @@ def _call_profile(tree: dict[str, Any], chosen: Iterable[ResultDefault]) -> None
 
 
 def _without_followers(repository: FragmentRepository, findings: Sequence[Finding]) -> list[Finding]:
-    """The findings but those about keys that a file which could not be read, or does not exist, would have brought."""
+    """Findings without those that only follow from an unreadable or absent file."""
     homes = [
         "" if path.startswith("profile/") else fragment.home  # profiles choose files for every key
         for path, fragment in repository.fragments.items()
@@ -191,7 +191,7 @@ def _assemble(repository: FragmentRepository, typed: Sequence[Typed]) -> Assembl
 
 
 def _incomplete(repository: FragmentRepository, findings: Sequence[Finding]) -> bool:
-    """Whether something that was asked for is not in the tree, so that what lacks is not a finding of its own."""
+    """Whether a requested file is not in the tree, so that missing values are no findings of their own."""
     lacking = {"config/unknown-group", "config/unknown-option", "config/unreadable", "config/defaults"}
     return (
         bool(repository.phantoms)
@@ -224,7 +224,7 @@ def _no_primary(config_dirs: Sequence[Path]) -> Finding:
 def _include(
     repository: FragmentRepository, tree: Mapping[str, Any], names: Sequence[str]
 ) -> tuple[list[str], list[Finding]]:
-    """Of `names`, those of server/ to add to the composed `tree`, and findings about those that are wrong."""
+    """Add the server/ files `names` to the composed `tree`; returns findings about wrong names."""
     present = mapping_at(tree, "servers")
     options = repository.index.options("server")
     added: list[str] = []

@@ -1,4 +1,4 @@
-"""Values that are fine by themselves and not together: one function a rule, all of them in `CONTRADICTIONS`. Pure."""
+"""Values that are valid alone and not together: one function per rule, all of them in `CONTRADICTIONS`. Pure."""
 
 from __future__ import annotations
 

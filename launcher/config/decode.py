@@ -117,7 +117,7 @@ class _Decoder:
         return stand_in(shape)
 
     def anything(self, raw: Any, key: str) -> Any:
-        """Whatever is there, with mapping keys that JSON can hold."""
+        """Any value, with mapping keys that JSON can hold."""
         if isinstance(raw, dict):
             for name in (name for name in raw if not isinstance(name, str)):
                 message = f"{key}: the key {name!r} must be a string"
@@ -267,7 +267,7 @@ def _shown(raw: Any) -> str:
 
 
 def _type_fixes(shape: Shape, raw: Any, key: str) -> tuple[Fix, ...]:
-    """An override that writes what was plainly meant."""
+    """An override with the value that was clearly meant."""
     if isinstance(shape, Either):
         return tuple(fix for option in shape.options for fix in _type_fixes(option, raw, key))[:1]
     if isinstance(shape, Number) and isinstance(raw, str):

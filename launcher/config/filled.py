@@ -1,4 +1,4 @@
-"""What a config leaves out and a model file's header knows, and what a reader would guess. Pure but for the reader.
+"""Fills in what a config leaves out, from a model file's header or by defaults. Pure but for the header reader.
 
 A server with a `file` gets a model of its own; a model without architecture gets its file's. In a fleet file, and on
 every server with a `file`, tier, port, slots, context and devices may be left out as well. A probed machine's cards get
@@ -25,15 +25,15 @@ from launcher.ir.catalog import HeaderFacts, ReadHeader, SeeDevices
 from launcher.ir.config import SourceMap, TierConfig
 
 PORTS = range(18001, 18901)
-"""Where ports are taken from for servers that name none."""
+"""Range of ports for servers without one."""
 SLOTS = 2
-"""One to talk to, one for what a client asks beside (titles, suggestions)."""
+"""One for the chat, one for what a client asks beside it (titles, suggestions)."""
 CONTEXT = 8192
-"""Tokens a slot where a server says nothing, as far as the model was trained for them."""
+"""Tokens per slot by default, as far as the model was trained for them."""
 EMBEDDING_CONTEXT = 2048
-"""The same of an embedder, whose batch must hold a whole text."""
+"""The default for an embedder, whose batch must hold a whole text."""
 CACHE_MIB = 1024
-"""Prompt cache of a chat; llama-server's own 8 GiB a server are more than a machine of several models has."""
+"""Default prompt cache of a chat; llama-server's own 8 GiB per server exceed a machine of several models."""
 _ENCODER_POOLING = (None, "none")
 
 _BY_DEVICE = {
@@ -42,12 +42,12 @@ _BY_DEVICE = {
     for device in (known.device, known.other_device)
     if device and name != "rpc"
 }
-"""llama.cpp's device names are these with a number."""
+"""llama.cpp's device names without their number → backend."""
 _CARD = re.compile(rf"({'|'.join(_BY_DEVICE)})(\d+)")
 
 
 class Filler:
-    """Writes into a config's tree what nobody wrote."""
+    """Writes the values that nobody wrote into a config's tree."""
 
     def __init__(
         self, tree: dict[str, Any], sources: SourceMap, read: ReadHeader | None, *, file: str, name: str, here: str
@@ -65,7 +65,7 @@ class Filler:
         self.model_dir = model_dir if isinstance(model_dir, str) and model_dir != "." else ""
 
     def run(self) -> list[Finding]:
-        """Fill in everything, in the order in which one thing needs another; what is found is about unread files."""
+        """Fill in everything, each value after those it depends on; returns findings about unread files."""
         servers = {n: s for n, s in mapping_at(self.tree, "servers").items() if isinstance(s, dict)}
         if self.name:
             self._fleet()
@@ -198,7 +198,7 @@ class Filler:
             draft["model"], draft["quantization"] = made[0], made[1].file.quantization
 
     def _server_model(self, server: dict[str, Any]) -> None:
-        """What is left out of the model that a server names, and the quantization where the model has one file."""
+        """Fill in the fields of a server's model, and the quantization where the model has one file."""
         model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
         if not model or server.get("file"):
             return
@@ -229,7 +229,7 @@ class Filler:
                 self.facts[server["model"]] = facts
 
     def _guesses(self, name: str, server: dict[str, Any]) -> None:
-        """Tier, slots, context and devices of a server that says nothing of them."""
+        """Defaults for tier, slots, context and devices."""
         facts = self.facts.get(str(server.get("model")))
         server.setdefault("tier", "hot" if server.get("ttl_s") is None else "warm")
         if facts is not None:
@@ -261,7 +261,7 @@ class Filler:
         server.setdefault("cache_ram_mib", 0 if embeds else CACHE_MIB)
 
     def _encoder(self, server: dict[str, Any]) -> None:
-        """A model that completes nothing embeds, whoever forgot to say so: asked for a completion it would fail."""
+        """A model that cannot complete text embeds, even where `embedding` is not set: a completion would fail."""
         model = mapping_at(mapping_at(self.tree, "models"), server.get("model"))
         architecture = mapping_at(model, "architecture")
         if architecture.get("causal") is False or "bert" in str(architecture.get("arch")):
@@ -287,7 +287,7 @@ class Filler:
         server["tier"] = name
 
     def _ports(self, servers: Mapping[str, dict[str, Any]], easy: list[str]) -> None:
-        """A port for each server that has none, by its name: it keeps it, whoever is added or removed beside it."""
+        """A port for each server without one, derived from its name: it keeps it when others come and go."""
         ports, services = mapping_at(self.tree, "ports"), mapping_at(self.tree, "services")
         front = mapping_at(mapping_at(self.tree, "runtime"), "front")
         listening = (*servers.values(), *(mapping_at(services, name) for name in services), front)
@@ -304,9 +304,9 @@ class Filler:
 
 
 def by_engine(tree: Mapping[str, Any], sources: SourceMap, see: SeeDevices | None) -> list[Finding]:
-    """Rename the cards of a probed machine in `tree` to what the default engine calls them, in place.
+    """Rename the cards of a probed machine in `tree` to the default engine's names, in place.
 
-    Cards that somebody wrote keep their names. A warning where the engine sees none of those that are there.
+    Cards that somebody wrote keep their names. A warning where the engine sees none of the present ones.
     """
     gpus = mapping_at(mapping_at(tree, "hardware"), "gpus")
     entry = mapping_at(mapping_at(tree, "engines"), "default")

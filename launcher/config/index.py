@@ -1,7 +1,7 @@
-"""Which config files there are: group → options over several directories. I/O: lists directories.
+"""The config files that exist: group → options over several directories. I/O: lists directories.
 
-Hydra's rule: groups are the union of all directories; a file of an earlier directory shadows the same
-group and name in a later one.
+Hydra's rule: groups are the union of all directories; a file of an earlier directory shadows the same group and name in
+a later one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PRIMARY = "config"
 """Name of the primary config: `config.yaml` at the top of a config directory."""
 
 MAX_DEPTH = 5
-"""How deep groups nest (`server/gpu/…`); a symlink to a parent directory must not go on for ever."""
+"""Depth of nested groups (`server/gpu/…`); a symlink to a parent directory must not recurse for ever."""
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -36,7 +36,7 @@ ENTRY_GROUPS = {
 """Groups whose every file is one entry of a map: a file without a header lands at `<map>.<file name>`."""
 
 DEFAULT_ENGINE = "engines.default"
-"""Where engine/ files without a header land: choosing an engine chooses what servers run by default."""
+"""Key for engine/ files without a header: choosing an engine chooses the servers' default."""
 
 CATALOGUE_GROUPS = ("model", "quantization", "tier")
 """Groups that are always loaded whole: entries do nothing until something refers to them."""
@@ -105,7 +105,7 @@ def is_fleet_file(path: Path) -> bool:
 
 
 def fleet_name(path: Path) -> str:
-    """What the fleet in the file `path` is called: after the file, or after the folder of a plain `launch.yaml`.
+    """The name of the fleet in the file `path`: the file's, or its folder's for a plain `launch.yaml`.
 
     In the user's own config folder, `…/.config/launch/launch.yaml`, that is `home`.
     """

@@ -15,7 +15,7 @@ from launcher.errors import Finding, fault
 Path = tuple[Any, ...]
 """Keys and indices from the root; a dotted key is not one to one, where a key is empty or has a dot."""
 UNRESOLVED = (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError)
-"""What an interpolation raises: resolvers raise what Python does."""
+"""Exceptions of an interpolation: resolvers raise any of Python's."""
 
 
 def resolve(tree: dict[str, Any]) -> tuple[dict[str, Any], list[Finding]]:

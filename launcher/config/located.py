@@ -1,4 +1,4 @@
-"""Where values were written: a plain tree that knows it of each, and findings that get the place of their key. Pure.
+"""A plain tree that knows where each of its values was written; findings get the location of their key. Pure.
 
 Merging follows OmegaConf: mappings merge, lists and values replace, `???` (to be filled in) never replaces.
 """
@@ -25,7 +25,7 @@ Written = Callable[[str], Location | None]
 """A dotted key → where its value was written, if anywhere."""
 
 SHOWN_CHARACTERS = 500
-"""How much of a message or a note is shown: users paste whole files into values."""
+"""Characters of a message or a note that are shown: users paste whole files into values."""
 
 
 def joined(prefix: str, part: object) -> str:
@@ -105,7 +105,7 @@ class LocatedTree:
 
 
 def child(node: Any, part: str) -> Any:
-    """What stands under `part` of a mapping or (by index) a list; ABSENT otherwise."""
+    """The value under `part` of a mapping or (by index) a list; ABSENT otherwise."""
     if isinstance(node, dict):
         return node.get(part, ABSENT)
     if isinstance(node, list) and part.isdecimal() and int(part) < len(node):

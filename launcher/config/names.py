@@ -1,4 +1,4 @@
-"""What things are called and where they are: names, roles, aliases, addresses and paths; rules of `CHECKS`. Pure."""
+"""Names and addresses: names, roles, aliases, addresses and paths; rules of `CHECKS`. Pure."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _bad_name(key: str, name: str, what: str, *notes: str) -> Finding:
 
 
 def _how_to_name(collection: str, name: str, fleet: FleetConfig) -> tuple[str, ...]:
-    """What would do; of a server also why its derived name did not."""
+    """A valid name; for a server also why its derived name was not used."""
     plain = "use letters, digits, - and _, starting with a letter or digit"
     if collection != "servers":
         return (plain,)
@@ -171,7 +171,7 @@ def _taken(
 
 
 def _other_clashes(fleet: FleetConfig) -> Iterator[Finding]:
-    """What an upstream or a service is asked by is its own: asked by a role, strangers would get what servers do."""
+    """Names of upstreams and services must be their own: by a role, strangers would get servers' requests."""
     for name in fleet.services.keys() & fleet.servers.keys():
         yield _clash(f"services.{name}", name, f"the server servers.{name}")
     for name in sorted(fleet.upstreams.keys() & (fleet.servers.keys() | fleet.services.keys())):
@@ -200,7 +200,7 @@ def _clash(key: str, name: str, other: str, *fixes: Fix) -> Finding:
 
 
 def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
-    """Where there are several hosts, every `host` is one of them, an address, or a unix socket on the front's."""
+    """With several hosts, every `host` is one of them, an address, or a unix socket on the front's."""
     hosts = fleet.hardware.hosts
     servers = {f"servers.{name}.host": server.host for name, server in fleet.servers.items()}
     written = {"runtime.front.host": fleet.runtime.front.host, **servers}
@@ -218,7 +218,7 @@ def check_hosts(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
-    """`config/address`: what nothing can listen on; a unix socket only where the front may have `path`s."""
+    """`config/address`: nothing can listen there; a unix socket only where the front may have `path`s."""
     if re.fullmatch(r"[\w.:\[\]%-]+", host) or (path and host.startswith("/")):
         return
     notes = () if path else ("the front can listen on a unix socket: runtime.front.listen=[/run/launch/front.sock]",)
@@ -293,7 +293,7 @@ def _bad_address(key: str, written: str, why: str, note: str) -> Finding:
 
 
 def check_paths(fleet: FleetConfig) -> Iterator[Finding]:
-    """`config/path`: what begins as no path of a file does, wherever one is opened."""
+    """`config/path`: a value that begins like no file path, wherever a file is opened."""
     written = {"hardware.model_dir": fleet.hardware.model_dir}
     for name, model in fleet.models.items():
         files = model.files.items()

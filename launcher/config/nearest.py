@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from launcher.errors import Fix
 
 SHOWN_NAMES = 12
-"""How many valid names a note lists before it says how many more there are."""
+"""Valid names listed in a note; the rest is counted."""
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*")
 _RESERVED = {"true", "false", "null", "nan", "inf"}
@@ -35,7 +35,7 @@ FLAG_NAMES = {
     "ts": "tensor_split",
     "alias": "aliases",
 }
-"""What llama-server's flags are called in a server, for who writes them there."""
+"""llama-server's flags → config fields, for users who write flags into a server."""
 
 
 def nearest(word: str, names: Iterable[object]) -> str | None:

@@ -29,7 +29,7 @@ from launcher.errors import Finding, Fix, fault
 from launcher.ir.config import FleetConfig, OrchestrationConfig, OwnKvType, RungConfig, ServerConfig
 
 KV_TYPES: tuple[str, ...] = get_args(OwnKvType)
-"""Those that every build has."""
+"""K/V types that every build has."""
 
 Check = Callable[[FleetConfig], Iterable[Finding]]
 
@@ -185,7 +185,7 @@ def check_orchestration(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
-    """A rule without a model is for a task type of a pool; what the warm pool expects is of a domain, and a worker.
+    """A rule without a model is for a task type of a pool; the warm pool's predictions name domains and workers.
 
     A domain is what policies, rules and the task types of pools name (`launcher.orchestrate.settings`).
     """
@@ -211,7 +211,7 @@ def check_domains(fleet: FleetConfig) -> Iterator[Finding]:
 
 
 def _no_worker(key: str, name: str, workers: set[str]) -> Finding:
-    """The finding for a server of which the warm pool knows nothing, or for a role: it goes by servers."""
+    """The finding for a server unknown to the warm pool, or for a role: the warm pool takes servers only."""
     return fault(
         "config/dangling",
         key,
@@ -268,7 +268,7 @@ def _respelled_hook(key: str, server: str, path: str, names: Iterable[str]) -> t
 
 
 def check_cluster(fleet: FleetConfig) -> Iterator[Finding]:
-    """What a cluster is told of hosts and engines is of those that exist: another would be passed over."""
+    """Hosts and engines in cluster settings must exist: others would be ignored."""
     hosts, engines = set(fleet.hardware.hosts), set(fleet.engines)
     if fleet.deploy.slurm is not None:
         yield from _keys("deploy.slurm.constraints", fleet.deploy.slurm.constraints, hosts, kind="host")

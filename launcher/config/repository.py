@@ -30,7 +30,7 @@ _HEADER = re.compile(r"\s*#\s*@")
 _PACKAGE = re.compile(r"[^\s.]+(\.[^\s.]+)*")
 
 _MAX_BYTES = 8 * 1024**2
-"""More than a fleet file of ten thousand servers has: /dev/zero under another name must not fill the memory."""
+"""More than a fleet file of ten thousand servers has: reading /dev/zero must not fill the memory."""
 
 
 class Fragment(msgspec.Struct, frozen=True):
@@ -277,7 +277,7 @@ class FragmentRepository(IConfigRepository):
         return []
 
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
-        """There is nothing to initialise."""
+        """Nothing to initialise."""
 
     def _catalogue(self) -> list[InputDefault]:
         """Read every file of the catalogue groups, to be merged first so that any other may amend an entry.

@@ -1,7 +1,6 @@
-"""What may stand under each key: the config types of `launcher.ir.config`, read once as shapes. Pure.
+"""What each key may hold: the config types of `launcher.ir.config`, read once as shapes. Pure.
 
-A shape says what a value looks like. Decoding walks shapes to check values; overrides walk them to know a key
-that no file wrote.
+A shape describes a value. Decoding walks shapes to check values; overrides walk them to know a key that no file wrote.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import msgspec
 
 
 class Anything(msgspec.Struct, frozen=True):
-    """Whatever YAML can say."""
+    """Any YAML value."""
 
 
 class Text(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ COMMANDS = frozenset(
 """Words that are commands when they come first; a test compares them with the command line's own."""
 
 REFUSES = (HydraException, ValueError, TypeError, AssertionError, ArithmeticError, RecursionError)
-"""What Hydra's parser raises: its cast functions raise what Python does."""
+"""Exceptions of Hydra's parser: its cast functions raise any of Python's."""
 
 VALUES_MAX = 100_000
 """Values of one override that are counted: `range(0,10000000000)` is one zero too many, and fills no memory."""

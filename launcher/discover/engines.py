@@ -1,4 +1,4 @@
-"""llama-servers of this machine: on PATH, in the usual places, built here, packaged. I/O: asks each its version."""
+"""Find llama-servers: on PATH, in the usual places, built here, packaged. I/O: asks each for its version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_HOME = ("llama.cpp/build/bin", "llama.cpp", ".local/bin", "bin")
 
 
 class FoundEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """A llama-server that runs here. `packaged`: it is the one that the config has already."""
+    """A llama-server that runs here. `packaged`: it is the one that config uses when nothing is written."""
 
     binary: str
     build: int

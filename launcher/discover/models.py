@@ -1,4 +1,4 @@
-"""Model files in the places where other programs keep theirs, and in folders that are named. I/O."""
+"""Find model files where other programs keep theirs, and in folders that the user names. I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.errors import CatalogError, Finding, fault
 from launcher.ir.catalog import ReadHeader
 
 MAX_DEPTH = 8
-"""How deep folders are searched; the Hugging Face cache has models four deep."""
+"""How many folders deep the search goes; the Hugging Face cache has models four deep."""
 
 _NOT_IN_FLEET = "models there are not in the fleet; make it readable, or name other folders with --models DIR"
 _OLLAMA_MODEL_LEFT_OUT = "the Ollama model that it describes is not in the fleet"
@@ -60,10 +60,10 @@ def usual_places(env: Mapping[str, str]) -> tuple[ModelPlace, ...]:
 def find_models(
     named: Sequence[Path], usual: Sequence[ModelPlace], read: ReadHeader, *, depth: int = MAX_DEPTH
 ) -> FoundModels:
-    """Every model file below `named` (so many folders deep) and the `usual` places that exist, each file once.
+    """Every model file below `named` and the `usual` places that exist, `depth` folders deep, each file once.
 
-    Raises nothing: a named folder that is not there, one that may not be listed, and a file that is no model are
-    findings, warnings all.
+    Raises nothing: a named folder that is missing, one that may not be listed, and a file that is no model become
+    warnings in `findings`.
     """
     findings: list[Finding] = []
     files: dict[tuple[int, int], ModelOnDisk] = {}
@@ -91,7 +91,7 @@ def find_models(
 
 
 def plain_path(path: Path) -> Path:
-    """An absolute path without `..`; a link stays one, the folders before it are resolved where they must be."""
+    """`path` made absolute and without `..`; a link to a file stays one, folders are resolved only if `..` needs it."""
     if ".." not in path.parts:
         return path.absolute()
     return path.resolve() if path.is_dir() or path.name == ".." else path.parent.resolve() / path.name
@@ -110,9 +110,9 @@ def _candidates(place: ModelPlace, depth: int, findings: list[Finding]) -> Itera
 
 
 def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False) -> Iterator[str]:
-    """Paths of GGUF files below `folder`, sorted; of split ones part 1.
+    """Paths of GGUF files below `folder`, sorted; of split files only part 1.
 
-    Links to files are followed, at the `top` those to folders, too.
+    Links to files are followed, links to folders only at the `top`.
     """
     try:
         with os.scandir(folder) as listed:
@@ -129,7 +129,7 @@ def _walk(folder: str, depth: int, findings: list[Finding], *, top: bool = False
 
 
 def _is_there(place: ModelPlace, findings: list[Finding], *, asked: bool) -> bool:
-    """Whether a place exists; one that does not is a finding where somebody asked for it, one out of reach always."""
+    """Whether a place exists. A missing one becomes a finding if the user `asked` for it, an unreachable one always."""
     try:
         found = os.stat(place.path)  # noqa: PTH116 - as above
     except OSError as error:
@@ -144,7 +144,7 @@ def _is_there(place: ModelPlace, findings: list[Finding], *, asked: bool) -> boo
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
-    """Whether an entry is a folder; a link in a circle, or into a folder that may not be read, is none."""
+    """Whether an entry is a folder; False for a link in a circle, or into a folder that may not be read."""
     try:
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
@@ -152,7 +152,7 @@ def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
 
 
 def _writable(path: str) -> bool:
-    """Whether a path can stand in a config file: text, without what a config would put a value for."""
+    """Whether a path can be written in a config file: it is text, without `${`, which config would replace."""
     return "${" not in path and not any("\ud800" <= c <= "\udfff" for c in path)
 
 

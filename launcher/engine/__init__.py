@@ -1,8 +1,8 @@
 """A llama-server binary → its `Dialect`: every flag, arity, choice and removal.
 
-In: a binary (probed by its own `--help`), or the name of a recorded dialect. Out: `launcher.ir.dialect.Dialect`.
-And what it says that a command line will take, from its own dry run (`prove`). `help` and `breakdown` are pure.
-What a dry run needs is imported when it is first asked for: a plan needs none of it.
+In: a binary (probed by its own `--help`), or the name of a recorded dialect. Out: `launcher.ir.dialect.Dialect`. Also
+the memory that a command line will take, by the binary's own dry run (`prove`). `help` and `breakdown` are pure.
+Modules for dry runs are imported on first use: a plan needs none of them.
 """
 
 import importlib
@@ -66,7 +66,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What a dry run needs, imported on first use. AttributeError for any other name."""
+    """Import what a dry run needs on first use. Raises AttributeError for any other name."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.prove"), name)

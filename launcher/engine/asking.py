@@ -1,4 +1,4 @@
-"""Asking a llama-server binary something that ends by itself: its help, its devices. I/O: starts it."""
+"""Run a llama-server binary for an answer after which it ends: its help, its devices. I/O: starts it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from launcher.ir.catalog import SeenDevice
 from launcher.sizes import MIB
 
 SAID_MAX = 8 * 1024**2
-"""Bytes of an answer; `--help` of today's builds has 100,000."""
+"""Bytes of an answer at most; `--help` of today's builds has 100,000."""
 AGAIN_S = 60.0
-"""How long a question that got no answer is not asked again."""
+"""Seconds for which a question that got no answer is not asked again."""
 
 
 class Said(NamedTuple):
-    """What an engine wrote, and its exit status (a signal < 0)."""
+    """Output of an engine, and its exit status (negative: a signal)."""
 
     status: int
     out: str
@@ -33,18 +33,21 @@ class Said(NamedTuple):
 
 
 class NoAnswerError(Exception):
-    """It was ended before it had answered; the text says why: `did not answer in 20 s`, `wrote more than 8 MiB`."""
+    """The engine was ended before it answered; the message says why.
+
+    Messages: `did not answer in 20 s`, `wrote more than 8 MiB`.
+    """
 
 
 _unanswered: dict[tuple[object, ...], tuple[float, NoAnswerError]] = {}
-"""Question → when it was given up, and why."""
+"""Question → when it was given up (monotonic clock), and why."""
 
 
 def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float) -> Said:
-    """Run `words` to its end; `env` is added to what servers inherit.
+    """Run `words` until the program ends; `env` is added to what servers inherit.
 
-    What got no answer is not asked again for AGAIN_S, as long as the program's file is the same. Raises OSError (it
-    cannot run), NoAnswerError.
+    A question that got no answer is not asked again for AGAIN_S, as long as the program's file is the same. Raises
+    OSError (it cannot run), NoAnswerError.
     """
     question = (*words, *sorted((env or {}).items()), *_file(words[0]))
     given_up, why = _unanswered.get(question, (0.0, None))
@@ -60,7 +63,7 @@ def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float
 
 
 def _file(program: str) -> tuple[int, ...]:
-    """What tells a program's file from another in its place; nothing for one that cannot be looked at."""
+    """Inode and modification time (ns) of a program's file, to notice another in its place; () if it cannot be read."""
     try:
         facts = Path(shutil.which(program) or program).stat()
     except OSError:
@@ -88,13 +91,14 @@ def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said
 
 _DEVICE = re.compile(r"^  (\w+): (.*?)(?: \((\d{1,9}) MiB, (\d{1,9}) MiB free\))?\s*$", re.MULTILINE)
 LIST_TIMEOUT_S = 30.0
-"""A CUDA build opens every card first."""
+"""Seconds; a CUDA build opens every GPU first."""
 
 
 def list_devices(binary: Path, *, rpc: str = "", env: Mapping[str, str] | None = None) -> tuple[SeenDevice, ...] | None:
-    """The devices that `binary` sees, with the servers `rpc` (`host:port,…`) added to them.
+    """The devices that `binary` sees, with those of the RPC servers `rpc` (`host:port,…`).
 
-    None when the build does not say: it fails, or is too old for the flag. Raises NoAnswerError.
+    None if the build does not say: it fails, or is too old for the flag. Raises NoAnswerError, also if a signal ended
+    it.
     """
     words = [str(binary), *(("--rpc", rpc) if rpc else ()), "--list-devices"]
     try:

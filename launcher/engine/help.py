@@ -44,7 +44,7 @@ def _split_head(line: str) -> tuple[str, str]:
 
 
 def _flag(head: str, help_lines: list[str]) -> Flag | None:
-    """The flag described by one entry, or None where the head is no option."""
+    """The flag that one entry describes; None if its head is no option."""
     match = _NAMES.match(head)
     if match is None:
         return None
@@ -69,10 +69,10 @@ def _flag(head: str, help_lines: list[str]) -> Flag | None:
 
 
 def _first_negation(spellings: tuple[str, ...]) -> int:
-    """Where the spellings that switch off begin: they follow the others, and some long one is `--no-…`.
+    """Index of the first spelling that switches the flag off; a long one is `--no-…`, all follow the others.
 
-    Without a long spelling before it, `--no-…` is the flag's own name (`--no-host`). A short spelling just before
-    it (`-nkvo`, `-no-kvu`) belongs to it.
+    Without a long spelling before it, `--no-…` is the flag's own name (`--no-host`). A short spelling just before it
+    (`-nkvo`, `-no-kvu`) belongs to it.
     """
     for i, name in enumerate(spellings):
         if name.startswith("--no-") and any(n.startswith("--") for n in spellings[:i]):

@@ -1,4 +1,4 @@
-"""What tells one engine from another: its bytes, and every library that running it would load. I/O."""
+"""Tell engines apart: by their bytes, and by every library that running them would load. I/O."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from launcher.base.programs import interpreter
 from launcher.engine.asking import NoAnswerError, ask
 
 _RESOLVED = re.compile(r"^\s*(?:\S+ => )?(/.*) \(0x[0-9a-f]+\)$", re.MULTILINE)
-"""A line of what the loader lists."""
+"""A line of the loader's list of libraries."""
 _LOADER_S = 10.0
 _LIBRARIES = ("llama", "ggml")
 _HEADER_KEY = b"general.architecture"
-"""A key that whoever reads a GGUF file asks for: in a llama-server that is one file."""
+"""A key that every reader of GGUF files asks for: a llama-server that is one static file contains it."""
 
 
 def may_be_kept(binary: Path, env: Mapping[str, str]) -> bool:
-    """Whether what `binary` says may be kept under its identity: only where it is seen that it is an engine itself.
+    """Whether answers of `binary` may be cached under its identity: only if it is seen to be an engine itself.
 
     A script, and a program that becomes another one, may run another engine next time.
     """
@@ -36,11 +36,11 @@ def may_be_kept(binary: Path, env: Mapping[str, str]) -> bool:
 
 
 def identity(binary: Path, digest: str, env: Mapping[str, str]) -> str:
-    """Hex name of an engine: `digest` of the binary, `env` (added to ours: a library path), and its libraries.
+    """Hex name of an engine: by `digest` of the binary, `env` (added to ours: a library path), and its libraries.
 
     Libraries are what the loader resolves (ld.so(8) `--list`: RUNPATH, LD_LIBRARY_PATH, its cache), and those beside
-    the binary and on the path in `env`, where ggml finds its backends. Each counts by path, size, inode and the
-    time of its last change, which no copy takes along (ctime).
+    the binary and on the path in `env`, where ggml finds its backends. Each counts by path, size, inode and the time of
+    its last change (ctime), which a copy does not take along.
     """
     folders = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
     beside = (library for folder in folders for library in folder.glob("lib*.so*"))
@@ -56,7 +56,7 @@ def identity(binary: Path, digest: str, env: Mapping[str, str]) -> str:
 
 
 def _loaded(binary: Path, env: Mapping[str, str]) -> Iterator[Path]:
-    """The libraries that the loader of `binary` finds; none where it has no loader, or does not say."""
+    """The libraries that the loader of `binary` finds; none if it has no loader, or the loader does not answer."""
     kind, loader = interpreter(binary)
     if kind != "elf" or loader is None:
         return

@@ -1,4 +1,4 @@
-"""Ask a llama-server binary what it accepts; read and write recorded dialects. The room's only I/O."""
+"""Ask a llama-server binary what it accepts; read and write recorded dialects. I/O."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def architectures(library: bytes | mmap.mmap, candidates: Iterable[str]) -> tupl
 RECORDED_DIR = Path(__file__).parent / "recorded"
 PACKAGE_SCHEME = "pkg://"
 BUILT_SCHEME = "built://"
-"""Programs of the engine that `make engine` built last."""
+"""Prefix of programs of the engine that `make engine` built last."""
 PROBE_TIMEOUT_S = 20.0
-"""`--help` of a CUDA build loads its backends first: seconds on a cold disk."""
+"""Seconds: `--help` of a CUDA build loads its backends first, which takes seconds from a cold disk."""
 TAIL_LINES = 8
 SHOWN_MAX = 200
-"""Characters of a line of what it said in a finding."""
+"""Characters of an output line that a finding shows."""
 CACHE_TYPE_FLAGS = ("--cache-type-", "--spec-draft-type-")
-"""Beginnings of flags that take a type of K/V."""
+"""Prefixes of the flags that take a K/V cache type."""
 FLAGS_MIN = 40
 """Real builds list some 250 flags; fewer than this is another program's help."""
 
@@ -69,7 +69,7 @@ _BUILD = re.compile(r"version:\s+(?:\S+ \(build (\d{1,9}), commit (\w+)\)|(\d{1,
 
 
 def engines_dir() -> Path:
-    """Where built engines lie: `$XDG_DATA_HOME/launch/engines`."""
+    """Directory of the engines built here: `$XDG_DATA_HOME/launch/engines`."""
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
     return Path(data, "launch/engines")
 
@@ -78,7 +78,7 @@ def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
     """The program that `engine.binary` names: an absolute path, or a bare name left for PATH at run time.
 
     `pkg://package/file` is found through the package's spec, without importing it; `built://file` in the engine that
-    `make engine` built last. Raises EngineError (`engine/missing-binary`, at `key`.binary) where there is none.
+    `make engine` built last. Raises EngineError (`engine/missing-binary`, at `key`.binary) if there is none.
     """
     if "\0" in engine.binary:
         raise EngineError([_missing(key, f"{engine.binary!a} names no program")])
@@ -100,7 +100,7 @@ def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
 
 
 def locate_binary(binary: str) -> Path | None:
-    """The file that running `binary` would execute now, or None: a path as it is, a bare name through PATH."""
+    """The file that running `binary` would execute now (a bare name is found through PATH); None: it cannot run."""
     found = binary if "/" in binary else shutil.which(binary)
     return Path(found) if found and unrunnable(found) is None else None
 
@@ -114,10 +114,11 @@ def probe(
     timeout_s: float = PROBE_TIMEOUT_S,
     candidates: Iterable[str] = (),
 ) -> Dialect:
-    """What `binary` accepts, by its own `--help` and `--version`, each within `timeout_s`.
+    """The dialect of `binary`, by its own `--help` and `--version`, each within `timeout_s` seconds.
 
-    Kept in `cache_dir` under its identity: a llama-server may be a stub of 14 kB whose flags live in a shared library.
-    `env` is added to ours (a library path).
+    Cached in `cache_dir` under the engine's identity, with its libraries: a llama-server may be a stub of 14 kB whose
+    flags live in a shared library. `env` is added to ours (a library path); `candidates`: see `architectures`.
+
     Raises EngineError: `engine/missing-binary`, `engine/probe-failed`, at `key`.binary.
     """
     if (why := unrunnable(str(binary))) is not None:
@@ -174,7 +175,7 @@ def recorded(name: str, *, key: str = "engine") -> Dialect:
 
 
 def record(name: str, binary: Path, directory: Path = RECORDED_DIR, *, candidates: Iterable[str] = ()) -> Path:
-    """Probe `binary` and keep its dialect as `directory`/`name.json`, one flag a line; returns that path.
+    """Probe `binary` and write its dialect to `directory`/`name.json`, one flag per line; returns that path.
 
     `candidates` are architectures that it may know beside those that its table lists (see `architectures`).
     """
@@ -188,7 +189,7 @@ def record(name: str, binary: Path, directory: Path = RECORDED_DIR, *, candidate
 
 
 def _recorded_as(digest: str) -> str | None:
-    """The name under which this very binary was recorded: wheels do not know their own build number."""
+    """The name under which this binary's dialect was recorded: wheels do not know their own build number."""
     return next((name for name in recorded_names() if recorded(name).digest == f"sha256:{digest}"), None)
 
 
@@ -197,7 +198,7 @@ def _recorded_architectures() -> tuple[str, ...]:
 
 
 def _architectures(binary: Path, env: Mapping[str, str], candidates: Iterable[str]) -> tuple[str, ...]:
-    """What the llama library of `binary` knows: in the binary itself, beside it, or on its library path."""
+    """The architectures that the llama library of `binary` knows: beside it, on its library path, or in itself."""
     directories = [binary.resolve().parent, *(Path(d) for d in env.get("LD_LIBRARY_PATH", "").split(":") if d)]
     libraries = [p for d in directories for p in sorted(d.glob("libllama.so*"))]
     for path in (*libraries, binary):
@@ -217,7 +218,7 @@ def _sparse(flag: msgspec.Struct) -> dict[str, object]:
 
 
 def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeout_s: float) -> str:
-    """Output of `binary flag`; stdout, or stderr where that is empty (`--version`). Raises EngineError."""
+    """Output of `binary flag`: stdout, or stderr if that is empty (`--version`). Raises EngineError."""
     try:
         status, out, err = ask((str(binary), flag), env, timeout_s=timeout_s)
     except OSError as error:
@@ -230,7 +231,7 @@ def _ask(binary: Path, flag: str, key: str, env: Mapping[str, str] | None, timeo
 
 
 def _died(key: str, binary: Path, flag: str, status: int, output: str) -> Finding:
-    """The finding for an exit other than 0: how it ended, the tail of what it said, and what helps."""
+    """The finding for an exit status other than 0: how it ended, the end of its output, and a remedy."""
     how = f"was killed by signal {-status} ({signal_name(-status)})" if status < 0 else f"exited {status}"
     tail = tuple(line.strip()[:SHOWN_MAX] for line in output.splitlines()[-TAIL_LINES:] if line.strip())
     remedy: tuple[str, ...] = ()
@@ -276,7 +277,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def with_cache_types(dialect: Dialect, types: tuple[str, ...]) -> Dialect:
-    """`dialect` taking K/V types that its engine has beside those that the help of the recorded build lists."""
+    """`dialect` with K/V cache types that its engine accepts beside those in the recorded build's help."""
     if not types:
         return dialect
     flags = (

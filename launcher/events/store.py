@@ -1,9 +1,8 @@
-"""Events as lines of JSON in two files: when the newer one is full it becomes the older one, whose lines are gone. I/O.
+"""Events as lines of JSON in two files: when the newer one is full, it replaces the older one. I/O.
 
-Those of a fleet's orchestration, which come with requests, are two files of their own beside them.
-
-Whatever is wrong with the files costs events, never the fleet: lines that cannot be read are skipped, a disk that
-cannot be written is told of once and tried again with the next event.
+Events of a fleet's orchestration, which come with requests, are in two files of their own beside them. A problem with
+the files costs events, never the fleet: unreadable lines are skipped, and a disk that cannot be written is reported
+once and tried again with the next event.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from launcher.ir.events import Record
 
 _LOG = logging.getLogger("launch.events")
 MAX_BYTES = 2 * 1024**2
-"""Of each of the two files."""
+"""Limit of each of the two files."""
 MAX_LINE_BYTES = 16 * 1024
 _BEYOND = 2**52
 """Numbers of events that are read are below: from twice that on, which none may reach, a browser takes two for one."""
 _NEVER_S = 250_000_000_000.0
-"""Unix time that no calendar writes any more."""
+"""A Unix time beyond what calendars can write."""
 
 
 class Store:
-    """Appends to `path`. Never raises OSError."""
+    """Appends events to `path`. Never raises OSError."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         self._path = path
@@ -41,7 +40,7 @@ class Store:
         self._torn = False
 
     def append(self, record: Record) -> None:
-        """Add one; its details are left out where they are too long."""
+        """Add an event; its details are left out if they are too long."""
         line = msgspec.json.encode(record) + b"\n"
         if len(line) > MAX_LINE_BYTES:
             short = msgspec.structs.replace(
@@ -60,7 +59,7 @@ class Store:
             self._failing = False
 
     def _write(self, line: bytes) -> None:
-        """Raises OSError."""
+        """Append a line; a full file becomes the older one first. Raises OSError."""
         if self._descriptor < 0:
             # never blocks, not even on a pipe that lies there
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -88,12 +87,12 @@ class Store:
 
 
 def older(path: Path) -> Path:
-    """Where the lines before those of `path` are."""
+    """Path of the file with the lines before those of `path`."""
     return path.with_suffix(".1.jsonl")
 
 
 def apart(path: Path) -> Path:
-    """Where the events of a fleet's orchestration are, whose others stand in `path`."""
+    """Path of the events of the orchestration, beside those in `path`."""
     return path.with_name(f"{path.stem}-requests{path.suffix}")
 
 
@@ -103,13 +102,13 @@ def store_files(path: Path) -> tuple[Path, ...]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """What can be read of the store at `path`, oldest first; nothing where there is none."""
+    """All readable events of the store at `path`, oldest first; none where there is no store."""
     records = (record for file in store_files(path) for record in _read(file))
     return sorted(records, key=lambda record: record.id)
 
 
 def _read(path: Path) -> Iterator[Record]:
-    """The events of one file; lines that are none are skipped."""
+    """The events of one file; other lines are skipped."""
     try:
         data = read_regular(path)[: 2 * MAX_BYTES]
     except OSError:

@@ -1,7 +1,7 @@
-"""Files on disk: atomic writes, locks with an owner, where state lives, where packaged data lies.
+"""Files on disk: atomic writes, locks with an owner, places of state and of packaged data.
 
-In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs
-from a `Deployment`. I/O. State, measurements and checkpoints have modules of their own.
+In: a `Deployment` value, a deployment's name. Out: files written whole or not at all, and how the disk differs from a
+`Deployment`. I/O. State, measurements and checkpoints have modules of their own.
 """
 
 from __future__ import annotations

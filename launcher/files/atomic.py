@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the new one, never half, whatever dies when; and what refuses."""
+"""Write a file so that readers see the old or the new content, never half, whatever crashes; and write errors. I/O."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 
 def stage(path: Path, data: bytes | str, mode: int) -> Path:
-    """A temporary file beside `path` with all of `data` on disk, ready to be renamed. Raises OSError, leaving none."""
+    """Write `data` to a temporary file beside `path`, ready to be renamed. Raises OSError, leaving no file."""
     raw = data.encode() if isinstance(data, str) else data
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
@@ -52,7 +52,7 @@ def stage(path: Path, data: bytes | str, mode: int) -> Path:
 
 
 def drop_leftovers(directory: Path) -> None:
-    """Remove what writers left below `directory` that were killed; one that still writes takes no minute."""
+    """Remove temporary files of killed writers in `directory` and its folders: those older than _WRITES_S seconds."""
     with contextlib.suppress(OSError):
         for path in (*directory.glob(".*.tmp"), *directory.glob("*/.*.tmp")):
             if _LEFT.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _WRITES_S and not path.is_dir():
@@ -60,7 +60,7 @@ def drop_leftovers(directory: Path) -> None:
 
 
 def discard(temporary: Path) -> None:
-    """Remove what `stage` made, if it is still there."""
+    """Remove a temporary file of `stage`, if it still exists."""
     with contextlib.suppress(OSError):
         temporary.unlink()
 
@@ -76,9 +76,9 @@ def sync_dir(directory: Path) -> None:
 
 @contextmanager
 def writing(path: Path, *notes: str) -> Iterator[None]:
-    """Turn an OSError inside into HostError `host/cannot-write` that names the file, or else `path`, and the reason.
+    """Turn an OSError in the block into HostError `host/cannot-write`, with the file (or `path`) and the reason.
 
-    `notes` say what is left of it; none: that a deployment is written as a whole or not at all.
+    `notes` say what state is left; by default that a deployment is written as a whole or not at all.
     """
     try:
         yield
@@ -87,7 +87,7 @@ def writing(path: Path, *notes: str) -> Iterator[None]:
 
 
 def cannot_write(path: Path | str, reason: str, *notes: str) -> HostError:
-    """The error for one `path` that cannot be written because of `reason`."""
+    """The error for a `path` that cannot be written because of `reason`."""
     return HostError(
         [
             fault(
@@ -107,18 +107,18 @@ def cannot_read(path: Path | str, reason: str, *notes: str) -> Finding:
 
 
 def _named(error: OSError, path: Path) -> Path | str:
-    """The file that `error` is about; of a rename its target, and never a temporary file."""
+    """The file that `error` is about: for a rename its target, never a temporary file; else `path`."""
     named = [os.fsdecode(name) for name in (error.filename2, error.filename) if isinstance(name, str | bytes)]
     return next((name for name in named if not name.endswith(".tmp")), path)
 
 
 class ChangedMeanwhileError(Exception):
-    """The file no longer says what the edit was made from."""
+    """The file has changed since it was read for the edit."""
 
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold the folder of `path`, so that commands that edit it follow each other; where locks are unknown, nothing."""
+    """Lock the folder of `path` for the block, so that commands edit in turn; without file locks do nothing."""
     try:
         descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # RuntimeError: links in a circle
@@ -133,9 +133,9 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def replace_as_read(path: Path, before: bytes, after: bytes) -> None:
-    """Replace what `path` says; a link stays one, mode and owner stay.
+    """Replace the content of `path`, which must still be `before`; a link stays one, mode and owner stay.
 
-    Raises OSError, and ChangedMeanwhileError where it no longer says `before`; then it is as it was.
+    Raises OSError, and ChangedMeanwhileError if the content is not `before`; then it is unchanged.
     """
     place = path.resolve()
     was = place.stat()
@@ -153,7 +153,7 @@ KEY_BYTES = 32
 
 
 def make_key_file(path: Path) -> bool:
-    """Write a random key for its owner alone, unless something is at `path`; whether it was written. Raises OSError."""
+    """Write a random key, readable by its owner only, unless `path` exists; whether it did. Raises OSError."""
     if os.path.lexists(path):
         return False
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,6 +1,6 @@
-"""Checkpoints: a deployment as it was, the files that it is run with, and which of them changed since. I/O.
+"""Checkpoints: a deployment as it was, digests of the files it runs with, which of them changed since. I/O.
 
-Digests of big files are computed once: one is kept as long as nothing about its file has changed.
+Digests of big files are cached: each is valid as long as nothing about its file has changed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CoveredKind = Literal["model", "binary", "library", "file"]
 
 
 class Covered(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that servers are run with, as it was; `servers` names them."""
+    """A file that servers run with, as it was when the checkpoint was made; `servers`: their names."""
 
     path: str
     kind: CoveredKind
@@ -47,9 +47,9 @@ class Covered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """`checkpoint.json`. `request` is what `up` was asked for; `contents` has a sha256 for every file beside this one.
+    """Content of `checkpoint.json`. `request`: what `up` was asked for; `contents`: path → sha256 of all other files.
 
-    `executable` are the compiled files that are programs. `status` is None where nothing ran.
+    `executable`: the compiled files that are programs. `status`: None if nothing ran.
     """
 
     schema: Literal["launch.checkpoint/v1"] = "launch.checkpoint/v1"
@@ -72,7 +72,7 @@ def checkpoint_names(state_dir: Path) -> tuple[str, ...]:
 
 
 def checkpoint_dir(state_dir: Path, name: str) -> Path:
-    """Where the checkpoint `name` lies. Raises ConfigError `checkpoint/bad-name`."""
+    """Directory of the checkpoint `name`. Raises ConfigError `checkpoint/bad-name`."""
     if _NAME.fullmatch(name) is None:
         message = f"{name!r} cannot be a checkpoint's name"
         raise ConfigError([_refused("bad-name", message, "letters, digits and . _ + @ = -, 100 at most")])
@@ -80,9 +80,9 @@ def checkpoint_dir(state_dir: Path, name: str) -> Path:
 
 
 def save_checkpoint(state_dir: Path, checkpoint: Checkpoint, files: Mapping[str, bytes]) -> Path:
-    """Write `checkpoint` with `files` (path in the checkpoint → bytes); where it lies.
+    """Write `checkpoint` with `files` (path in the checkpoint → bytes); returns its directory.
 
-    `contents` is filled in here. Raises ConfigError `checkpoint/exists`, HostError when it cannot be written.
+    `contents` is filled in here. Raises ConfigError `checkpoint/exists`, HostError if it cannot be written.
     """
     target = checkpoint_dir(state_dir, checkpoint.name)
     if target.exists():
@@ -108,7 +108,7 @@ def save_checkpoint(state_dir: Path, checkpoint: Checkpoint, files: Mapping[str,
 
 
 def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
-    """The checkpoint `name`, every file of it as it was written.
+    """Read the checkpoint `name`, and check that every file of it is as it was written.
 
     Raises ConfigError: `checkpoint/unknown` with the nearest name, `checkpoint/damaged` with what is wrong.
     """
@@ -134,7 +134,7 @@ def read_checkpoint(state_dir: Path, name: str) -> Checkpoint:
 def checkpoint_files(
     state_dir: Path, checkpoint: Checkpoint, part: Literal["deployment", "inputs"]
 ) -> dict[str, bytes]:
-    """Path → bytes of one part of a checkpoint that was read."""
+    """Path → bytes for one part of a checkpoint that was read."""
     directory = checkpoint_dir(state_dir, checkpoint.name)
     prefix = f"{part}/"
     paths = [path for path in checkpoint.contents if path.startswith(prefix)]
@@ -154,7 +154,7 @@ def delete_checkpoint(state_dir: Path, name: str) -> None:
 
 
 def _inside(path: str) -> PurePosixPath:
-    """`path` as one that stays below its directory. Raises ValueError."""
+    """Return `path` if it stays below its directory. Raises ValueError."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or path == _RECORD:
         raise ValueError(f"not a path inside a checkpoint: {path!r}")
@@ -171,18 +171,18 @@ def _refused(code: str, message: str, note: str) -> Finding:
 
 _BLOCK_BYTES = 4 * 1024**2
 _SETTLED_NS = 2 * 10**9
-"""A file that changed this short before it was read may change again without its times showing it."""
+"""Nanoseconds: a file that changed less than this before it was read may change again with the same times."""
 
 
 class _Known(msgspec.Struct, frozen=True, array_like=True):
-    """A digest, and what the file was like: device, inode, bytes, mtime and ctime in ns."""
+    """A cached digest, and its file's device, inode, bytes, mtime and ctime in ns."""
 
     facts: tuple[int, int, int, int, int]
     digest: str
 
 
 class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
-    """`sha256:…` of a file and its size; `error` says why there is none."""
+    """`sha256:…` and size of a file; `error`: why there is none."""
 
     path: str
     size_bytes: int = 0
@@ -193,10 +193,10 @@ class FileDigest(msgspec.Struct, frozen=True, kw_only=True):
 def file_digests(
     paths: Iterable[str], cache: Path, *, on_file: Callable[[str, int], None] = lambda _path, _bytes: None
 ) -> dict[str, FileDigest]:
-    """The digest of every file in `paths`, symlinks followed; those in `cache` (a JSON file) need no reading.
+    """The digest of every file in `paths`, symlinks followed; unchanged files in `cache` (JSON) are not read.
 
-    `on_file(path, size in bytes)` is called, from a thread of our own, before a file is read. Never raises for a
-    file; a cache that cannot be read or written is done without.
+    `on_file(path, size in bytes)` is called, from a worker thread, before a file is read. Never raises for a file (see
+    `FileDigest.error`); a cache that cannot be read or written is ignored.
     """
     known = read_json(cache, dict[str, _Known]) or {}
     wanted = sorted(set(paths))
@@ -235,12 +235,12 @@ def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]
 
 
 def _open(path: str, flags: int) -> int:
-    """A descriptor that does not wait for the other end of a pipe."""
+    """Open a file without waiting for the other end of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _facts(found: os.stat_result) -> tuple[int, int, int, int, int]:
-    """What a file's content cannot change without; ctime cannot be set back."""
+    """Values of which one changes with the file's content; ctime cannot be set back."""
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -250,9 +250,9 @@ _ELF = b"\x7fELF"
 
 
 def files_of(manifest: FleetManifest) -> dict[str, tuple[CoveredKind, tuple[str, ...]]]:
-    """Path → what it is and for whom: model files, programs, llama.cpp's libraries, and files that argv names.
+    """Path → kind and servers: model files, programs, llama.cpp's libraries, and files that argv names.
 
-    Servers that are never started need none. Key files are left out: a digest of a short secret gives it away.
+    Servers that never start are left out. So are key files: a digest of a short secret gives it away.
     """
     found: dict[str, tuple[CoveredKind, list[str]]] = {}
     for server in (server for server in manifest.servers if server.start != "never"):
@@ -282,7 +282,7 @@ def cover(
 
 
 def changed_files(covered: tuple[Covered, ...], digests: Mapping[str, FileDigest]) -> tuple[Finding, ...]:
-    """One error for each file that is missing or is not what it was."""
+    """One error for each file that is missing, or is not the recorded one."""
     findings = []
     for was in covered:
         now = digests[was.path]
@@ -312,7 +312,7 @@ def changed_since(path: str, moment: float) -> bool:
 
 
 def _of_words(argv: tuple[str, ...], env: Mapping[str, str]) -> Iterator[tuple[str, CoveredKind]]:
-    """Files that a command line names: its program, those among its words, and llama.cpp's libraries for them."""
+    """Files that a command line names: its program, those among its words, and the llama.cpp libraries they use."""
     folders = {folder for folder in env.get("LD_LIBRARY_PATH", "").split(":") if folder}
     for position, word in enumerate(argv):
         path = (shutil.which(word) or "") if position == 0 else word

@@ -1,4 +1,4 @@
-"""A `Deployment` value and a directory: writing it, comparing it, pruning what is no longer part of it."""
+"""Write a `Deployment` value into a directory, compare them, and prune files that are no longer part of it. I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.files.atomic import cannot_write, discard, stage, sync_dir, writin
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile, content_digest, unified
 
 OWNED_NAME = ".launch-files.json"
-"""Lists what we wrote into a deployment's directory, with digests: only these are ever pruned."""
+"""Lists the files that we wrote into a deployment's directory, with digests: only these are ever pruned."""
 
 
 class OwnedFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ class OwnedFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def owned_files(directory: Path) -> dict[str, str]:
-    """Path → sha256 of the files that we wrote into `directory`; empty when it holds no readable list of ours."""
+    """Path → sha256 of the files that we wrote into `directory`; {} if it holds no readable list of ours."""
     try:
         files = msgspec.json.decode(read_regular(directory / OWNED_NAME), type=OwnedFiles).files
         for path in files:
@@ -39,9 +39,9 @@ def owned_files(directory: Path) -> dict[str, str]:
 
 
 def compare_deployment(deployment: Deployment, directory: Path) -> tuple[FileDifference, ...]:
-    """How `directory` differs from `deployment`, sorted by path; empty when writing would change nothing.
+    """Differences between `directory` and `deployment`, sorted by path; () if writing would change nothing.
 
-    Files that we did not write are not looked at. Raises HostError where writing it would.
+    Files that we did not write are ignored. Raises HostError if writing would.
     """
     _refuse_links(directory, (file.path for file in deployment.files))
     with writing(directory):
@@ -130,10 +130,10 @@ def _make_way(target: Path, made: list[Path]) -> None:
 
 
 def _refuse_links(directory: Path, paths: Iterable[str]) -> None:
-    """Raise HostError when `directory` itself, or a directory in it on the way to one of `paths`, is a symlink.
+    """Raise HostError if `directory` itself, or a directory in it on the way to one of `paths`, is a symlink.
 
-    Whoever may write the parent of `directory` could otherwise send our files anywhere. That parent is what the
-    user named (`--output`, `deploy.output_dir`): where it leads, by a symlink or not, is his business.
+    Otherwise a user who may write the parent of `directory` could send our files anywhere. That parent is what the user
+    named (`--output`, `deploy.output_dir`): where it leads, by a symlink or not, is the user's business.
     """
     note = "remove the link, or write elsewhere: --output DIR, deploy.output_dir=DIR"
     if directory.is_symlink():

@@ -1,4 +1,4 @@
-"""What was measured on this host, in files that plans read, beside the deployments' state. I/O."""
+"""Measurements of this host, in files that plans read, beside the deployments' state. I/O."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from launcher.files.state import state_root
 from launcher.ir.measured import Measurement, ReadSpeed
 
 KEPT = 500
-"""Measurements, the newest; one a key."""
+"""Measurements that are kept at most: the newest, one per key."""
 LARGEST_RATE = 1e18
 """Bytes a second that no memory gives: what says so was not measured."""
 
 
 def measured_file() -> Path:
-    """Where they are kept."""
+    """Path of the file with the measurements."""
     return state_root() / "measured.json"
 
 
 def read_measured() -> tuple[Measurement, ...]:
-    """All of them, oldest first. None where there is no file, or one that an other version wrote."""
+    """All measurements, the oldest first; () without a file, or with one of another version."""
     return read_json(measured_file(), tuple[Measurement, ...]) or ()
 
 
 def known_rates(hardware: str) -> dict[str, int]:
-    """Device → bytes a second at which weights were read there while servers generated: the median, to two digits.
+    """Device → bytes per second at which servers read weights there while they generate: the median, to two digits.
 
-    Of servers that are on one device whole and draft nothing. So rounded another measurement alike changes nothing.
+    From servers that are entirely on one device and use no draft. Rounded, so that a similar measurement changes
+    nothing.
     """
     found: dict[str, list[float]] = {}
     for one in read_measured():
@@ -45,7 +46,7 @@ def known_rates(hardware: str) -> dict[str, int]:
 
 
 def keep_measured(new: Iterable[Measurement]) -> Path:
-    """Add measurements; one of the same key takes the old one's place. Raises HostError."""
+    """Add measurements, each in place of an older one with the same key; returns the file. Raises HostError."""
     path = measured_file()
     with writing(path, "a measurement that is not kept can be made again"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,17 +59,17 @@ def keep_measured(new: Iterable[Measurement]) -> Path:
 
 
 def read_speed_file() -> Path:
-    """Where it is kept."""
+    """Path of the file with the read speed of the disk."""
     return state_root() / "read_speed.json"
 
 
 def known_read_speed() -> ReadSpeed | None:
-    """What was measured last; None where nothing was, or by an other version."""
+    """The read speed that was measured last; None without one, or with one of another version."""
     return read_json(read_speed_file(), ReadSpeed)
 
 
 def keep_read_speed(found: ReadSpeed) -> Path:
-    """Keep it in the last one's place. Raises HostError."""
+    """Store the read speed in place of the last one; returns the file. Raises HostError."""
     path = read_speed_file()
     with writing(path, "a measurement that is not kept can be made again"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def packaged_dir(kind: Literal["conf", "templates", "schemas"]) -> Path:
 
 
 def fleet_schema_path() -> str | None:
-    """Where an editor on this machine finds the JSON Schema of a fleet file; None where the installation lacks it."""
+    """Path of the JSON Schema of a fleet file, for an editor on this machine; None: not in this installation."""
     try:
         return str(packaged_dir("schemas") / "fleet.json")
     except FileNotFoundError:
@@ -36,6 +36,6 @@ def fleet_schema_path() -> str | None:
 
 
 def known_codes() -> tuple[str, ...]:
-    """Codes of all findings that there are, in the order of their pages."""
+    """Codes of all findings, in the order of their pages."""
     pages = Path(launcher.__file__).with_name("cli") / "explanations.toml"
     return tuple(_PAGE.findall(pages.read_text(encoding="utf-8")))

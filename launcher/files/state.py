@@ -1,4 +1,4 @@
-"""Where the runtime keeps what must outlive it, locks that name their holder, and starts under way. I/O.
+"""State directories of the runtime, locks that name their holder, and starts under way. I/O.
 
 The kernel drops a lock when its holder dies.
 """
@@ -58,9 +58,9 @@ def deployment_state_dir(deployment: str, configured: str | None = None, *, crea
 
 
 def known_deployments(configured: str | None = None) -> tuple[str, ...]:
-    """Names of the deployments that have a state directory, sorted; also of one that cannot be looked into.
+    """Names of the deployments with a state directory, sorted; also of one that may not be looked into.
 
-    Raises HostError where the directory above them cannot be read.
+    Raises HostError if the directory above them cannot be read.
     """
     root = state_root(configured)
     try:
@@ -74,7 +74,7 @@ def known_deployments(configured: str | None = None) -> tuple[str, ...]:
 
 
 def _has_state(directory: Path) -> bool:
-    """Whether a runtime kept state there; it may have where we are not let in."""
+    """Whether a runtime kept state there; True if we may not look."""
     try:
         return (directory / "servers").is_dir()
     except OSError:
@@ -85,7 +85,7 @@ _PAUSES_S = (0.0, 0.025, 0.025, 0.025, 0.025)
 
 
 class LockHeldError(Exception):
-    """Somebody else holds the lock; `owner` is None when the file does not say who."""
+    """Another process holds the lock; `owner` is None if the file does not name it."""
 
     def __init__(self, path: Path, owner: LockOwner | None) -> None:
         self.path = path
@@ -104,7 +104,7 @@ class OwnedLock:
     def acquire(self, owner: LockOwner) -> None:
         """Take the lock and write `owner` into it. Raises LockHeldError.
 
-        Tries for 0.1 s, because who looks whether it is held (`runtime_holder`) holds it for an instant.
+        It is tried for 0.1 s, because a check whether it is held (`runtime_holder`) holds it for an instant.
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for pause_s in _PAUSES_S:
@@ -117,7 +117,7 @@ class OwnedLock:
         raise LockHeldError(self.path, read_json(self.path, LockOwner))
 
     def rename(self, owner: LockOwner) -> None:
-        """Write `owner` into the held lock (the file itself stays: a flock belongs to it)."""
+        """Write another `owner` into the held lock (the file stays: a flock belongs to it)."""
         if self._fd is None:
             raise RuntimeError("the lock is not held")
         text = msgspec.json.encode(owner) + b"\n"
@@ -126,7 +126,7 @@ class OwnedLock:
         os.fsync(self._fd)
 
     def is_there(self) -> bool:
-        """Whether what is held is still the file at `path`. Raises OSError, but not for a file that is gone."""
+        """Whether the held lock's file is still the one at `path`. Raises OSError, but not if that is gone."""
         if self._fd is None:
             return False
         try:
@@ -137,13 +137,13 @@ class OwnedLock:
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
     def drop(self) -> None:
-        """Let go of a file that is nobody's any more."""
+        """Release the lock of a file that is no longer at `path`, without changing the file."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
     def release(self) -> None:
-        """Drop the lock; nothing happens when it is not held. The file stays, empty."""
+        """Release the lock, if it is held. The file stays, empty."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
         self.drop()
@@ -154,17 +154,18 @@ _CALLED_OFF = "called-off"
 
 
 def asked_at_ns() -> int:
-    """Now, in nanoseconds since boot: no change of the clock makes an older start look younger."""
+    """The time now, in nanoseconds since boot: a change of the clock cannot make an older start look younger."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 @contextlib.contextmanager
 def start_under_way() -> Iterator[None]:
-    """Within the block `call_off` knows of a start; the kernel forgets it when the process dies.
+    """Mark a start as under way within the block, for `call_off`; the kernel drops the mark with the process.
 
-    `up` compiles for a second before its runtime takes the lock. Whoever stops everything meanwhile leaves a time
-    behind, and a runtime whose start was asked for before that time does not go on: it takes the lock first and looks
-    then, the other leaves the time first and looks for locks then, so that one of them sees the other.
+    `up` compiles for a second before its runtime takes the lock. A command that stops everything meanwhile stores a
+    time, and a runtime whose start was asked for before that time does not go on. The runtime takes its lock first and
+    then looks for the time, the command stores the time first and then looks for locks, so that one of them sees the
+    other.
     """
     root = state_root()
     try:
@@ -182,7 +183,10 @@ def start_under_way() -> Iterator[None]:
 
 
 def call_off() -> bool:
-    """Call off every start that was asked for before now; whether there is one (not yet at its runtime's lock)."""
+    """Call off every start that was asked for before now.
+
+    Returns whether there is one that has not come to its runtime's lock yet.
+    """
     root = state_root()
     if not root.is_dir():
         return False
@@ -194,7 +198,7 @@ def call_off() -> bool:
 
 
 def is_called_off(asked_ns: int) -> bool:
-    """Whether everything was told to stop after `asked_ns`, in this boot."""
+    """Whether all starts were called off after `asked_ns`, in this boot."""
     try:
         boot, _, stamp = (state_root() / _CALLED_OFF).read_text().strip().partition(" ")
         return boot == boot_id() and int(stamp) > asked_ns

@@ -1,8 +1,8 @@
 """The host as it is: CPUs, memory, GPUs, limits, ports. I/O.
 
 In: this machine (/proc, /sys, psutil, NVML, rlimits). Out: `HostInventory`; a hardware config of this machine
-(`hardware=auto`); findings about a manifest that this host cannot run now; what the cards do, and who uses them
-(`cards`).
+(`hardware=auto`); findings about a manifest that this host cannot run now; the present load of the cards, and their
+users (`cards`).
 """
 
 from launcher.hardware.checks import check_host, describe_checks

@@ -1,8 +1,8 @@
-"""AMD's cards, and what processes take of them, as the kernel's driver tells it in /sys and /proc. I/O.
+"""AMD's cards, and what processes use of them, from the kernel's driver in /sys and /proc. I/O.
 
-By the kernel's own pages gpu/amdgpu/driver-misc and thermal (`mem_info_vram_*`, `gpu_busy_percent`, hwmon) and
-gpu/drm-usage-stats (fdinfo). What ROCm allocates is in the address space of the process's render node, so fdinfo
-counts it as it does Vulkan's. Intel's i915 and xe write the same fdinfo keys, but no file says what of a card is used.
+See the kernel's pages gpu/amdgpu/driver-misc and thermal (`mem_info_vram_*`, `gpu_busy_percent`, hwmon) and
+gpu/drm-usage-stats (fdinfo). Memory allocated by ROCm is in the address space of the process's render node, so fdinfo
+counts it like Vulkan's. Intel's i915 and xe write the same fdinfo keys, but no file tells how much of a card is used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NODES = "/dev/dri/"
 
 
 class Client(NamedTuple):
-    """An open file of a card: the card's PCI slot, what tells it from others there, and the VRAM that is its own."""
+    """An open file of a card: the card's PCI slot, the file's id among those of the card, and its own VRAM."""
 
     slot: str
     id: str
@@ -32,7 +32,7 @@ class Client(NamedTuple):
 
 
 def cards(backend: str, sys_root: Path) -> Iterable[Card]:
-    """Every card whose memory can be read, in the order of their numbers; one that cannot keeps its number."""
+    """Every card whose memory can be read, by number; a card that cannot be read still uses up its number."""
     for number, (_, device) in enumerate(_devices(sys_root)):
         total, used = (_number(device / f"mem_info_vram_{what}") for what in ("total", "used"))
         if total is None or used is None:
@@ -55,7 +55,7 @@ def cards(backend: str, sys_root: Path) -> Iterable[Card]:
 
 
 def _sensors(folder: Path) -> tuple[float | None, float | None]:
-    """Degrees Celsius and watts; a card has the power either as an average or of the moment."""
+    """Degrees Celsius and watts; a card reports either its average power or the present one."""
     hwmon = next(iter(_entries(folder)), folder)
     millidegrees, average = _number(hwmon / "temp1_input"), _number(hwmon / "power1_average")
     microwatts = _number(hwmon / "power1_input") if average is None else average
@@ -66,7 +66,7 @@ def _sensors(folder: Path) -> tuple[float | None, float | None]:
 
 
 def uses(backend: str, pids: Collection[int], sys_root: Path, proc_root: Path) -> Iterable[CardUse]:
-    """What `pids` take of each card, by open file; one that several of them have (a fork's) counts for the first."""
+    """VRAM that `pids` use, by card and open file; a file that several of them share (a fork) counts for the first."""
     names = {slot: f"{backend}{number}" for number, (slot, _) in enumerate(_devices(sys_root))}
     seen: set[tuple[str, str]] = set()
     for pid in pids if names else ():
@@ -79,10 +79,10 @@ def uses(backend: str, pids: Collection[int], sys_root: Path, proc_root: Path) -
 
 
 def client_of(fdinfo: str) -> Client | None:
-    """A file of /proc/PID/fdinfo, read. Pure; None where it is of another driver, or lacks what a client must say.
+    """The client in a file of /proc/PID/fdinfo. Pure; None where it is of another driver, or incomplete.
 
-    `drm-memory-vram` is the older name of `drm-resident-vram`, which newer kernels write beside it; without a unit
-    they are bytes.
+    `drm-memory-vram` is the older name of `drm-resident-vram`, which newer kernels write beside it; sizes without a
+    unit are bytes.
     """
     fields = {key: value.strip() for key, _, value in (line.partition(":") for line in fdinfo.splitlines())}
     size = _SIZE.fullmatch(fields.get("drm-resident-vram", fields.get("drm-memory-vram", "")))
@@ -93,7 +93,7 @@ def client_of(fdinfo: str) -> Client | None:
 
 
 def _open_cards(process: Path) -> Iterator[str]:
-    """Of each card that a process has open: its fdinfo; nothing of a process that is gone, or somebody else's."""
+    """The fdinfo of each card that a process has open; nothing for a process that is gone, or of another user."""
     with contextlib.suppress(OSError):
         for entry in os.listdir(process / "fd"):  # noqa: PTH208 - of every process that is measured
             with contextlib.suppress(OSError):  # closed meanwhile
@@ -114,7 +114,7 @@ def _devices(sys_root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a directory; nothing of one that is not there, or goes meanwhile (a card that is taken out)."""
+    """The entries of a directory; none if it does not exist or disappears meanwhile (a card that is removed)."""
     try:
         return list(folder.iterdir())
     except OSError:

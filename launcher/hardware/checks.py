@@ -1,4 +1,4 @@
-"""The plan against this host, now: files, memory, locks, ports, tools. Judges facts that were gathered. Pure."""
+"""Checks the plan against this host, now: files, memory, locks, ports, tools; from gathered facts. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES_SHOWN = 3
 
 
 def check_host(manifest: FleetManifest, facts: HostFacts) -> tuple[Finding, ...]:
-    """Every reason why this host cannot run `manifest` now, or may not do it well."""
+    """Findings for everything that prevents this host from running `manifest` now, or from running it well."""
     return tuple(finding for check in CHECKS for finding in check(manifest, facts))
 
 
@@ -26,7 +26,7 @@ _warning = partial(fault, severity="warning")
 
 
 def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """One finding for each set of files that are not there, with the servers that need them."""
+    """One finding for each set of missing files, with the servers that need them."""
     needed: dict[tuple[str, ...], list[str]] = {}
     for server in manifest.servers:
         gone = tuple(p for p in server.files if p in facts.missing_files) if server.start != "never" else ()
@@ -45,7 +45,7 @@ def _files(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _programs(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """A binary or numactl that is not installed, or cannot be run as it is."""
+    """A binary or numactl that is not installed or cannot be run."""
     for program, why in facts.missing_programs.items():
         users = [s.name for s in manifest.servers if program in programs_of(s)]
         if not users:
@@ -62,9 +62,9 @@ def _programs(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """A service whose program, or container engine, is not installed; one that is not fatal refuses nothing.
+    """A service whose program or container engine is not installed (a warning if the service is not fatal).
 
-    A container whose image must be fetched first: its engine does that at the start, which then takes longer.
+    Also a container whose image is missing: its engine fetches it at the start, which then takes longer.
     """
     for service in manifest.services:
         if not service.argv:
@@ -92,14 +92,14 @@ def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _upstreams(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """An upstream that does not answer, or not as one does: the fleet runs without it."""
+    """An upstream that does not answer, or not correctly: the fleet runs without it."""
     note = "who asks for its models gets an error, or their fallback, until it does"
     for name, wrong in facts.unwell_upstreams.items():
         yield _warning("host/upstream-unwell", f"upstreams.{name}", f"{name} {wrong}", note)
 
 
 def _boot_set(manifest: FleetManifest) -> list[ServerUnit]:
-    """Servers that run after start: of an exclusive group, only the default member."""
+    """Servers that run after the start: of an exclusive group, only the default member."""
     return [s for s in manifest.servers if s.start == "boot" and (s.exclusive is None or s.default)]
 
 
@@ -116,7 +116,7 @@ def _card_needed(manifest: FleetManifest, device: str) -> int:
 
 
 def _ram(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """What the boot set commits against what is available now; our own running servers count once."""
+    """The memory of the boot set against what is available now; our own running servers count once."""
     committed, filed = _ram_needed(manifest)
     room = facts.host.available_bytes + facts.our_bytes
     if committed > room:
@@ -174,7 +174,7 @@ def _memlock(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _ports(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Ports, and paths of unix sockets, that somebody else holds."""
+    """Ports, and paths of unix sockets, that other processes hold."""
     ports = {s.name: s.port for s in manifest.servers} | {s.name: s.port for s in manifest.services}
     servers = {server.name: server for server in manifest.servers}
     for name, why in facts.taken_ports.items():
@@ -198,13 +198,13 @@ def _taken_path(server: str, path: str, why: str) -> Finding:
 
 
 def _other_port(taken: int, planned: set[int]) -> int:
-    """A port like `taken` that the plan does not use; whether somebody else does is seen when it is tried."""
+    """A port near `taken` that the plan does not use; whether it is free is not checked."""
     others = (port for port in range(taken + 100, taken + 1000) if port < 65536 and port not in planned)
     return next(others, 18800)
 
 
 def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """CPU sets and NUMA nodes of the plan that this host does not have."""
+    """CPUs and NUMA nodes of the plan that this host does not have."""
     ours = parse_cpulist(facts.host.cpus)
     nodes = {str(n.id) for n in facts.host.nodes} or {"0"}
     on_cpus: dict[str, list[str]] = {}
@@ -224,7 +224,7 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 
 
 def _elsewhere(code: str, names: list[str], field: str, where: str, effect: str) -> Finding:
-    """What `names` are bound to is not on this host; one of them can be freed by an override, several by one each."""
+    """The finding for servers bound to CPUs or nodes that are missing; a fix by override if it is one server."""
     key, alone = f"servers.{names[0]}.{field}", len(names) == 1
     message = f"{', '.join(names)} run{'s' * alone} {where}"
     if alone:
@@ -233,7 +233,7 @@ def _elsewhere(code: str, names: list[str], field: str, where: str, effect: str)
 
 
 def _quota(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Threads of each server against the CPU time that the cgroup of this process is given."""
+    """Threads of each server against the CPU quota of our cgroup."""
     quota = facts.host.cpu_quota
     for server in manifest.servers:
         threads, key = _threads(server), f"servers.{server.name}.threads"
@@ -255,7 +255,7 @@ def _threads(server: ServerUnit) -> int:
 
 
 def _pinned(argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """The CPU list and the NUMA nodes that a command line's prefix names; empty where it names none."""
+    """The CPU list and the NUMA nodes in a command line's prefix; empty where it names none."""
     wrapper = Path(argv[0]).name
     if wrapper == "taskset":
         return argv[argv.index("--cpu-list") + 1], ()
@@ -267,7 +267,7 @@ def _pinned(argv: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
 
 
 def _disks(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
-    """Room for state and logs, and for the model files that the config names and that are not here yet."""
+    """Free space for state and logs, and for model files in the config that are not here yet."""
     for path, free in facts.disk_free.items():
         if free < LOG_ROOM_BYTES:
             message = f"{gib(free)} free for state and logs in {path}"
@@ -286,7 +286,7 @@ CHECKS: tuple[Callable[[FleetManifest, HostFacts], Iterator[Finding]], ...] = (
 
 
 def describe_checks(manifest: FleetManifest, facts: HostFacts) -> tuple[tuple[str, str], ...]:
-    """What was looked at, whether anything was found or not: (subject, what was found), in the order of the checks.
+    """What was checked, with or without a finding: (subject, result), in the order of the checks.
 
     Memory is that of servers which run after a start.
     """

@@ -1,4 +1,4 @@
-"""What this host has of what a manifest needs: looked up, not judged. I/O: files, ports, disks."""
+"""Facts about this host for a manifest: looked up, not judged. I/O: files, ports, disks."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from launcher.ir.host import HostInventory
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found on this host about one manifest. `our_bytes` is RAM that its running servers already hold."""
+    """Facts about this host for one manifest. `our_bytes`: RAM that its running servers already hold."""
 
     host: HostInventory
     missing_files: dict[str, str] = {}
     """Path → why it cannot be read."""
     missing_programs: dict[str, str] = {}
-    """Program → why it cannot be run, to follow its name."""
+    """Program → why it cannot be run, worded to follow its name."""
     missing_images: tuple[str, ...] = ()
-    """Container images that their engine, which is here, does not have."""
+    """Container images that are missing, while their engine is installed."""
     taken_ports: dict[str, str] = {}
     """Server, service or `front` → why it cannot listen on its port or path: `is held by …`, `cannot be bound: …`."""
     our_bytes: int = 0
     disk_free: dict[str, int] = {}
     models_to_come: dict[str, int] = {}
-    """Directory → bytes of model files that the config names and that are not there yet, all of one disk together."""
+    """Directory → bytes of model files in the config that are not there yet, those on one disk added up."""
     models_free: dict[str, int] = {}
-    """Such a directory → free bytes of its disk."""
+    """Each directory of `models_to_come` → free bytes of its disk."""
     unwell_upstreams: dict[str, str] = {}
-    """Upstream → what is wrong with it, asked from here."""
+    """Upstream → what is wrong with it, as seen from this host."""
     unseen_gpus: tuple[str, ...] = ()
-    """GPUs that nobody here can list: of another backend than NVML's and amdgpu's, and no binary to ask."""
+    """GPUs that cannot be listed here: of a backend without a driver module, and without a binary to ask."""
 
 
 Owner = Callable[[int, str], object | None]
-"""Names who listens on a port of an address; None for nobody."""
+"""Names the process that listens on a port of an address; None: none."""
 _IMAGE_S = 10.0
 _NO_IMAGE = re.compile(rb"no such image|image not known|no such object", re.IGNORECASE)
-"""How docker, and podman, say that they do not have it; any other failure says nothing about the image."""
+"""Messages of docker and podman for a missing image; any other failure says nothing about the image."""
 
 
 def _nobody(_port: int, _host: str) -> None:
@@ -68,10 +68,10 @@ def gather_facts(
     state_dir: Path,
     owner: Owner = _nobody,
 ) -> HostFacts:
-    """Looks at every file, program and port that `manifest` needs.
+    """Looks up every file, program and port that `manifest` needs.
 
-    `running` maps servers of this fleet that already run to the bytes they hold: their ports are not taken by
-    strangers, for them and those who take turns with them, and their memory is counted once.
+    `running`: bytes held by servers of this fleet that already run, by name. Their ports do not count as taken, neither
+    for them nor for those that take turns with them, and their memory is counted once.
     """
     servers = [s for s in manifest.servers if s.start != "never"]
     commands = [s for s in manifest.services if s.argv and s.start != "never"]
@@ -97,7 +97,7 @@ def gather_facts(
 
 
 def _has_image(engine: str, image: str) -> bool:
-    """Whether the container engine has `image`; True where it does not say."""
+    """Whether the container engine has `image`; True where that is unknown."""
     try:
         done = subprocess.run(
             [engine, "image", "inspect", image],
@@ -147,7 +147,7 @@ def _nearest(path: Path) -> Path:
 
 
 def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[str, int]]:
-    """Model files that are not here yet: bytes by the directory of the most on their disk, and what is free there."""
+    """Model files that are not here yet: bytes per disk, named by the directory with most of them; free bytes."""
     disks: dict[int, Counter[str]] = {}
     for file in files:
         if not file.here:
@@ -158,12 +158,12 @@ def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[st
 
 
 def address_taken(host: str, port: int, owner: Owner = _nobody) -> str | None:
-    """Why nobody can listen there now, as `port_taken`; `host` may be the path of a unix socket. None when one can."""
+    """Why an address cannot be listened on now (see `port_taken`), or a unix socket's path; None: it can."""
     return _path_taken(host, owner) if is_path(host) else port_taken(host, port, owner)
 
 
 def _path_taken(path: str, owner: Owner) -> str | None:
-    """What is in the way of a unix socket: who listens there, what lies there, or a folder that nobody may make."""
+    """What prevents a unix socket at `path`: a listener, another file, or a folder that we may not write."""
     try:
         pid = unix_socket.listener(path)
     except unix_socket.NotASocketError:

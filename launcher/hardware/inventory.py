@@ -1,4 +1,4 @@
-"""Reads this host into a `HostInventory`, and writes one out as if it were a config file (`hardware=auto`)."""
+"""Reads this host into a `HostInventory`, and turns that into a hardware config (`hardware=auto`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "neon",
 
 
 def take_inventory(*, sys_root: Path = Path("/sys"), proc_root: Path = Path("/proc")) -> HostInventory:
-    """CPU, memory, GPUs and limits of this host now; what cannot be read is left at its plain default."""
+    """CPU, memory, GPUs and limits of this host now; what cannot be read keeps its default."""
     memory = psutil.virtual_memory()
     limit = memory_limit(sys_root, proc_root)
     model, flags = _cpuinfo(proc_root)
@@ -65,7 +65,7 @@ def _cpuinfo(proc_root: Path) -> tuple[str, frozenset[str]]:
 
 
 def _sockets(sys_root: Path) -> int:
-    """Distinct physical packages, at least 1."""
+    """Number of physical packages, at least 1."""
     packages = {
         text.strip()
         for path in (sys_root / "devices/system/cpu").glob("cpu[0-9]*/topology/physical_package_id")
@@ -94,10 +94,10 @@ def numa_nodes(sys_root: Path) -> tuple[HostNode, ...]:
 
 
 def hardware_tree(host: HostInventory) -> dict[str, Any]:
-    """The `hardware` group's fragment for `host`: what a file `conf/hardware/NAME.yaml` would hold.
+    """The `hardware` group's fragment for `host`: the contents of a file `conf/hardware/NAME.yaml`.
 
-    The reserve for the system is a tenth of the RAM, at least 1 GiB, at most half. Several NUMA nodes are listed;
-    one is not worth a line. GPUs are counted with their whole memory: what others hold now is `check`'s business.
+    The reserve for the system is a tenth of the RAM, at least 1 GiB, at most half. Several NUMA nodes are listed, a
+    single one is not. GPUs count with their whole memory: `launch check` sees what others hold now.
     """
     reserve = min(max(int(host.ram_bytes * RESERVE_SHARE), RESERVE_MIN_BYTES), host.ram_bytes // 2)
     cpu: dict[str, Any] = {

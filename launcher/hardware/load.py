@@ -1,4 +1,4 @@
-"""What GPUs do now, and what RAM is free now. I/O."""
+"""Present load of GPUs and free RAM. I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launcher.ir.host import Card
 
 
 class GpuLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU now; None where the driver does not tell."""
+    """Load of one GPU now; None where the driver does not report it."""
 
     name: str
     model: str
@@ -25,20 +25,20 @@ class GpuLoad(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """One NUMA node now; `free_bytes` as the kernel counts it, without what caches could give back."""
+    """One NUMA node now; `free_bytes` as the kernel counts it, without caches that could be freed."""
 
     id: int
     free_bytes: int
 
 
 class RamLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """RAM of this machine: what could be had without swapping (MemAvailable)."""
+    """RAM of this machine: bytes available without swapping (MemAvailable)."""
 
     free_bytes: int
 
 
 class Loads(msgspec.Struct, frozen=True, kw_only=True):
-    """Every device of this machine now."""
+    """The load of every device of this machine now."""
 
     gpus: tuple[GpuLoad, ...]
     ram: RamLoad
@@ -46,7 +46,7 @@ class Loads(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def device_loads() -> Loads:
-    """What is in use and free now."""
+    """Used and free memory of all devices now."""
     nodes = tuple(NodeLoad(id=node.id, free_bytes=node.free_bytes) for node in numa_nodes(Path("/sys")))
     return Loads(
         gpus=tuple(map(_gpu_load, read_cards())), ram=RamLoad(free_bytes=psutil.virtual_memory().available), nodes=nodes

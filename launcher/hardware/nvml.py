@@ -1,4 +1,4 @@
-"""NVIDIA's cards, and what processes take of them, as NVML tells it. I/O."""
+"""NVIDIA's cards, and what processes use of them, from NVML. I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from launcher.ir.host import Card, CardUse, HostGpu
 
 T = TypeVar("T")
 DRIVER = Path("/dev/nvidiactl")
-"""There where NVIDIA's driver is loaded."""
+"""Exists where NVIDIA's driver is loaded."""
 
 
 def cards(backend: str, _sys_root: Path) -> Iterable[Card]:
-    """Every card that tells its memory, in NVML's order; one that is lost keeps its number."""
+    """Every card that reports its memory, in NVML's order; a lost card still uses up its number."""
 
     def card(nvml: Any, index: int) -> Card | None:
         handle = _queried(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
@@ -41,7 +41,7 @@ def cards(backend: str, _sys_root: Path) -> Iterable[Card]:
 
 
 def uses(backend: str, pids: Collection[int], _sys_root: Path, _proc_root: Path) -> Iterable[CardUse]:
-    """What `pids` take of each card.
+    """Memory that `pids` use of each card.
 
     A process is in the list of compute or of graphics (Vulkan) contexts, or in both with the same figure.
     """
@@ -60,7 +60,7 @@ def uses(backend: str, pids: Collection[int], _sys_root: Path, _proc_root: Path)
 
 
 def _ask(question: Callable[[Any, int], T]) -> tuple[T, ...]:
-    """`question(pynvml, index)` of every card, in NVML's order; () where there is no driver, or it does not answer."""
+    """`question(pynvml, index)` for every card, in NVML's order; () without a driver, or if it does not answer."""
     if not DRIVER.exists():
         return ()
     import pynvml  # noqa: PLC0415 - 20 ms that only a host with the driver pays
@@ -78,7 +78,7 @@ def _ask(question: Callable[[Any, int], T]) -> tuple[T, ...]:
 
 
 def _queried(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
-    """None where the driver does not tell, or the card is lost."""
+    """The driver's answer; None where it does not tell, or the card is lost."""
     try:
         return ask(*words)
     except nvml.NVMLError:

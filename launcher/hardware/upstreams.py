@@ -31,7 +31,7 @@ class _Models(msgspec.Struct):
 
 
 def unwell_upstreams(routes: RoutingTable) -> dict[str, str]:
-    """Upstream → what is wrong with it; those that answer are left out. Takes five seconds at most."""
+    """Upstream → what is wrong with it, without those that answer correctly. Takes at most five seconds."""
     asked = {t.name: t for t in routes.targets.values() if t.outside is not None and not t.outside.supervised}
     if not asked:
         return {}
@@ -56,7 +56,7 @@ def _wrong(target: RouteTarget) -> str | None:
 
 
 def _key_lines(target: RouteTarget, outside: OutsideUnit) -> Mapping[str, str]:
-    """The header that has the key. Raises OSError."""
+    """The header line with the upstream's key; empty where it needs none. Raises OSError."""
     if target.api_key_file is None:
         return {}
     key = server_key(target.name, target.api_key_file)
@@ -93,7 +93,7 @@ def _hang_up(sock: socket.socket) -> None:
 
 
 def _missing(target: RouteTarget, body: bytes) -> list[str]:
-    """Models of `target` that a list of models lacks; none where `body` is no such list."""
+    """Models of `target` that are missing in a list of models; none where `body` is no such list."""
     found = decoded(body, _Models)
     if found is None:
         return []

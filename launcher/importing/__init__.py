@@ -1,7 +1,7 @@
-"""Translates what people have into a fleet file: llama-swap, router presets, scripts, units, compose files. Pure.
+"""Translate existing setups into a fleet file: llama-swap, router presets, scripts, units, compose files. Pure.
 
 In: a text, its name, the flags of a build. Out: `Imported`: servers as they would be written, and a finding for each
-thing that has no equal here. docs/import.md is the table of what becomes what.
+setting without an equivalent here. docs/import.md is the table of all translations.
 """
 
 from launcher.importing.formats import FORMATS, format_of, translate

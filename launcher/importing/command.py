@@ -1,4 +1,4 @@
-"""One llama-server's command line → the fields of a server. Pure."""
+"""Translate one llama-server's command line into the fields of a server. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from launcher.importing.flags import FIELDS, HUB, OURS, REPEATED, SECRETS, SWITC
 from launcher.importing.result import Flags, Imported
 
 Lose = Callable[..., None]
-"""`Imported.lose` of one place."""
+"""`Imported.lose`, with its `where` given."""
 AUTO_SLOTS = 4
-"""What llama-server takes without `--parallel`, all in one K/V cache."""
+"""Slots that llama-server uses without `--parallel`, all in one K/V cache."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _SHORT = re.compile(r"-(?!-)[ditPq]*(?:([A-Za-z])=?(.*))?", re.DOTALL)
@@ -37,9 +37,10 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 def server_of(
     words: Sequence[str], where: str, flags: Flags, into: Imported, env: Mapping[str, str] | None = None
 ) -> dict[str, Any] | None:
-    """The fields of the llama-server that `words` start, or None (and a finding) where it is something else.
+    """The fields of the llama-server that `words` start; None, with a finding, if they start something else.
 
-    Wrappers (`env A=b`, `numactl …`, `docker run …`) are taken off; what they do that has no equal is a finding.
+    Wrappers (`env A=b`, `numactl …`, `docker run …`) are taken off; what they do without an equivalent here is a
+    finding.
     """
     lose = partial(into.lose, where)
     words, variables = _unwrapped(list(words), lose)
@@ -111,16 +112,16 @@ def _unwrapped(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str]]
 
 
 def _is_known(word: str) -> bool:
-    """Whether a word behind a wrapper is what it runs, another wrapper, or an assignment."""
+    """Whether a word after a wrapper is the program it runs, another wrapper, or an assignment."""
     name = posixpath.basename(word)
     known = name in _WRAPPERS | {"numactl", "taskset", "docker", "podman"} or name.startswith("llama-server")
     return known or bool(_ASSIGNMENT.fullmatch(word))
 
 
 def _container(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str], dict[str, str]] | None:
-    """What a `docker run` of llama.cpp's image gives the server: its arguments, mounts (inside → outside), environment.
+    """Arguments, mounts (inside → outside) and environment that `docker run` of llama.cpp's image gives the server.
 
-    None, and a finding, for another image.
+    None, with a finding, for another image.
     """
     mounts: dict[str, str] = {}
     variables: dict[str, str] = {}
@@ -150,7 +151,7 @@ def _container(words: list[str], lose: Lose) -> tuple[list[str], dict[str, str],
 
 
 def _outside(path: str, mounts: Mapping[str, str]) -> str:
-    """A path inside a container as the host knows it."""
+    """The path on the host of a path inside a container."""
     for inside, outside in sorted(mounts.items(), key=lambda mount: -len(mount[0])):
         if path == inside or path.startswith(f"{inside.rstrip('/')}/"):
             return outside.rstrip("/") + path[len(inside.rstrip("/")) :]
@@ -163,13 +164,13 @@ def flag_of(variable: str) -> str:
 
 
 def _from_environment(variables: dict[str, str]) -> list[str]:
-    """`LLAMA_ARG_…` as flags, taken out of `variables`."""
+    """The `LLAMA_ARG_…` in `variables`, which are removed there, as flags."""
     given = {flag_of(name): variables.pop(name) for name in [n for n in variables if n.startswith("LLAMA_ARG_")]}
     return [word for flag, value in given.items() for word in ([flag] if flag in SWITCHES else [flag, value])]
 
 
 def fields_of(words: Sequence[str], flags: Flags, lose: Lose) -> dict[str, Any]:
-    """Fields of a server from the words behind the program. What is not known goes to `extra_args`, or is a finding."""
+    """Fields of a server from its arguments. Flags without a field go to `extra_args`; unknown ones are findings."""
     fields: dict[str, Any] = {}
     extra: list[str] = []
     at = 0
@@ -203,7 +204,7 @@ def fields_of(words: Sequence[str], flags: Flags, lose: Lose) -> dict[str, Any]:
 
 
 def _arity(word: str, following: Sequence[str], flags: Flags) -> int:
-    """How many of the following words belong to a flag."""
+    """How many of the `following` words are values of the flag."""
     if word in {"-fa", "--flash-attn"}:  # a switch once, with a value since
         return int(bool(following) and following[0] in {"on", "off", "auto", "1", "0", "true", "false"})
     if word in SWITCHES:
@@ -231,7 +232,7 @@ def _put(fields: dict[str, Any], word: str, values: Sequence[str], lose: Lose) -
 
 
 def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
-    """An address that others reach is the front's to have, not a server's; a unix socket is the server's own."""
+    """Keep a unix socket. Another address is a finding, unless it is loopback: others reach only the front."""
     if wrong_path(host) is None:
         fields["host"] = host
     elif host not in {"127.0.0.1", "localhost", "::1"}:
@@ -258,7 +259,7 @@ def _combine(fields: dict[str, Any], lose: Lose) -> None:
 
 
 def _speculate(fields: dict[str, Any], kind: str, lose: Lose) -> None:
-    """One of `--spec-type`: n-grams, or how a draft was trained."""
+    """Translate one value of `--spec-type`: n-grams, or how a draft was trained."""
     family, _, name = kind.partition("-")
     if family == "ngram":
         fields["ngram"] = {**fields.get("ngram", {}), "kind": name}
@@ -269,7 +270,7 @@ def _speculate(fields: dict[str, Any], kind: str, lose: Lose) -> None:
 
 
 def _name_main_gpu(fields: dict[str, Any], lose: Lose) -> None:
-    """The number of a card as its name, where the devices say which it is; by layers no card is the main one."""
+    """Replace the main GPU's number by its name, if the devices say it; split by layers has no main GPU."""
     number = fields.pop("main_gpu", None)
     if number is None or fields.get("split_mode", "layer") == "layer":
         return

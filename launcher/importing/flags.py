@@ -1,4 +1,4 @@
-"""What llama-server's flags are called in the config, old spellings too. Pure.
+"""Map llama-server's flags, old spellings included, to fields of the config. Pure.
 
 Source: llama.cpp common/arg.cpp; spellings that newer builds dropped are from its history.
 """
@@ -10,11 +10,11 @@ from math import isfinite
 from typing import Any
 
 Convert = Callable[[str], Any]
-"""The text behind a flag → the value in the config. ValueError where it cannot be one."""
+"""Converts the text after a flag to the value in the config. Raises ValueError if it cannot be one."""
 
 
 def _flag(text: str) -> bool:
-    """A switch, or a preset's `true`."""
+    """The value of a switch (no text), or of a preset's `true` or `false`."""
     if text.lower() in {"", "1", "true", "on", "yes", "enabled"}:
         return True
     if text.lower() in {"0", "false", "off", "no", "disabled"}:
@@ -27,21 +27,21 @@ def _not(text: str) -> bool:
 
 
 def _layers(text: str) -> int | str:
-    """-1, 99 and 999 are what people write for all."""
+    """Layers on the GPU; a negative number, or 99 and more, means all."""
     if text in {"all", "auto"}:
         return text
     return "all" if int(text) < 0 or int(text) >= 99 else int(text)
 
 
 def _attention(text: str) -> str:
-    """The old switch was on."""
+    """`auto`, `on` or `off`; the old switch (no text) means on."""
     if text == "auto":
         return "auto"
     return "on" if _flag(text) else "off"
 
 
 def _devices(text: str) -> list[str]:
-    """`CUDA0,CUDA1` are `[cuda0, cuda1]` here."""
+    """`CUDA0,CUDA1` as `[cuda0, cuda1]`; `none` as []."""
     return [] if text == "none" else [name.strip().lower() for name in text.split(",")]
 
 
@@ -61,13 +61,13 @@ def _names(text: str) -> list[str]:
 
 
 def _placement(text: str) -> list[str]:
-    """`REGEX=CPU,REGEX=CUDA0`: buffer types are devices here, by their names in the plan."""
+    """`REGEX=CPU,REGEX=CUDA0`, with the plan's names of devices in place of buffer types."""
     rules = (rule.rpartition("=") for rule in text.split(","))
     return [f"{regex}={device.strip().lower()}" for regex, _, device in rules]
 
 
 def _adapters(text: str) -> list[dict[str, Any]]:
-    """`a.gguf,b.gguf:0.5`: files, with a scale behind a colon."""
+    """Adapters in `a.gguf,b.gguf:0.5`: files, with a scale after a colon."""
     adapters = []
     for part in text.split(","):
         path, colon, scale = part.rpartition(":")
@@ -77,12 +77,12 @@ def _adapters(text: str) -> list[dict[str, Any]]:
 
 
 def _loading(text: str) -> str:
-    """`auto` is what people get who say nothing."""
+    """The load mode; `auto`, llama-server's default, is mmap."""
     return "mmap" if text in {"auto", "mmap"} else text
 
 
 def _projector_device(text: str) -> str:
-    """`none` is the CPU."""
+    """The projector's device; `none` is the CPU."""
     return "cpu" if text == "none" else text.strip().lower()
 
 
@@ -99,7 +99,7 @@ def _direct(_: str) -> str:
 
 
 def _positive(text: str) -> int | None:
-    """-1 is llama-server's own choice, as if nothing was written."""
+    """A number above 0, else None: llama-server's own choice, as if nothing was written."""
     return int(text) if int(text) > 0 else None
 
 
@@ -179,7 +179,7 @@ FIELDS: dict[str, tuple[str, Convert]] = {
     )
     for spelling in spellings.split()
 }
-"""Spelling → field of the server (with a dot: below it) and how its value is read."""
+"""Spelling of a flag → field of the server (`a.b`: field b of a), and the converter of its value."""
 
 OURS = frozenset(
     {
@@ -187,10 +187,10 @@ OURS = frozenset(
         "--log-colors",
     }
 )
-"""What `launch` decides, or does in another way; nothing is lost with them."""
+"""Flags that `launch` sets itself, or whose job it does in another way; nothing is lost without them."""
 
 REPEATED = frozenset({"lora", "rpc", "spec_type", "tensor_placement"})
-"""Fields whose flags may stand there several times."""
+"""Fields whose flags may be given several times."""
 
 _FITTING = ("--fit", "-fit", "--fit-target", "-fitt", "--fit-ctx", "-fitc")
 USUAL = frozenset(
@@ -199,16 +199,16 @@ USUAL = frozenset(
         *("--mmproj-auto", "--no-mmproj-auto", "--no-mmproj", "--mmproj-offload", "--no-direct-io", "-ndio"),
     }
 )
-"""What newer builds do anyway, or the plan decides: left out without a word."""
+"""Flags for what newer builds do anyway, or what the plan decides: left out without a finding."""
 
 _WITHOUT_VALUE = frozenset({_flag, _not, _on_cpu, _all_layers, _direct})
 SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in _WITHOUT_VALUE) | (
     (OURS | USUAL) - {"--host", "--log-colors", *_FITTING}
 )
-"""Spellings that take no value, also where a newer build dropped them."""
+"""Spellings that take no value, also of flags that newer builds dropped."""
 
 SECRETS = frozenset({"--api-key", "-hft", "--hf-token"})
-"""Flags whose values must not be in a file that is passed on."""
+"""Flags whose values must not get into a file that is passed on."""
 
 HUB = frozenset(
     {
@@ -216,7 +216,7 @@ HUB = frozenset(
         *("-mu", "--model-url", "-mmu", "--mmproj-url", "-dr", "--docker-repo"),
     }
 )
-"""Models that llama-server would download itself."""
+"""Flags for models that llama-server would download itself."""
 
 WITHOUT_EQUAL = {
     "--models-dir": "here the front is the router: each model is a server",
@@ -228,4 +228,4 @@ WITHOUT_EQUAL = {
     "--spec-default": "write `draft` or `ngram`",
     "--spec-ngram-mod-n-min": "`ngram` has no such field",
 }
-"""Flags that `launch` decides and has no field for: what to do instead."""
+"""Flag that `launch` decides and has no field for → what to do instead."""

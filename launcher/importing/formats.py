@@ -1,4 +1,4 @@
-"""Which format a file has, and its translation. Pure."""
+"""Detect the format of a file, and translate it. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama-swap's config.yaml. Pure.
+"""Translate llama-swap's config.yaml. Pure.
 
 Source: llama-swap config.example.yaml and docs/configuration.md (models, macros, groups, hooks, filters, peers).
 """
@@ -14,7 +14,7 @@ from launcher.importing.command import server_of
 from launcher.importing.result import Flags, Imported, listed
 
 SWAP = "swap"
-"""The exclusive group of models that are in no group of their own: one at a time, as llama-swap has it."""
+"""The exclusive group of models that have no group of their own: one at a time, as in llama-swap."""
 
 _MACRO = re.compile(r"\$\{([A-Za-z0-9_.-]+)\}")
 _ROUNDS = 20
@@ -23,7 +23,7 @@ _KNOWN = frozenset(
 ) | {"logToStdout", "metricsMaxInMemory", "captureBuffer", "includeAliasesInList", "logRequests", "routing"}
 _MODEL_SILENT = frozenset({"cmd", "name", "description", "aliases", "env", "ttl", "filters", "macros", "useModelName"})
 _EACH = frozenset({"peers", "selectors", "profiles"})
-"""Of these each entry is a loss of its own."""
+"""Keys of which each entry is a finding of its own."""
 _LOST = {
     "apiKeys": "keys are secrets: put them into a file and name it in runtime.front.api_key_file",
     "peers": "the front asks servers of its own fleet; several machines are hardware.hosts",
@@ -105,7 +105,7 @@ def _model(
 
 
 def _is_ttl(value: Any) -> bool:
-    """Whether it says a time: -1 and nothing are the other key's."""
+    """Whether `value` is a time in seconds; -1 and nothing leave it to the other key."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
@@ -124,7 +124,7 @@ def _is_default(key: str, value: Any) -> bool:
 
 
 def _filters(name: str, model: Mapping[str, Any], where: str, expanded: Any, into: Imported) -> dict[str, Any]:
-    """Parameters that are taken out of requests, or set in them: for the model, and for its names besides."""
+    """Fields for request parameters that are removed or set: for the model, and for its further names."""
     filters, fields = _mapping(model.get("filters")), dict[str, Any]()
     strip = filters.get("stripParams", filters.get("strip_params"))
     if isinstance(strip, str) and strip:
@@ -147,10 +147,10 @@ def _filters(name: str, model: Mapping[str, Any], where: str, expanded: Any, int
 
 
 def _groups(tree: Mapping[str, Any], names: set[str], preload: set[str], into: Imported) -> None:
-    """Who takes turns with whom, and who is up from the start.
+    """Set which servers take turns, and which are up from the start.
 
-    Models of no group, and of groups that send all others away (`exclusive`), share one exclusive group; a group that
-    swaps only among its own has one of its own; one that neither swaps nor sends others away has none.
+    Models without a group, and of groups that swap and send all others away (`exclusive`), share one exclusive group; a
+    group that swaps only among its members has one of its own; a group that does not swap has none.
     """
     member: dict[str, str | None] = dict.fromkeys(names, SWAP)
     for name, group in _written_groups(tree, into).items():
@@ -180,7 +180,7 @@ def _groups(tree: Mapping[str, Any], names: set[str], preload: set[str], into: I
 
 
 def _written_groups(tree: Mapping[str, Any], into: Imported) -> dict[str, Any]:
-    """The groups, where they are written: at the top, or as the settings of the router since."""
+    """The groups, from the top level and, as newer files have it, from the router's settings."""
     routing = _mapping(tree.get("routing"))
     router = _mapping(routing.get("router"))
     if router.get("use") == "matrix":
@@ -198,7 +198,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _expand(text: str, macros: Mapping[str, Any], name: str, env: Mapping[str, str], unknown: set[str]) -> str:
-    """Macros inside macros, as often as it takes; what is defined nowhere stays empty and is noted."""
+    """Expand macros, nested ones too; an undefined one becomes empty and is added to `unknown`."""
     known = {"PORT": "0", "MODEL_ID": name, "PID": "0", **macros}
 
     def value(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Router presets, shell scripts, systemd units, compose files. Pure."""
+"""Translate router presets, shell scripts, systemd units and compose files. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _COMPOSE_KNOWN = frozenset(
 
 
 def from_preset(text: str, flags: Flags) -> Imported:
-    """llama-server's router preset (INI): `[*]` is for all, each section a model.
+    """Translate llama-server's router preset (INI): `[*]` is for all models, each other section is one.
 
     Source: llama.cpp tools/server/README.md, "Using multiple models".
     """
@@ -72,12 +72,12 @@ def _setting(key: str, value: str, flags: Flags) -> list[str]:
 
 
 def _of_router(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without an address: who started the server gave it."""
+    """`fields` without host and port, which the router or the container had assigned."""
     return {key: value for key, value in fields.items() if key not in {"host", "port"}}
 
 
 def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
-    """A shell script: every line that starts a llama-server, with the variables that the script sets before."""
+    """Translate a shell script: each line that starts a llama-server, with the variables set before it."""
     into = Imported()
     variables = dict(env)
     exported: dict[str, str] = {}
@@ -102,17 +102,17 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
 
 
 def _is_read(name: str) -> bool:
-    """Whether llama-server, or its driver, reads a variable that a script exports."""
+    """Whether llama-server or its driver reads a variable that a script exports."""
     return name in DEVICE_VARIABLES or name.startswith("LLAMA_ARG_")
 
 
 def _spelled(text: str, variables: Mapping[str, str]) -> str:
-    """`$NAME` and `${NAME:-default}` as far as they are known; what is not stays as it is written."""
+    """Expand `$NAME` and `${NAME:-default}`; an unknown one without a default stays as it is written."""
     return _VARIABLE.sub(lambda m: variables.get(m[1] or m[3], m[2] if m[2] is not None else m[0]), text)
 
 
 def _commands(words: list[str]) -> Iterator[list[str]]:
-    """The simple commands of a line, without the shell's own words before them and without redirections."""
+    """The simple commands of a line, without the shell keywords before them and without redirections."""
     command: list[str] = []
     at = 0
     while at < len(words):
@@ -137,7 +137,7 @@ def _commands(words: list[str]) -> Iterator[list[str]]:
 def _started(
     words: list[str], where: str, flags: Flags, into: Imported, *, name: str = "", env: Mapping[str, str] | None = None
 ) -> None:
-    """One server that is up from the start, called after `name`, its alias, or its file."""
+    """Add a server that is up from the start, named after `name`, its first alias, or its file."""
     fields = server_of(words, where, flags, into, env)
     if fields is None:
         return
@@ -153,7 +153,7 @@ def _started(
 
 
 def _words(text: str, where: str, into: Imported) -> list[str] | None:
-    """The words of a command line; None, and a finding, where its quotes do not end."""
+    """The words of a command line; None, with a finding, if a quote is not closed."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -167,7 +167,7 @@ def _named_after(path: str) -> str:
 
 
 def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = "") -> Imported:
-    """A systemd service: `ExecStart=` and `Environment=`."""
+    """Translate a systemd service: `ExecStart=` and `Environment=`."""
     into = Imported()
     variables = dict(env)
     commands: list[str] = []
@@ -205,7 +205,7 @@ def _specified(word: str, env: Mapping[str, str], into: Imported) -> str:
 
 
 def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) -> Imported:
-    """A compose file: each service whose image is llama.cpp's server."""
+    """Translate a compose file: each service whose image is llama.cpp's server."""
     into = Imported()
     services = tree.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():

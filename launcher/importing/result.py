@@ -1,4 +1,4 @@
-"""What a translation makes, and its text. Pure."""
+"""The result of a translation, and its text as a fleet file. Pure."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from launcher.errors import Finding, fault
 from launcher.ir.dialect import Flag
 
 Flags = Mapping[str, Flag]
-"""Spelling → flag of a build: how many values each takes."""
+"""Spelling → flag of a build, which says how many values it takes."""
 
 _FIRST = ("file", "projector", "draft", "aliases", "tier", "ttl_s", "exclusive", "default")
-"""Fields that a reader looks for first; the others follow in the order of their flags."""
+"""Fields that a reader looks for first, and which are written first; the others follow in the order of their flags."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def listed(value: Any) -> list[Any]:
-    """The items of a list that a person wrote; of a single value that one; those without a value are none."""
+    """`value` as a list: a single value becomes one item; items without a value (None) are dropped."""
     return [item for item in (value if isinstance(value, list) else [value]) if item is not None]
 
 
 class Imported(msgspec.Struct):
-    """Servers in order, each as fields of the config; further top-level keys; what was lost on the way."""
+    """Servers in order, each as fields of the config; further top-level keys (`rest`); findings for what was lost."""
 
     servers: dict[str, dict[str, Any]] = {}
     rest: dict[str, Any] = {}
     findings: list[Finding] = []
     programs: list[str] = []
-    """What the servers' command lines run, as it is written there; of those in containers nothing."""
+    """Programs that the servers' command lines run, as written there; none for servers in containers."""
 
     def lose(self, where: str, what: str, *notes: str) -> None:
-        """Note that `what`, written at `where`, has no equal."""
+        """Add the finding that `what`, written at `where`, has no equivalent here."""
         self.findings.append(fault("author/left-out", where, f"{where}: {what}", *notes, severity="warning"))
 
     def add(self, name: str, fields: dict[str, Any]) -> None:
-        """One server more; a name that a server cannot have becomes an alias of one that it can."""
+        """Add a server; a name that a server cannot have becomes an alias of one that it can have."""
         for field, value in list(fields.items()):
             try:
                 flow(value)
@@ -59,7 +59,7 @@ class Imported(msgspec.Struct):
 
 
 def imported_text(imported: Imported, source: str, *, schema: str | None = None) -> str:
-    """The fleet file, one line a field, with what was lost as comments at its end. `schema`: for editors."""
+    """The fleet file, one field per line, with what was lost as comments at its end. `schema`: for editors."""
     lines = [modeline(schema)] if schema else []
     lines += [f"# Made by `launch import {_one_line(source)}`; yours to edit. `launch plan` shows what it takes."]
     for key, value in imported.rest.items():

@@ -1,7 +1,8 @@
-"""Rendered units put in place on a machine, and taken away again.
+"""Put rendered units in place on a machine, and take them away again.
 
-In: a `Deployment` value. Out: files below /etc and /usr/local (or a user's own folders, or a tree), an ownership
-record, and a systemd that runs what they say. I/O: files and systemctl. Only files recorded as ours are changed.
+In: a `Deployment` value. Out: files below /etc (or a user's own folders, or a tree), an ownership record below
+/var/lib/launch, and a systemd that runs what the files say. I/O: files and systemctl. Only files recorded as ours are
+changed.
 """
 
 from __future__ import annotations

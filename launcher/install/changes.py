@@ -1,4 +1,4 @@
-"""What an install would change: the files of a deployment held against the disk and the ownership record."""
+"""Plan an install: compare the files of a deployment with the disk and the ownership record. I/O: reads files."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from launcher.ir.deployment import Deployment, content_digest, unified
 Kind = Literal["add", "change", "remove"]
 SIGNS: dict[Kind, str] = {"add": "+", "change": "~", "remove": "-"}
 PROCESSES = (".service", ".container")
-"""Units with a process: targets and slices have none."""
+"""Suffixes of units with a process: targets and slices have none."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One file that would be written or removed. `restarts`: what a service's process is started with differs."""
+    """One file to be written or removed. `restarts`: it changes how a service's process is started."""
 
     path: Path
     kind: Kind
@@ -34,23 +34,23 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that would change, in the order of the deployment's files, and what stands in the way."""
+    """All changes, in the order of the deployment's files, and findings for what stands in the way."""
 
     deployment: str
     changes: tuple[Change, ...]
     record: Record | None
-    """The record as it would be; None when nothing stays."""
+    """The ownership record after the install; None if nothing stays."""
     findings: tuple[Finding, ...]
 
 
 def plan_changes(
     deployment: Deployment, layout: Layout, *, source: Source | None = None, force: bool = False
 ) -> Changes:
-    """What installing `deployment`, which came from `source`, would change; nothing when it is installed already.
+    """The changes that installing `deployment` from `source` would make; none if it is installed already.
 
-    Findings: `install/foreign-file` (there is a file that we did not write), `install/hand-edited` (we did, and
-    somebody changed it; with `force` it is overwritten, and this is a warning), `install/foreign-name` (nothing of
-    this deployment may be called that). Raises OSError, ConfigError.
+    Findings: `install/foreign-file` (a file exists that we did not write), `install/hand-edited` (we wrote it, and
+    somebody changed it; with `force` it is overwritten, and this is a warning), `install/foreign-name` (a path or unit
+    that this deployment may not have). Raises OSError, ConfigError.
     """
     before = read_record(deployment.name, layout) or Record(deployment=deployment.name, input_digest="")
     others = (read_record(name, layout) for name in installed_names(layout) if name != deployment.name)
@@ -94,7 +94,7 @@ def plan_changes(
 
 
 def plan_removal(record: Record, layout: Layout, *, force: bool = False) -> Changes:
-    """What uninstalling would remove. A file that somebody edited is in the way (`install/hand-edited`)."""
+    """The changes that uninstalling would make. Without `force` edited files are in the way (`install/hand-edited`)."""
     removed, kept = _removals(record, set(record.files), layout, force=force)
     return Changes(deployment=record.deployment, changes=tuple(removed), record=None, findings=tuple(kept))
 
@@ -105,9 +105,9 @@ def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[s
 
 
 def process(raw: bytes) -> bytes:
-    """What a unit says of its process: no comments and blank lines, nor what a daemon-reload takes over by itself.
+    """The lines of a unit that concern its process: no comments, no blank lines, nothing that a daemon-reload applies.
 
-    That is [Unit] and [Install]: descriptions, the order of a start, its limits.
+    The latter are [Unit] and [Install]: descriptions, the order of a start, its limits.
     """
     lines, section = [], b""
     for line in raw.splitlines():
@@ -119,7 +119,7 @@ def process(raw: bytes) -> bytes:
 
 
 def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
-    """What is wrong with replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
+    """Findings against replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
     if name in before.files:
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
     message = f"{name} exists and was written by {f'deployment {owner}' if owner else 'somebody else'}"
@@ -130,7 +130,7 @@ def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, for
 def _removals(
     record: Record, names: AbstractSet[str], layout: Layout, *, force: bool
 ) -> tuple[list[Change], list[Finding]]:
-    """Files `names` of a record as removals; of those that somebody edited, a finding each."""
+    """Changes that remove the files `names` of a record, and a finding for each that somebody edited."""
     changes: list[Change] = []
     findings: list[Finding] = []
     for name in sorted(names):
@@ -154,9 +154,9 @@ def _hand_edited(name: str, *, force: bool) -> Finding:
 
 
 def _read(path: Path, layout: Layout) -> Found | None:
-    """What is at `path`; None when nothing is, or it is not for us to see (polkit's rules, in a dry run).
+    """The file at `path`; None if there is none, or we may not read it (polkit's rules, in a dry run).
 
-    A link is not followed: it counts as its target's name.
+    A link is not followed: its content is its target's name.
     """
     try:
         return layout.tree.read(path)

@@ -1,4 +1,4 @@
-"""Where each file of a deployment goes, and which paths and units it may have, whatever a bundle or a record says."""
+"""Where each file of a deployment is installed, and which paths and units it may have, whoever made its bundle."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from launcher.ir.fleet import FleetManifest
 from launcher.manifest import decode_fleet
 
 UNIT_FOLDERS = {"system": "systemd", "user": "systemd-user"}
-"""Folder of the units in a deployment, by scope."""
+"""Scope → folder of the units in a deployment."""
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine's folders, or a user's; `root` is put before them all (an image, a test)."""
+    """Folders of the machine, or of a user; `root` is put before all of them (an image, a test)."""
 
     scope: Literal["system", "user"] = "system"
     root: Path = Path("/")
     home: Path = Path("/root")
-    """The user's home; only scope `user` looks at it."""
+    """The user's home; used by scope `user` only."""
 
     def __post_init__(self) -> None:
-        """ValueError on relative paths."""
+        """Raises ValueError for relative paths."""
         if not self.root.is_absolute() or not self.home.is_absolute():
             raise ValueError("root and home are absolute paths")
 
     @property
     def tree(self) -> Tree:
-        """Everything below the root: what is read, written and removed goes through it."""
+        """The files below the root: everything that is read, written or removed goes through it."""
         return Tree(self.root)
 
     def _at(self, system: str, user: str) -> Path:
@@ -44,47 +44,47 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def units(self) -> Path:
-        """Unit files that an administrator installs."""
+        """Folder of the unit files that an administrator installs."""
         return self._at("/etc/systemd/system", ".config/systemd/user")
 
     @property
     def quadlets(self) -> Path:
-        """Quadlet files, of which podman's generator makes services."""
+        """Folder of Quadlet files, from which podman's generator makes services."""
         return self._at("/etc/containers/systemd", ".config/containers/systemd")
 
     @property
     def rights(self) -> Path:
-        """Polkit's rules."""
+        """Folder of polkit's rules."""
         return self._at("/etc/polkit-1/rules.d", ".config/polkit-1/rules.d")
 
     @property
     def users(self) -> Path:
-        """Whom `systemd-sysusers` makes."""
+        """Folder of the files from which `systemd-sysusers` creates users."""
         return self._at("/etc/sysusers.d", ".config/sysusers.d")
 
     def state(self, unit: str, deployment: str) -> Path:
-        """Where the runtime that `unit` runs keeps what must outlive it, and its control socket."""
+        """State directory of the runtime that `unit` runs, with its control socket."""
         stem = unit.removesuffix(".service")
         return self._at(f"/var/lib/{stem}", ".local/state/launch-installed") / deployment
 
     def data(self, deployment: str) -> Path:
-        """Manifest and routes of `deployment`."""
+        """Folder of the manifest and routes of `deployment`."""
         return self._at("/etc", ".config") / "launch" / deployment
 
     @property
     def records(self) -> Path:
-        """Ownership records, one a deployment."""
+        """Folder of the ownership records, one per deployment."""
         return self._at(RECORDS["system"], RECORDS["user"])
 
     def checkpoints(self, deployment: str) -> Path:
-        """What `launch checkpoint` keeps of `deployment`."""
+        """Folder of the checkpoints of `deployment`."""
         return self.records.parent / "kept" / deployment
 
 
 def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFile]:
     """Absolute path → file, for the files of `deployment` that are installed; scripts for people are not.
 
-    ConfigError for a name that leaves its folder.
+    Raises ConfigError for a name that leaves its folder.
     """
     if not DEPLOYMENT.fullmatch(deployment.name):
         raise ConfigError.of("install/foreign-name", f"{deployment.name!r} cannot name a deployment")
@@ -101,9 +101,9 @@ def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFil
 
 
 def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[str, Found]:
-    """The opposite of `placements`: path in the deployment → the installed file, for those of `names` that there are.
+    """The reverse of `placements`: path in the deployment → installed file, for those of `names` that exist.
 
-    `names` as an ownership record has them. Raises OSError.
+    `names`: as in an ownership record. Raises OSError.
     """
     folders = {place: folder for folder, place in _folders(layout, deployment).items()}
     found = {}
@@ -126,7 +126,7 @@ def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
 
 
 def is_unit(path: Path, layout: Layout) -> bool:
-    """Whether `path` is a unit file, or one that becomes a unit."""
+    """Whether `path` is a unit file, or a Quadlet file, of which podman makes a unit."""
     return path.parent in (layout.units, layout.quadlets)
 
 
@@ -141,11 +141,11 @@ _VENDORS = {
     ),
     "user": ("/usr/lib/systemd/user", "/usr/local/lib/systemd/user"),
 }
-"""Where others put units that one of the same name in /etc would replace."""
+"""Folders of other packages' units, which a unit of the same name in /etc would replace."""
 
 
 def not_ours(path: Path, layout: Layout, deployment: str) -> str | None:
-    """Why `path`, as the installed machine names it, is no file of `deployment`; None when it is one."""
+    """Why `path`, as the installed machine names it, is no file of `deployment`; None if it is one."""
     folder, name = layout.root / path.parent.relative_to("/"), path.name
     stem, suffix = path.stem, path.suffix
     if folder == layout.data(deployment):
@@ -192,7 +192,7 @@ def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout)
 
 
 def manifest_of(deployment: Deployment) -> FleetManifest | None:
-    """The manifest among the files of `deployment`; None where it cannot be read."""
+    """The manifest among the files of `deployment`; None if it cannot be read."""
     text = next((file.text for file in deployment.files if file.path == "fleet.json"), "")
     try:
         return decode_fleet(text.encode())

@@ -1,4 +1,4 @@
-"""What install wrote, with digests: only this is ever replaced or removed."""
+"""The record of what install wrote, with digests: only these files are ever replaced or removed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SCHEMA = "launch.installed/v1"
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """What was installed: a rendered `folder`, else what `overrides` compiled to. All paths absolute."""
+    """Where an installed deployment came from: a rendered `folder`, or else `overrides`. All paths are absolute."""
 
     folder: str = ""
     overrides: tuple[str, ...] = ()
     config_dirs: tuple[str, ...] = ()
     host: str | None = None
-    """Which of several hosts this is; None: the one named as this machine."""
+    """The name of this host among several; None: the one that has this machine's name."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One installed deployment: path (below the root, absolute) → sha256 of what we wrote there."""
+    """One installed deployment; `files`: path (below the root, absolute) → sha256 of what we wrote there."""
 
     schema: str = SCHEMA
     deployment: str
@@ -34,9 +34,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, str] = {}
     source: Source = Source()
     folders: tuple[str, ...] = ()
-    """Directories that were made for them, the outermost first: they go with them, where nothing else is in them."""
+    """Directories that were created for the files, the outermost first: removed with them if nothing else is in
+    them."""
     previous: dict[str, str] = {}
-    """Digests from before, while an install is under way; a crash leaves them, and either content is ours."""
+    """Digests of the replaced files while an install is under way. A crash leaves them: then either content is ours."""
 
     def wrote(self, name: str, raw: bytes) -> bool:
         """Whether `raw` is what we wrote to `name`."""
@@ -44,7 +45,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def record_path(deployment: str, layout: Layout) -> Path:
-    """Where the record of `deployment` lies. Raises ConfigError for what is no deployment's name."""
+    """Path of the record of `deployment`. Raises ConfigError if that cannot be a deployment's name."""
     if not DEPLOYMENT.fullmatch(deployment):
         message = f"{deployment!r} cannot name a deployment: letters, digits and . _ + @ = -"
         raise ConfigError.of("install/foreign-name", message)
@@ -52,9 +53,9 @@ def record_path(deployment: str, layout: Layout) -> Path:
 
 
 def read_record(deployment: str, layout: Layout) -> Record | None:
-    """The record of `deployment`; None when it is not installed. Raises OSError, ConfigError (no record of ours).
+    """The record of `deployment`; None if it is not installed. Raises OSError, ConfigError (a damaged record).
 
-    Whoever wrote it: it names files of this deployment, and no others.
+    Whoever wrote the record, it is accepted only if it names files of this deployment and no others.
     """
     path = record_path(deployment, layout)
     found = layout.tree.read(path)
@@ -90,7 +91,7 @@ def installed_names(layout: Layout) -> tuple[str, ...]:
 
 
 def encode_record(record: Record) -> bytes:
-    """The record as it is written: the same bytes for the same content."""
+    """The bytes of a record's file: the same for the same content."""
     return msgspec.json.format(msgspec.json.encode(record, order="sorted"), indent=2) + b"\n"
 
 

@@ -1,4 +1,4 @@
-"""Installed deployments as systemd has them now, and where file, memory and process have drifted apart.
+"""Installed deployments as systemd has them now, and differences between files, systemd and processes.
 
 I/O: reads files, asks systemctl. Changes nothing.
 """
@@ -28,7 +28,7 @@ _NAMES = (
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
-    """A unit as the manager has it. `pid` 0: no process. `argv` None: what it would run is for systemd alone to say."""
+    """A unit as systemd has it. `pid` 0: no process. `argv` None: only systemd knows what it would run."""
 
     name: str
     load: str = "not-found"
@@ -50,7 +50,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
-    """A server, a service, or under the deployment's name the runtime: its unit, and those of its fallbacks."""
+    """A server, a service, or the runtime (named as the deployment): its unit, and with it those of its fallbacks."""
 
     name: str
     service: str
@@ -58,7 +58,7 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
-    """One installed deployment. `manifest` and `routes` are None where the files are gone or not ours any more."""
+    """One installed deployment. `manifest` and `routes` are None if the files are gone or cannot be read as ours."""
 
     record: Record
     layout: Layout
@@ -74,13 +74,13 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state_dir(self) -> Path:
-        """Where its runtime keeps what must outlive it."""
+        """State directory of its runtime."""
         runtime = next((c.service for c in self.components if c.name == self.name), f"launch-{self.name}.service")
         return self.layout.state(runtime, self.name)
 
 
 def installed_fleets(layouts: Iterable[Layout], problems: list[Finding] | None = None) -> tuple[Installed, ...]:
-    """Every deployment that is installed in one of `layouts`; a damaged record is added to `problems`.
+    """Every deployment that is installed in one of `layouts`; damaged records are findings in `problems`.
 
     Raises OSError, SuperviseError (no systemctl), and without `problems` ConfigError for a damaged record.
     """
@@ -100,7 +100,7 @@ def installed_fleets(layouts: Iterable[Layout], problems: list[Finding] | None =
 
 
 def installed_fleet(record: Record, layout: Layout) -> Installed:
-    """The deployment of `record`. Raises OSError, SuperviseError (no systemctl)."""
+    """The installed deployment of `record`. Raises OSError, SuperviseError (no systemctl)."""
     manifest, routes = _documents(layout, record.deployment)
     paths = [layout.root / name[1:] for name in record.files]
     names = [unit_of(p) for p in paths if is_unit(p, layout) and "@." not in p.name]
@@ -116,7 +116,7 @@ def installed_fleet(record: Record, layout: Layout) -> Installed:
 
 
 def file_drift(installed: Installed) -> tuple[str, ...]:
-    """Files that are not what was installed: `NAME was edited`, `NAME is gone`."""
+    """Files that are not what was installed, in words: edited, gone, or not to be read."""
     drift = []
     for name in sorted(installed.record.files):
         path = installed.layout.root / name[1:]
@@ -133,7 +133,7 @@ def file_drift(installed: Installed) -> tuple[str, ...]:
 
 
 def loaded_drift(unit: Unit) -> tuple[str, ...]:
-    """Where what the manager has in memory is not what the unit's file says."""
+    """Differences between what systemd has in memory and the unit's file, in words; drop-ins too."""
     drift = []
     if unit.load != "loaded":
         drift.append(f"{unit.name} is {unit.load}")
@@ -143,7 +143,7 @@ def loaded_drift(unit: Unit) -> tuple[str, ...]:
 
 
 def limit_drift(unit: Unit) -> tuple[str, ...]:
-    """Where the process has other limits than its unit, as far as /proc and the cgroup tell."""
+    """Limits of the process that differ from its unit's, as far as /proc and the cgroup tell, in words."""
     if not unit.pid:
         return ()
     drift = []
@@ -166,7 +166,7 @@ def _documents(layout: Layout, deployment: str) -> tuple[FleetManifest | None, R
 
 
 def _components(units: list[str], manifest: FleetManifest | None, deployment: str) -> tuple[Component, ...]:
-    """Servers, services and the runtime, in the manifest's order; without one, every service by its unit's name."""
+    """Servers, services and the runtime, in the manifest's order; without a manifest all services, by unit name."""
     if manifest is None:
         services = [unit.removesuffix(".service") for unit in units if unit.endswith(".service")]
         return tuple(Component(name=s, service=f"{s}.service", units=(f"{s}.service",)) for s in services)
@@ -182,14 +182,14 @@ def _components(units: list[str], manifest: FleetManifest | None, deployment: st
 
 
 def _prefix(units: list[str], names: list[str]) -> str:
-    """`deploy.unit_prefix`: what stands before most of `names` in `units`."""
+    """`deploy.unit_prefix`: the most frequent text before one of `names` in `units`; `launch` if there is none."""
     tails = [f"-{name}.service" for name in names]
     heads = [unit.removesuffix(tail) for unit in units for tail in tails if unit.endswith(tail)]
     return max(sorted(set(heads)), key=heads.count, default="launch")
 
 
 def _unit(name: str, values: dict[str, str] | None) -> Unit:
-    """A unit as `systemctl show` prints it; None: the manager does not know it."""
+    """A unit from what `systemctl show` prints; None: systemd does not know it."""
     if values is None:
         return Unit(name=name)
     drop_ins = tuple(values.get("DropInPaths", "").split())

@@ -1,4 +1,4 @@
-"""Install and uninstall, step by step; each step can be repeated after a crash."""
+"""Install and uninstall, in steps that can each be repeated after a crash. I/O."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ from launcher.install.systemd import Systemd
 from launcher.ir.deployment import content_digest
 
 Write = Callable[[Path, bytes, int], None]
-"""Replaces a file atomically, its directory made: path, content, permission bits (`Tree.write`)."""
+"""Replaces a file atomically, and creates its directory: path, content, permission bits (`Tree.write`)."""
 
 TakeOver = Callable[[Sequence[str]], tuple[Sequence[str], Sequence[str]]]
-"""Has the running runtime read its manifest again and restart what changed, besides the running ones of these units.
-
-Gives the units that it restarted and started.
-"""
+"""Has the running runtime read its manifest again, and restart what changed and the running ones of the given units.
+Returns the units that were restarted, and those that were started."""
 
 CONTAINER = ".container"
 _BOOT = re.compile(r"^WantedBy=", re.MULTILINE)
@@ -41,14 +39,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     stopped: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
-    """Units that nobody has made: services of containers where podman's Quadlet is not installed."""
+    """Units that do not exist: services of containers if podman's Quadlet is not installed."""
 
 
 def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *, take_over: TakeOver | None) -> Report:
-    """Write, reload once, and have what should run run as it is written; nothing is started without `take_over`.
+    """Write the files, reload systemd once, start and restart what should run; without `take_over` nothing is started.
 
     Programs and data are written before units. The record is written first, with both the old and the new digests
-    valid, and last: a crash in between leaves files that are still known as ours. Raises HostError for findings that
+    valid, and last: after a crash in between the files are still known as ours. Raises HostError for findings that
     stand in the way, SuperviseError when a unit does not become active, OSError.
     """
     _refuse(changes)
@@ -81,7 +79,7 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
 
 
 def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
-    """Stop, disable, remove, reload once. Raises HostError while edited files are in the way, OSError."""
+    """Stop, disable and remove, then reload once. Raises HostError if edited files are in the way, OSError."""
     _refuse(changes)
     units = [unit_of(c.path) for c in changes.changes if c.unit and _is_loaded(c.path, layout)]
     stateful = [c.path.name for c in changes.changes if c.unit and _keeps_state(c.path, layout)]
@@ -154,7 +152,8 @@ def _run_units(
 ) -> Report:
     """Have the runtime take over what changed, or start it and what boots; report what is not active.
 
-    A runtime whose own unit changed is restarted, which its servers do not notice.
+    A runtime whose own unit changed is restarted, which does not disturb its servers. Raises SuperviseError if a
+    runtime, or a unit that was restarted, is not active.
     """
     boot = _boots(texts)
     runtimes = [unit for unit in boot if unit.endswith(".service")]
@@ -200,17 +199,17 @@ def not_active(unit: str, systemd: Systemd) -> Finding:
 
 
 def unit_of(path: Path) -> str:
-    """The unit that the file at `path` is, or that podman makes of it."""
+    """Name of the unit that the file at `path` is, or that podman makes of it."""
     return f"{path.stem}.service" if path.suffix == CONTAINER else path.name
 
 
 def _is_loaded(path: Path, layout: Layout) -> bool:
-    """Whether systemd has a unit of the name of the file at `path`: not for templates, which only instances have."""
+    """Whether the file at `path` exists and is a unit itself: not a template, of which only instances are units."""
     return "@." not in path.name and layout.tree.read(path) is not None
 
 
 def _is_booted(path: Path, layout: Layout) -> bool:
-    """Whether the unit at `path` is started at boot; not where podman makes it."""
+    """Whether the unit at `path` is started at boot; False for a Quadlet file, of which podman makes the unit."""
     return path.suffix != CONTAINER and bool(_BOOT.search(layout.tree.text(path)))
 
 
@@ -224,10 +223,10 @@ LOCK_NAME = "launch-install.lock"
 
 @contextlib.contextmanager
 def alone(layout: Layout, report: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
-    """Hold the lock of `layout`'s machine or user within the block; waits for who has it, and says so.
+    """Hold the lock of `layout`'s machine or user within the block; says with `report` that it waits for another one.
 
-    It is a file below /run that only its owner opens, and goes with the block; the kernel drops it with the process. A
-    tree that does not run is nobody's to change twice. Raises OSError.
+    The lock is a file below /run that only its owner opens, removed after the block; the kernel drops the lock with the
+    process. A tree that does not run is not locked. Raises OSError.
     """
     usual = Path("/run") if layout.scope == "system" else Path(f"/run/user/{os.getuid()}")
     folder = runtime_dir or usual

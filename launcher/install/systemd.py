@@ -1,4 +1,4 @@
-"""systemctl, for one manager: the machine's, a user's, or the unit files of a tree that is not running."""
+"""Run systemctl, for one manager: the machine's, a user's, or the unit files of a tree that is not running."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from launcher.errors import SuperviseError
 from launcher.install.layout import Layout
 
 _TIMEOUT_S = 3600.0
-"""Loading a fleet of big models may take that long; each unit has its own, shorter limit."""
+"""Seconds: loading a fleet of big models may take that long; each unit has its own, shorter limit."""
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
-"""As sysusers.d(5) takes it; never an option of userdel."""
+"""A user's name in sysusers.d(5); it cannot be an option of userdel."""
 _LOOKS = 10
 _LOOK_PAUSE_S = 0.1
 
 
 class Systemd:
-    """The manager that runs what is installed in `layout`; `running` is False where it does not run (a tree)."""
+    """The manager that runs what is installed in `layout`; `running` is False for a tree, in which none runs."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.running = layout.root == Path("/")
 
     def reload(self) -> None:
-        """Have unit files read again. SuperviseError when the manager refuses."""
+        """Have systemd read unit files again. Raises SuperviseError if it refuses."""
         self._must(["daemon-reload"])
 
     def enable(self, units: Sequence[str]) -> None:
-        """Start `units` at boot, without starting them now; works in a tree, too."""
+        """Have `units` started at boot, without starting them now; works in a tree, too."""
         if not self.running and self._layout.scope == "user":  # systemctl has no --root for users
             for unit in units:
                 self._layout.tree.link(self._layout.units / "default.target.wants" / unit, f"../{unit}")
@@ -41,7 +41,7 @@ class Systemd:
             self._must(["enable", "--quiet", *units])
 
     def disable(self, units: Sequence[str]) -> None:
-        """The opposite; units that are gone do no harm."""
+        """Undo `enable`; units that do not exist are ignored."""
         if not self.running and self._layout.scope == "user":
             for unit in units:
                 self._layout.tree.remove(self._layout.units / "default.target.wants" / unit)
@@ -49,42 +49,42 @@ class Systemd:
             self._run(["disable", "--quiet", *units])
 
     def start(self, units: Sequence[str]) -> int:
-        """Start `units` and wait; systemd's exit status, 0 = all."""
+        """Start `units` and wait. Returns systemctl's exit status, 0 if all were started."""
         return self._run(["start", *units]).returncode if units else 0
 
     def restart(self, units: Sequence[str]) -> int:
-        """Restart `units` (those that do not run are started) and wait, ordered by their After=; 0 = all.
+        """Restart `units`, or start them, in the order of their After=, and wait. Returns systemctl's exit status.
 
-        What somebody asks for does not count as a start too many (StartLimitBurst=).
+        A restart that a user asks for does not count towards the limit of starts (StartLimitBurst=).
         """
         self.forget_failures(units)
         return self._run(["restart", *units]).returncode if units else 0
 
     def stop(self, units: Sequence[str]) -> int:
-        """Stop `units` and wait; forget their failures. systemd's exit status, 0 = all."""
+        """Stop `units` and wait; forget their failures. Returns systemctl's exit status, 0 if all were stopped."""
         status = self._run(["stop", *units]).returncode if units else 0
         self.forget_failures(units)
         return status
 
     def forget_failures(self, units: Sequence[str]) -> None:
-        """Let `units` be started that failed so often that systemd refuses to (start-limit-hit)."""
+        """Let `units` be started again that systemd refuses after too many failures (start-limit-hit)."""
         if units:
             self._run(["reset-failed", *units])
 
     def stop_empty_slices(self, slices: Sequence[str]) -> None:
-        """Stop those of `slices` that no loaded unit is in: systemd makes them by itself and forgets to end them."""
+        """Stop those of `slices` that no loaded unit is in: systemd creates them itself and does not end them."""
         users = {p.get("Slice") for p in self.properties(["*.service", "*.scope", "*.slice"], ("Slice",)).values()}
         self.stop([name for name in slices if name not in users])
 
     def make_users(self, file: Path) -> None:
-        """Make the users that `file` (sysusers.d(5)) names. SuperviseError when that is refused."""
+        """Create the users that `file` (sysusers.d(5)) names. Raises SuperviseError if that is refused."""
         done = subprocess.run(["systemd-sysusers", file], capture_output=True, text=True, check=False)
         if done.returncode:
             message = f"systemd-sysusers {file} failed: {done.stderr.strip() or done.returncode}"
             raise SuperviseError.of("install/systemctl", message)
 
     def remove_users(self, file: Path) -> None:
-        """The opposite; a user who still has processes stays."""
+        """Remove the users that `file` names; one who still has processes stays."""
         for line in self._layout.tree.text(file).splitlines():
             user = line.split()[1:2]
             if line.startswith("u ") and user and _USER.fullmatch(user[0]):
@@ -96,7 +96,7 @@ class Systemd:
             self._run(["clean", "--what=all", unit])
 
     def properties(self, units: Sequence[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Properties `names` of each of `units`; empty where the manager does not answer."""
+        """Unit → its properties `names`; {} if systemd does not answer."""
         if not units:
             return {}
         done = self._run(["show", f"--property={','.join(('Id', *names))}", *units])
@@ -145,6 +145,6 @@ class Systemd:
             raise SuperviseError.of("install/no-systemd", message) from None
 
     def _env(self) -> dict[str, str]:
-        """The environment; a user's manager is found by a directory that `su` and `cron` leave unnamed."""
+        """The environment, with XDG_RUNTIME_DIR for a user's manager: `su` and `cron` leave it unset."""
         user = {"XDG_RUNTIME_DIR": f"/run/user/{os.getuid()}"} if self._layout.scope == "user" else {}
         return user | dict(os.environ)

@@ -1,4 +1,4 @@
-"""What a service's unit file and its drop-ins say that it runs, in systemd's own syntax. Pure."""
+"""Parse what a service runs from its unit file and drop-ins, in systemd's own syntax. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 _NAMED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "s": " "}
 _NUMBERS = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})")
 _PREFIXES = "-+!:"
-"""Marks before a program that do not change its argv (`@` does)."""
+"""Prefixes of a program in ExecStart= that do not change its argv (`@` does)."""
 
 
 def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | None:
-    """The argv that a process of the service has, by its unit file and then its drop-ins, in that order.
+    """The argv of a service's process, by its unit file and then its drop-ins, in that order.
 
-    `credentials` is the directory of the service's credentials (`%d`). None where only systemd knows: no or several
-    commands, other specifiers, variables, syntax that systemd would refuse.
+    `credentials`: directory of the service's credentials (`%d`). None if only systemd knows: no or several commands,
+    other specifiers, variables, syntax that systemd would refuse.
     """
     commands: list[str] = []
     for text in texts:
@@ -49,7 +49,7 @@ def _values(text: str, section: str, key: str) -> Iterator[str]:
 
 
 def _words(value: str) -> Iterator[str]:
-    """The words of a command line (src/basic/extract-word.c). ValueError when a quote stays open."""
+    """The words of a command line (src/basic/extract-word.c). Raises ValueError for a quote that is not closed."""
     word, quote, position = None, "", 0
     while position < len(value):
         char = value[position]
@@ -74,7 +74,10 @@ def _words(value: str) -> Iterator[str]:
 
 
 def _escape(rest: str) -> tuple[str, int]:
-    """What an escape stands for, and how long it is behind its backslash (src/basic/escape.c)."""
+    """The character that an escape means, and its length after the backslash (src/basic/escape.c).
+
+    Raises ValueError for a backslash at the end.
+    """
     if not rest:
         raise ValueError("a backslash at the end")
     if number := _NUMBERS.match(rest):
@@ -84,11 +87,11 @@ def _escape(rest: str) -> tuple[str, int]:
 
 
 def _plain(word: str, credentials: str, *, first: bool) -> str:
-    """`word` with `%%`, `%d` and (but in the program's name) `$$` undone. ValueError: it has more for systemd to do."""
+    """`word` with `%%`, `%d` and (not in the program's name) `$$` expanded. Raises ValueError for other ones."""
     known = {"%%": "%", "$$": "$", "%d": credentials}
 
     def meant(mark: re.Match[str]) -> str:
-        """What systemd puts there."""
+        """The text that systemd puts in place of `mark`."""
         if mark[0] not in known:
             raise ValueError(f"{mark[0]} is for systemd to replace")
         return known[mark[0]]

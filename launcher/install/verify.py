@@ -1,4 +1,4 @@
-"""Units judged by systemd itself before they are installed."""
+"""Have systemd check units before they are installed. I/O: runs systemd-analyze."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _LEVEL = re.compile(r"Overall exposure level for .*: ([\d.]+)")
 
 
 def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path] = ()) -> tuple[Finding, ...]:
-    """Errors where `systemd-analyze verify` says anything at all, or a sandbox is weaker than its unit claims.
+    """Findings if `systemd-analyze verify` prints anything at all, or a sandbox is weaker than its unit claims.
 
-    `coming` are paths (as the machine names them) that the install is going to write. verify exits 0 for unknown keys,
-    so its stderr must be empty. Findings: `install/verify`, `install/exposure`, `install/no-systemd`,
-    `render/socket-folder`.
+    `coming`: paths (as the machine names them) that the install will write. verify exits 0 for unknown keys, so its
+    stderr must be empty. Findings: `install/verify`, `install/exposure`, `install/no-systemd`, `render/socket-folder`.
     """
     folder = UNIT_FOLDERS[layout.scope]
     units = {f.path.rpartition("/")[2]: f.text for f in deployment.files if f.path.startswith(f"{folder}/")}
@@ -56,7 +55,7 @@ def _homeless(unit: str, text: str) -> Finding | None:
 
 
 def _optional(deployment: Deployment) -> tuple[str, ...]:
-    """What the names of units end with that may fail without ending the fleet."""
+    """Endings of the names of units that may fail without ending the fleet."""
     if (manifest := manifest_of(deployment)) is None:
         return ()
     names = [s.name for s in manifest.servers if not s.fatal] + [s.name for s in manifest.services if not s.fatal]
@@ -66,7 +65,7 @@ def _optional(deployment: Deployment) -> tuple[str, ...]:
 def _verify(
     paths: Iterable[Path], layout: Layout, coming: Collection[Path], optional: Collection[str]
 ) -> list[Finding]:
-    """A finding for each line that verify prints, but for programs that are about to be there."""
+    """A finding for each line that verify prints, except for programs that the install will write."""
     scope = ["--user"] if layout.scope == "user" else []
     # a user's manager wants a runtime directory, and somebody who is not logged in has none
     env = {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ}
@@ -81,9 +80,9 @@ def _verify(
 
 
 def _finding(line: str, layout: Layout, optional: Collection[str]) -> Finding:
-    """The finding for a line: a warning where a tree, or a unit that may fail, lacks a program, which may yet come.
+    """The finding for a line: a warning if a program is missing in a tree, or for a unit that may fail.
 
-    `optional`: what the names of such units end with.
+    It may yet be installed. `optional`: endings of the names of units that may fail.
     """
     unit = line.partition(": ")[0]
     spared = layout.root != Path("/") or unit.endswith(tuple(optional))

@@ -22,51 +22,51 @@ LATENT = ("kv_lora_rank", "rope_dim", "key_length_mla", "value_length_mla")
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """Those of one architecture; the defaults are a plain transformer's."""
+    """Facts of one architecture; the defaults are those of a plain transformer."""
 
     compared: bool = False
-    """Its tensors are known, and the bound on its compute buffers was held against servers."""
+    """Its tensors are known, and the bound on its compute buffers was compared with real servers."""
     is_encoder: bool = False
-    """It makes embeddings, keeps no memory, and has no output matrix."""
+    """An encoder: it makes embeddings, keeps no K/V, and has no output matrix."""
     embeds_only: bool = False
-    """It makes embeddings and nothing else, though it is no encoder."""
+    """It makes embeddings only, though it is no encoder."""
     keeps_kv: bool = True
-    """False: a diffusion model, or one that only embeds."""
+    """False for a diffusion model, or one that only embeds."""
     is_mixture: bool = False
-    """It always has experts."""
+    """A mixture of experts, always."""
     recurrent: Literal["", "all", "by interval", "without heads", "without heads or width"] = ""
     """Which layers keep a state instead of K/V (`hparams.is_recr`): all; those but each `full_attention_interval`-th;
     those without K/V heads; those without K/V heads and without a feed-forward."""
     needs: tuple[str, ...] = ()
-    """Hyper-parameters that a declaration must give, beside those that all need."""
+    """Hyper-parameters that a declaration must give, beside those that every architecture needs."""
     lists: tuple[str, ...] = ()
-    """Hyper-parameters that must be lists by layer, because they say which layers are recurrent."""
+    """Hyper-parameters that must be lists per layer, because they say which layers are recurrent."""
     sliding_period: int = 0
-    """Layer il slides where il % period < period - 1, where the file has no pattern; 0: it does not slide then."""
+    """Layer il slides where il % period < period - 1, if the file has no pattern; 0: none slides."""
     sliding_window: int = 0
-    """The window where the file gives none."""
+    """The window size, if the file gives none."""
     shared_kv_from: int = 0
-    """First layer that reuses an earlier one's K/V, where the file does not say it."""
+    """First layer that reuses an earlier one's K/V, if the file does not say."""
     indexer: tuple[int, int, int] | None = None
     """Sparse attention: heads, width of a key and tokens chosen of its indexer, where a declaration gives none: as in
     every published model (config.json `index_n_heads`, `index_head_dim`, `index_topk`). A file must have them."""
     expert_width_of_used: bool = False
-    """An absent expert width is n_ff / n_expert_used; of others n_ff."""
+    """An absent expert width is n_ff / n_expert_used; in other architectures n_ff."""
     expert_width_of_n_ff: bool = False
     """The loader takes the experts' width from feed_forward_length."""
     sigmoid_router: bool = False
     sectioned_rope: bool = False
     streams: int = 1
-    """Rows of the residual stream where the file does not say it."""
+    """Rows of the residual stream, if the file does not say."""
     qk_norm: bool = False
-    """Q and K are always normed by head."""
+    """Q and K are always normalised per head."""
     sandwich_norms: bool = False
-    """Norms after attention and feed-forward, too."""
+    """There are norms after attention and feed-forward, too."""
     gates_shared_expert: bool = False
     norm_at_embedding: bool = False
     """The output norm is called token_embd_norm."""
     nextn_vocabulary: bool = False
-    """Layers for further tokens carry their own embedding and output matrix."""
+    """Next-token-prediction layers have their own embedding and output matrix."""
     gated_query: bool = False
     """attn_q is twice as wide."""
     delta_net: bool = False
@@ -76,21 +76,21 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     both_mixers: bool = False
     """Attention and Mamba in one layer: what the first leaves is kept beside the second, and above the feed-forward."""
     embeds_without_logits: bool = False
-    """Its servers of embeddings make no logits; those of other causal models do."""
+    """Its embedding servers compute no logits; those of other causal models do."""
     many_nodes: bool = False
-    """Its graphs have more nodes than others', which a process keeps room for."""
+    """Its graphs have more nodes than others', for which a process reserves memory."""
     always_loads_nextn: bool = False
-    """Layers for further tokens were always loaded, before `draft-mtp` alone had them."""
+    """Next-token-prediction layers were always loaded, before `draft-mtp` alone loaded them."""
     no_nextn_until: int = 0
-    """The last build that was seen not to load such layers, even for `draft-mtp`."""
+    """The last build known not to load such layers, even for `draft-mtp`."""
     splits_tensors: bool = True
     """False: builds up to b11434 refuse `--split-mode tensor` (llm_arch_supports_sm_tensor)."""
     rolls_back: bool = False
-    """Sequences are rolled back to states that they keep (llm_arch_supports_rs_rollback)."""
+    """Drafted tokens are rolled back to kept recurrent states (llm_arch_supports_rs_rollback)."""
 
     @property
     def writes(self) -> bool:
-        """Whether it makes text, not only embeddings."""
+        """Whether it generates text, not only embeddings."""
         return not (self.is_encoder or self.embeds_only)
 
 
@@ -102,7 +102,7 @@ def at_layer(value: int | tuple[int, ...], layer: int) -> int:
 
 
 def traits(name: str) -> Traits:
-    """What is known of the architecture `name`; of an unknown one a plain transformer's."""
+    """The facts of architecture `name`; for an unknown one those of a plain transformer."""
     return ARCHITECTURES.get(name, _PLAIN)
 
 
@@ -240,14 +240,14 @@ ARCHITECTURES: Mapping[str, Traits] = MappingProxyType(
         "t5": Traits(splits_tensors=False),
     }
 )
-"""By the name that a file gives (`general.architecture`)."""
+"""Keyed by `general.architecture`."""
 
 
 MAX_LAYERS = 4096
-"""More layers than any model has; a bound for whoever walks over them."""
+"""More layers than any model has: a bound on loops over layers."""
 
 GLM_5_2_CONTEXT = 1_048_576
-"""glm-dsa models trained with so much share indexers (src/models/glm-dsa.cpp GLM_5_2_DEFAULT_INDEXER_TYPES)."""
+"""glm-dsa models with this training context share indexers (src/models/glm-dsa.cpp GLM_5_2_DEFAULT_INDEXER_TYPES)."""
 
 
 def complete(architecture: ArchitectureConfig) -> ArchitectureConfig:

@@ -1,4 +1,4 @@
-"""What is known of each kind of card that llama.cpp computes on: one row a backend. Pure.
+"""The facts of each kind of card that llama.cpp computes on: one row per backend. Pure.
 
 A new vendor is a row here and its name in `BackendName`. Where its driver can be asked about cards and memory, a module
 of `launcher/hardware` does that, and `DRIVERS` in `launcher/hardware/cards` names it.
@@ -16,35 +16,38 @@ _NVIDIA = ("char-nvidia", "char-nvidia-uvm", "char-nvidia-caps")
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
-    """One backend; what is empty or False it does not have."""
+    """One backend; an empty or False field means that it has no such thing."""
 
     device: str
-    """llama.cpp calls its devices this and a number from 0 (ggml_backend_dev_name)."""
+    """llama.cpp's name of its devices, before a number from 0 (ggml_backend_dev_name)."""
     other_device: str = ""
-    """What other builds call them."""
+    """The name of its devices in other builds."""
     process_bytes: int = 0
-    """What a process holds of a card before it loads anything, where nobody states it. From reports (nvidia-smi of idle
-    llama.cpp and PyTorch processes on cards from Turing to Ada: 300 to 500 MiB), not measured by this project."""
+    """Bytes of a card that a process takes before it loads anything, where the config does not say. From reports
+    (nvidia-smi of idle llama.cpp and PyTorch processes on cards from Turing to Ada: 300 to 500 MiB), not measured by
+    this project."""
     has_host_buffer: bool = False
     """llama.cpp prefers its host buffer type to repacked CPU weights (make_cpu_buft_list)."""
     splits_rows: bool = False
-    """It splits matrices by rows (ggml_backend_split_buffer_type); with others the server ends."""
+    """Whether it can split matrices by rows (ggml_backend_split_buffer_type); with others the server exits."""
     driver: Literal["", "nvml", "amdgpu"] = ""
-    """Who tells of its cards, their memory, and what processes take of it; "": only a binary lists them."""
+    """The driver module that reports its cards, their memory and its use by processes; "": only a llama-server lists
+    them."""
     in_containers: bool = True
-    """A container can be given its cards: macOS passes none on, and an RPC server is asked over the network."""
+    """Whether a container can be given its cards: macOS passes none on, and an RPC server is reached over the
+    network."""
     unit_devices: tuple[str, ...] = ()
-    """systemd's DeviceAllow."""
+    """For systemd's DeviceAllow."""
     container_nodes: tuple[str, ...] = ()
-    """What its drivers open: nodes of all cards, whose numbers are not llama.cpp's."""
+    """Device nodes that its drivers open: those of all cards, whose numbers are not llama.cpp's."""
     cdi_kind: str = ""
-    """Kind of the Container Device Interface, whose names are of single cards (NVIDIA's container toolkit)."""
+    """Kind in the Container Device Interface, which names single cards (NVIDIA's container toolkit)."""
     visible_by: str = ""
-    """The variable that shows a process only some of its cards, by number."""
+    """The environment variable that limits a process to some of its cards, by number."""
     pod_resource: str = ""
-    """What its vendor's device plugin calls a card (Kubernetes)."""
+    """Resource name of a card in the vendor's Kubernetes device plugin."""
     gres: str = ""
-    """What clusters usually call such a card (Slurm, which tells these drivers which of them are a job's)."""
+    """Usual name of such a card in Slurm, which tells these drivers the cards of each job."""
 
 
 _PROCESS_BYTES = 400 * 1024**2
@@ -93,4 +96,4 @@ BACKENDS: MappingProxyType[str, Backend] = MappingProxyType(
         "rpc": Backend(device="RPC", in_containers=False),
     }
 )
-"""By llama.cpp's name of the backend."""
+"""Keyed by llama.cpp's name of the backend."""

@@ -1,4 +1,4 @@
-"""What the models are, by their GGUF headers or by what the catalogue declares, and whom a config asks. Pure."""
+"""The models, as GGUF headers or the catalogue describe them, and the readers that a config may ask. Pure."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class FilePart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in one quantization: all that a plan needs to know of it.
+    """A model in one quantization: everything that a plan needs to know of it.
 
-    `source` is `gguf` when the header was read, `declared` when it was made from the catalogue; `measured` is
-    reserved for a proof by the server itself. `parts` are absolute or model_dir-relative paths in load order.
+    `source` is `gguf` when the header was read, `declared` when it was made from the catalogue; `measured` is reserved
+    for a proof by the server itself. `parts` are absolute or model_dir-relative paths in load order.
     """
 
     model: str
@@ -54,31 +54,31 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def entry(self) -> str:
-        """`MODEL@QUANTIZATION`, by which the catalogue and requests know it."""
+        """`MODEL@QUANTIZATION`: its key in the catalogue and name in requests."""
         return f"{self.model}@{self.quantization}"
 
     @property
     def n_params(self) -> int:
-        """Elements of all tensors, as llama-server counts its model's parameters."""
+        """Number of elements of all tensors, as llama-server counts a model's parameters."""
         return sum(math.prod(t.shape) for t in self.tensors)
 
     @property
     def file_bytes(self) -> int:
-        """Size of all parts."""
+        """Bytes of all parts."""
         return sum(p.size_bytes for p in self.parts)
 
     @property
     def tensor_bytes(self) -> int:
-        """Sum of all tensors."""
+        """Bytes of all tensors."""
         return sum(t.size_bytes for t in self.tensors)
 
 
 class ImageEncoder(msgspec.Struct, frozen=True, kw_only=True):
-    """The measures of a projector's image encoder, as far as they decide what computing an image takes.
+    """The dimensions of a projector's image encoder that decide the memory for computing an image.
 
-    `fused`: one matrix for Q, K and V; `gated`: feed-forwards have gates; `windowed`: some layers see windows alone.
-    `merge`: so many patches along each side make one token. `patches` are those of the image with which a server
-    warms up, and of the largest that it encodes at once.
+    `fused`: one matrix for Q, K and V; `gated`: feed-forwards have gates; `windowed`: some layers see windows only.
+    `merge`: patches along each side that make one token. `patches`: of the image with which a server warms up, and of
+    the largest one it encodes at once.
     """
 
     n_embd: int
@@ -88,18 +88,18 @@ class ImageEncoder(msgspec.Struct, frozen=True, kw_only=True):
     patch_size: int
     merge: int
     kernel_bytes: int
-    """Bytes of a value of the first convolution's kernel."""
+    """Bytes per value of the first convolution's kernel."""
     fused: bool
     gated: bool
     windowed: bool
     n_deepstack: int
     turned: bool
-    """The matrix behind the encoder is transposed anew for each image."""
+    """The matrix behind the encoder is transposed again for each image."""
     patches: tuple[int, int]
 
 
 class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A multimodal projector. `compute_bytes` 0 = not declared; `encoder`: what it follows from where a header says."""
+    """A multimodal projector. `compute_bytes` 0: not declared; `encoder`: what it is computed from, if known."""
 
     model: str
     path: str
@@ -107,19 +107,19 @@ class ProjectorFile(msgspec.Struct, frozen=True, kw_only=True):
     compute_bytes: int
     source: Literal["gguf", "declared"]
     modalities: tuple[str, ...] = ("image",)
-    """What it takes, as its header says; of one that is not at hand images are assumed."""
+    """Modalities that it accepts, from its header; images are assumed without one."""
     encoder: ImageEncoder | None = None
 
 
 class AdapterFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A LoRA adapter: where it is and how large its tensors are."""
+    """A LoRA adapter: its path, and the size of its tensors."""
 
     path: str
     tensor_bytes: int
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """One model file of the config as it lies on a disk, with all its parts, at hand or not."""
+    """One model file of the config as stored on a disk, with all parts, whether it is there or not."""
 
     path: str
     key: str
@@ -134,9 +134,9 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, ModelFile]
     projectors: dict[str, ProjectorFile] = {}
     adapters: dict[str, AdapterFile] = {}
-    """By the path as it is written."""
+    """Keyed by the path as written."""
     vault: tuple[StoredFile, ...] = ()
-    """All files that the config names of the fleet's models, where the size of their disk is stated."""
+    """Every file of the fleet's models that the config names, if the size of their disk is stated."""
 
     def get(self, model: str, quantization: str) -> ModelFile | None:
         """The file of `model` in `quantization`, if the catalogue has it."""
@@ -144,11 +144,11 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeaderFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One model file, as read here or as a lock file kept it.
+    """One model file, as read here or from a lock file.
 
     `file.model` is the model's own name. `base_type`, `block` and `block_bytes` are the GGML type of most of its
-    weights, `widths` those that a projector feeds; none where it says nothing, or is no projector. `modalities` and
-    `encoder` are a projector's, see `ProjectorFile`.
+    weights, `widths` those that a projector feeds; none where the header says nothing, or it is no projector.
+    `modalities` and `encoder` are a projector's, see `ProjectorFile`.
     """
 
     file: ModelFile
@@ -161,12 +161,12 @@ class HeaderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_projector(self) -> bool:
-        """Whether it is a multimodal projector (mmproj) and no model."""
+        """Whether it is a multimodal projector (mmproj), not a model."""
         return self.file.architecture.arch == "clip"
 
     @property
     def is_draft(self) -> bool:
-        """Whether it is nothing but a drafting head (EAGLE-3, DFlash), which runs beside its model alone."""
+        """Whether it is a drafting head only (EAGLE-3, DFlash), which cannot run without its model."""
         return self.file.architecture.arch in DRAFT_ARCHITECTURES
 
 
@@ -174,11 +174,11 @@ DRAFT_ARCHITECTURES = frozenset({"eagle3", "dflash"})
 """llama.cpp's architectures that are drafting heads (src/llama-arch.cpp)."""
 
 ReadHeader = Callable[[str, str], HeaderFacts]
-"""A path and the config key that names it → what the file's header says. Raises CatalogError at that key."""
+"""A path and its config key → the facts in the file's header. Raises CatalogError at that key."""
 
 
 class HeaderLock(msgspec.Struct, frozen=True, kw_only=True):
-    """The lock file beside a fleet file: model files by their path as the fleet file would write it."""
+    """The lock file beside a fleet file: model files keyed by their path as the fleet file writes it."""
 
     schema: str
     files: dict[str, HeaderFacts]
@@ -197,4 +197,4 @@ class SeenDevice(NamedTuple):
 
 
 SeeDevices = Callable[[Mapping[str, Any]], Sequence[SeenDevice] | None]
-"""An entry of `engines` → the devices that its binary lists here; None where it does not say."""
+"""An entry of `engines` → the devices that its binary lists here; None where it lists none."""

@@ -12,7 +12,7 @@ RECORDS: dict[Literal["system", "user"], str] = {
     "system": "/var/lib/launch/installed",
     "user": ".local/share/launch/installed",
 }
-"""Where installed deployments are recorded, each as NAME.json: on the machine, and below a user's home."""
+"""Directories with a record NAME.json of each installed deployment: the machine's, and below a user's home."""
 
 
 class RenderedFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What one llama-server build accepts on its command line. Pure."""
+"""The command-line options of one llama-server build. Pure."""
 
 from __future__ import annotations
 

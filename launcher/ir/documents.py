@@ -17,10 +17,10 @@ from launcher.ir.proof import Proof
 
 
 class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
-    """One running fleet of the plan's name: processes by name, of the restarted ones why.
+    """One running fleet of the plan's name: processes by name, with reasons for the restarted ones.
 
-    `drift` is what is not as the fleet itself says: layer (`generated`, `installed`, `loaded`, `running`) and where.
-    `command` takes the plan over; where it is empty, none does, and `hindrance` says why.
+    `drift` lists what differs from the fleet's own files: layer (`generated`, `installed`, `loaded`, `running`) and
+    where. `command` takes the plan over; where it is empty, none does, and `hindrance` says why.
     """
 
     manager: Manager
@@ -29,16 +29,16 @@ class FleetChange(msgspec.Struct, frozen=True, kw_only=True):
     restarted: dict[str, str]
     kept: tuple[str, ...]
     front: tuple[str, ...] = ()
-    """What changes of the front, its address, certificate, keys and limits among it."""
+    """Changes of the front; address, certificate, keys and limits included."""
     drift: tuple[str, ...] = ()
     command: str = ""
     hindrance: str = ""
     on_demand: tuple[str, ...] = ()
-    """Of `started`, those that are not up at once: they come when they are asked."""
+    """Those of `started` that come up with their first request only."""
 
 
 class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine of several. `front`: the front runs there."""
+    """One of several machines. `front`: whether the front runs there."""
 
     name: str
     address: str
@@ -46,7 +46,7 @@ class HostDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HardwareDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine that was planned for, or the machines. GPUs have no nodes."""
+    """The machine, or the machines, of the plan. GPUs have no nodes."""
 
     name: str
     devices: tuple[DevicePlan, ...]
@@ -69,13 +69,13 @@ class ServerDocument(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     memory: tuple[DeviceMemory, ...]
     source: Literal["gguf", "declared", "measured", "proven"]
-    """Where the figures come from: a header, the catalogue, or the server's own dry run (`proven`)."""
+    """Source of the figures: a header, the catalogue, or the server's own dry run (`proven`)."""
     proven_by: str | msgspec.UnsetType = msgspec.UNSET
     """The build that proved them."""
     host: str | msgspec.UnsetType = msgspec.UNSET
-    """Where it runs, of several hosts."""
+    """The host it runs on, if there are several."""
     address: str | msgspec.UnsetType = msgspec.UNSET
-    """Where it listens there."""
+    """The address it listens on there."""
     socket: str | msgspec.UnsetType = msgspec.UNSET
     """Path of the unix socket on which it listens, where that is no port (0)."""
 
@@ -91,19 +91,19 @@ class ServiceDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpstreamDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One server with OpenAI's API that somebody else runs. `models`: as they are asked for here."""
+    """One server with OpenAI's API that somebody else runs. `models`: names for requests here."""
 
     name: str
     url: str
     models: tuple[str, ...]
     slots: int
     ram_bytes: int
-    """What it takes of this machine, as it is stated; of each GPU, `vram_bytes`."""
+    """RAM of this machine that it takes, as stated; `vram_bytes` of each GPU."""
     vram_bytes: dict[str, int]
 
 
 class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """`launch plan --json`. A plan that failed has findings, and nothing where the plan would be."""
+    """`launch plan --json`. A plan that failed has findings only."""
 
     schema: Literal["launch.plan/v1"] = "launch.plan/v1"
     deployment: str
@@ -114,17 +114,17 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     totals: PlanTotals
     findings: tuple[Finding, ...]
     upstreams: tuple[UpstreamDocument, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Where the front asks servers that somebody else runs."""
+    """Servers that somebody else runs and the front sends requests to."""
     solved: tuple[Solved, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Where servers leave layers, experts, quantization or context open: what was chosen, and what would not fit."""
+    """Choices made for open layers, experts, quantizations and contexts, and what would not fit."""
     coresidency: tuple[Residency, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Where servers or services start on demand or take turns: which may be up at once, a table a host."""
+    """If servers or services start on demand or take turns: which may be up at once, one table per host."""
     speeds: tuple[ServerSpeed, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Tokens a second that are expected, where the hardware file or a measurement of this host says anything of it."""
+    """Expected tokens per second, where the hardware file or a measurement of this host tells."""
     proof: Proof | None = None
     """With `--prove`: what the server itself says."""
     changes: tuple[FleetChange, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Where a fleet of this name runs: what taking over the plan would do to it."""
+    """If a fleet of this name runs: what taking over the plan would change."""
 
 
 class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +161,7 @@ class InspectDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckedDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was held against this host (`memory`, `engine default`), and what was found, for people."""
+    """One thing that was compared with this host (`memory`, `engine default`), and the result, for people."""
 
     subject: str
     found: str
@@ -181,7 +181,7 @@ class ConfigDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: Literal["launch.config/v1"] = "launch.config/v1"
     config: dict[str, Any]
-    """All that files and overrides say; what nobody wrote is not in it."""
+    """All values from files and overrides; defaults are left out."""
     origins: dict[str, str]
     """Dotted key → `file:line:column`; of keys below those that were asked for."""
 
@@ -196,7 +196,7 @@ class RenderDocument(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorDocument(msgspec.Struct, frozen=True, kw_only=True):
-    """What any command prints with `--json` when it cannot go on. `error`: the class that decides the exit code."""
+    """Printed by any command with `--json` that fails. `error`: the class that decides the exit code."""
 
     schema: Literal["launch.error/v1"] = "launch.error/v1"
     error: str
@@ -232,7 +232,7 @@ def plan_document(
 
 
 def _hardware(plan: FleetPlan) -> HardwareDocument:
-    """The machine, or the machines and which of them has the front: the first of the plan's devices."""
+    """The machine, or the machines, with the front's: the first of the plan's devices."""
     hardware = plan.config.hardware
     first = plan.devices[0].host if plan.devices else ""
     hosts = tuple(HostDocument(name=n, address=h.address, front=n == first) for n, h in hardware.hosts.items())

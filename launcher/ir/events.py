@@ -1,4 +1,4 @@
-"""What happened to a fleet, as `launch events`, the stream of events and the page show it. Pure types."""
+"""Events of a fleet, as shown by `launch events`, the event stream and the page. Pure types."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ Kind = Literal[
     "generation",
 ]
 ORCHESTRATION: frozenset[Kind] = frozenset({"decision", "verdict", "correction", "block", "generation"})
-"""Kinds that come with requests. They are kept apart, so that no number of requests pushes out what happened to the
-fleet. They have figures and names; the texts that they are about stand in the project memory alone."""
+"""Kinds of events that come with requests. They are stored apart, so that many requests never push out the fleet's own
+events. They have figures and names; texts are in the project memory only."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +55,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     """What happened, in one line."""
     cause: str = ""
-    """Why, where it is known."""
+    """Its cause, if known."""
     details: dict[str, Any] = {}
-    """The figures that decided, and what else is known, by name."""
+    """Figures and other details, by name."""
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):
-    """A Record that has no number and no time yet; the fields are those of Record."""
+    """A Record without number and time; the fields are those of Record."""
 
     kind: Kind
     name: str = ""

@@ -1,4 +1,4 @@
-"""What the data plane and the orchestration know of each other: one request, asked and answered. Types only. Pure."""
+"""The interface between data plane and orchestration: one request, asked and answered. Types only. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Refusal(Exception):  # noqa: N818  # it is a refusal, as an HTTP answer is
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server answered: to a question of ours, or past us to the client."""
+    """A server's answer: to an intermediate question, or forwarded to the client."""
 
     status: int
     body: bytes
@@ -50,12 +50,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exchange(Protocol):
-    """One client request in the hands of an orchestrator, and the fleet behind the front. In the runtime's loop."""
+    """One client request that an orchestrator answers, and the fleet behind the front. In the runtime's loop."""
 
     path: str
     body: bytes
     is_outline: bool
-    """`body` has only what a decision needs: the whole is too big to be read here, and is what `forward` sends."""
+    """`body` is an outline for decisions: the whole is too big to be read here; `forward` sends all of it."""
     asked: str
     """The name that the request gives; "" for none."""
     request_id: str
@@ -64,11 +64,11 @@ class Exchange(Protocol):
 
     @property
     def gone(self) -> bool:
-        """The client has left."""
+        """Whether the client has disconnected."""
 
     @property
     def finished(self) -> bool:
-        """The answer is complete."""
+        """Whether the answer is complete."""
 
     def header(self, name: bytes) -> str | None:
         """A request header that the front reads, stripped."""
@@ -98,14 +98,14 @@ class Exchange(Protocol):
         """Begin to answer with server-sent events."""
 
     async def event(self, data: bytes, *, more: bool = True) -> None:
-        """One event, or several; the end when not `more`."""
+        """Send one event, or several; not `more`: the answer ends."""
 
     async def fail(self, refusal: Refusal) -> None:
         """Answer with an error: an event, where events have begun."""
 
 
 class Orchestrating(Protocol):
-    """Who answers the requests that no single server answers."""
+    """Answers the requests that no single server answers."""
 
     def take_over(self, table: RoutingTable) -> None:
         """Serve by another table from the next request on. Raises LaunchError, and then keeps the old one."""
@@ -120,10 +120,10 @@ class Orchestrating(Protocol):
         """Answer a request for one of these names, or with a policy of its own. Raises Refusal."""
 
     async def report(self, generation: str, caller: str) -> bytes:
-        """What became of a generation, as JSON. Raises Refusal 404."""
+        """The record of a generation, as JSON. Raises Refusal 404."""
 
     def metrics(self) -> str:
         """Prometheus text of its own families."""
 
     def close(self) -> None:
-        """No more requests."""
+        """End: no more requests will come."""

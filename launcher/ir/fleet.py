@@ -1,7 +1,7 @@
-"""What the runtime reads: the fleet manifest and the routing table. Pure.
+"""The input of the runtime: fleet manifest and routing table. Pure.
 
-The runtime imports no other stage's types but the orchestration as it is configured; `DeviceMemory`'s plain figures
-are copied here as maps of bytes.
+The runtime imports no other stage's types but the orchestration as it is configured; `DeviceMemory`'s plain figures are
+copied here as maps of bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROUTES_SCHEMA = "launch.routes/v1"
 
 
 class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process takes on a device, in bytes (see `launcher.ir.plan.DeviceMemory`)."""
+    """Memory that a process takes on a device, in bytes (see `launcher.ir.plan.DeviceMemory`)."""
 
     device: str
     committed_bytes: int
@@ -26,11 +26,11 @@ class DeviceNeed(msgspec.Struct, frozen=True, kw_only=True):
     file_bytes: int
     locked_bytes: int = 0
     parts: dict[str, int] = {}
-    """What makes it up (`model`, `kv`, `compute`, …), for people: those that are there, in bytes."""
+    """Its non-zero parts (`model`, `kv`, `compute`, …) in bytes, for people."""
 
 
 class RungUnit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is started as after out-of-memory, instead of what was planned. `label` says what is set.
+    """A reduced form of a server, started after out-of-memory. `label` says what it sets.
 
     `memory` is its price, as for a server.
     """
@@ -82,21 +82,22 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: tuple[DeviceNeed, ...]
     argv_digest: str
     rungs: tuple[RungUnit, ...] = ()
-    """What it is started as after out-of-memory, one after another."""
+    """The reduced forms to start after out-of-memory, in order."""
     slot_save_path: str | None = None
     """Directory where its slots are saved before a swap stops it, and restored from (`--slot-save-path`)."""
     min_stay_s: float | msgspec.UnsetType = msgspec.UNSET
-    """How long it stays up while it is asked, when another of its exclusive group is. Unset: as it took to load."""
+    """How long it stays up while it gets requests, when another of its exclusive group gets one. Unset: as long as it
+    took to load."""
     cooldown_s: float = 0
     """Pause before it is started with the fleet, after those that it waits for."""
     load_s: float | None = None
-    """How long reading its files should take; None where the medium's speed is not known."""
+    """Expected seconds for reading its files; None: the disk's speed is unknown."""
     oom_score_adjust: int = 0
-    """Of its tier: how much rather (or less) than others the kernel ends it when memory runs out, -1000 to 1000."""
+    """From its tier: how readily the kernel kills it when memory runs out, -1000 to 1000."""
     proved: Proved | None = None
-    """What its own binary's dry run said before it was started, for people; None: it was not asked."""
+    """Result of its own binary's dry run before it was started, for people; None: there was none."""
     peers: tuple[str, ...] = ()
-    """`host:port` of every RPC server that holds a part of its model: it is started when all answer."""
+    """`host:port` of every RPC server that holds a part of its model: all must answer before it is started."""
     kind: ClassVar[Literal["server"]] = "server"
     protocol: ClassVar[Literal["http"]] = "http"
     health_path: ClassVar[str] = "/health"
@@ -105,7 +106,7 @@ class ServerUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A process beside the llama-servers; `argv` is empty for our own front."""
+    """A process beside the llama-servers; `argv` is empty for the builtin front."""
 
     name: str
     argv: tuple[str, ...]
@@ -126,7 +127,7 @@ class ServiceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     slots: int = 0
     vram_bytes: dict[str, int] = {}
     protocol: Literal["http", "rpc"] = "http"
-    """rpc: it is ready and well while it listens; it answers one client, for as long as that one stays."""
+    """rpc: it is ready and well while it listens; it serves one client at a time."""
     kind: ClassVar[Literal["service"]] = "service"
     # what only servers have, as it is for a process without it
     argv_digest: ClassVar[str] = ""
@@ -169,14 +170,14 @@ class HookUnit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """One NUMA node: what it has, what is planned there after start, and in the worst set that the tiers allow."""
+    """One NUMA node: its memory, the planned use after start, and in the worst set that the tiers allow."""
 
     id: int
     capacity_bytes: int
     planned_bytes: int
     peak_bytes: int
     servers: dict[str, int] = {}
-    """`planned_bytes` by server; the rest is the services'."""
+    """`planned_bytes` per server; the rest is the services'."""
 
 
 class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,9 +188,9 @@ class DeviceBudget(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bytes: int
     budget_bytes: int
     worst_bytes: int = 0
-    """What the tiers allow to run at once takes at most; the rest of the budget is free for warm files."""
+    """Use of the largest set that the tiers allow to run at once; the rest of the budget is free for warm files."""
     nodes: tuple[NodeBudget, ...] = ()
-    """Of RAM: its NUMA nodes, where there are several."""
+    """NUMA nodes of RAM, if there are several."""
 
 
 class FrontUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -237,7 +238,7 @@ class SupervisorUnit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetUnit(msgspec.Struct, frozen=True, kw_only=True):
-    """What should be kept to: at most so many seconds, at least so many tokens a second. `server` empty: the fleet."""
+    """A service level: at most so many seconds, or at least so many tokens per second. `server` empty: the fleet's."""
 
     name: Literal["swap_seconds", "tokens_per_second", "first_token_seconds"]
     server: str
@@ -245,43 +246,43 @@ class TargetUnit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the servers of a manifest are pods of a Kubernetes cluster, and the runtime one of several fronts."""
+    """Set where the servers are pods of a Kubernetes cluster, and the runtime is one of several fronts."""
 
     namespace: str
     selector: dict[str, str]
     """Labels of every server's pods."""
     label: str
-    """The label whose value says of which Deployment a pod is."""
+    """The label whose value names a pod's Deployment."""
     deployments: dict[str, str]
-    """By server: its Deployment, which runs it with one replica and not with none."""
+    """Per server: its Deployment, which runs it with one replica and stops it with none."""
     lease: str
-    """Whoever holds it decides; the others pass clients on to him."""
+    """Name of the Lease whose holder decides; the others forward clients to the holder."""
     account_dir: str = "/var/run/secrets/kubernetes.io/serviceaccount"
-    """With the token and the certificate of the API server."""
+    """Directory with the token and the certificate of the API server."""
     lease_s: float = 15
-    """After which the lease of a holder of whom nothing is heard is another's."""
+    """Seconds without a renewal after which the lease may be taken over."""
 
 
 class JobUnit(msgspec.Struct, frozen=True, kw_only=True):
-    """A server as a job. `name`: the job's, which those that take turns have in common. `script`: what sbatch reads."""
+    """A server as a job. `name`: the job's, common to those that take turns. `script`: the input of sbatch."""
 
     name: str
     script: str
 
 
 class SlurmUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where the servers of a manifest are jobs of a Slurm cluster, and the runtime one of several fronts."""
+    """Set where the servers are jobs of a Slurm cluster, and the runtime is one of several fronts."""
 
     shared_dir: str
     """The fleet's own directory on a file system that fronts and nodes share: logs, places of jobs, and the lease."""
     jobs: dict[str, JobUnit]
-    """By server."""
+    """Per server."""
     lease_s: float = 15
-    """After which the lease of a holder of whom nothing is heard is another's."""
+    """Seconds without a renewal after which the lease may be taken over."""
 
 
 class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`fleet.json`: everything that the runtime needs, and nothing that it must compute.
+    """`fleet.json`: everything that the runtime needs, and nothing left to compute.
 
     `servers` are in start order; `after` edges say what must be ready first.
     """
@@ -297,17 +298,17 @@ class FleetManifest(msgspec.Struct, frozen=True, kw_only=True):
     hooks: tuple[HookUnit, ...]
     supervisor: SupervisorUnit
     targets: tuple[TargetUnit, ...] | msgspec.UnsetType = msgspec.UNSET
-    """What is watched while the fleet runs."""
+    """Service levels watched while the fleet runs."""
     host: str | msgspec.UnsetType = msgspec.UNSET
-    """Of several hosts, the one whose processes these are."""
+    """The host of these processes, if there are several."""
     cluster: ClusterUnit | msgspec.UnsetType = msgspec.UNSET
-    """Who owns the processes, where it is a cluster."""
+    """Set where a Kubernetes cluster owns the processes."""
     slurm: SlurmUnit | msgspec.UnsetType = msgspec.UNSET
-    """Who owns the processes, where it is Slurm."""
+    """Set where Slurm owns the processes."""
 
 
 class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One more model that a server is asked as: its request values come before the server's own."""
+    """One more model name for a server: its request values override the server's own."""
 
     request_defaults: dict[str, Any] = {}
     request_set: dict[str, Any] = {}
@@ -316,18 +317,18 @@ class FaceUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class OutsideUnit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a server with OpenAI's API that is no llama-server of this fleet is asked."""
+    """How to send requests to a server with OpenAI's API that is no llama-server of this fleet."""
 
     url: str
-    """As its clients take it, with `/v1`."""
+    """Base URL, with `/v1`."""
     health_path: str
-    """A path of its host, with no query."""
+    """A path on its host, without a query."""
     key_header: str = "authorization"
-    """What carries the fleet's key for it."""
+    """The header that carries the fleet's key for it."""
     ca_file: str | None = None
-    """PEM of who vouches for its certificate; None: whom the system trusts."""
+    """PEM file with the CA of its certificate; None: the system's."""
     supervised: bool = False
-    """It is a service of this fleet, and somebody knows whether it runs."""
+    """It is a service of this fleet, whose state is known."""
 
 
 class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -350,11 +351,11 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     request_set: dict[str, Any] = {}
     request_strip: tuple[str, ...] = ()
     api_key_file: str | None = None
-    """Where the server's own key stands (`--api-key-file`); the front presents it."""
+    """File with the server's own key (`--api-key-file`), which the front presents."""
     rungs: int = 0
-    """How often it may be started with less after out-of-memory, and so a request be asked again."""
+    """Number of reduced forms after out-of-memory, and so of retries of a request."""
     on: str = ""
-    """The other host that it runs on; "" for one that runs beside this front."""
+    """The other host that it runs on; "": it runs beside this front."""
     n_ctx_shared: int = 0
     """Tokens that all slots share (unified K/V); 0: each slot has `n_ctx_per_slot` of its own."""
     total_timeout_s: float | None = None
@@ -362,11 +363,11 @@ class RouteTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     n_ctx_train: int = 0
     n_params: int = 0
     size_bytes: int = 0
-    """Of the model's tensors. 0 here and above: not known."""
+    """Bytes of the model's tensors. 0 here and above: unknown."""
     id: str = ""
-    """What clients see it as, one of its aliases; "": its name."""
+    """Its model id for clients, one of its aliases; "": its name."""
     outside: OutsideUnit | None = None
-    """It is no llama-server of ours: each of its models is a face."""
+    """Set for a server outside the fleet: each of its models is a face."""
 
 
 class RoutePool(msgspec.Struct, frozen=True, kw_only=True):
@@ -406,14 +407,14 @@ class RoutingTable(msgspec.Struct, frozen=True, kw_only=True):
     breaker: BreakerUnit
     timeouts_s: dict[str, float]
     defaults: dict[str, str] = {}
-    """By kind of request (`launcher.route.endpoint.Kind`): who answers where no model is named."""
+    """Per kind of request (`launcher.route.endpoint.Kind`): the server where no model is named."""
     media: dict[str, str] = {}
-    """By modality: who answers a chat that contains it, where the server that was asked takes none."""
+    """Per modality: the server for a chat that contains it, where the server asked for accepts none."""
     unknown_model: Literal["refuse", "default"] = "refuse"
     orchestration: OrchestrationConfig | None = None
 
     def stronger(self, name: str) -> tuple[str, ...]:
-        """The servers that what `name` leads to escalates to, one after another, `max_escalations` at most."""
+        """The servers that `name` escalates to, in turn, `max_escalations` at most."""
         found: list[str] = []
         at, own = name, self.names.get(name, (name,))
         while len(found) < self.max_escalations:

@@ -1,4 +1,4 @@
-"""What the machine has now. Pure types; `launcher.hardware` fills them."""
+"""The machine's present state. Pure types; `launcher.hardware` fills them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class HostNode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as its driver, or a llama-server that was asked, shows it."""
+    """One GPU as its driver, or a llama-server, reports it."""
 
     name: str
     backend: str
@@ -28,7 +28,7 @@ class HostGpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU now; None where its driver does not tell."""
+    """One GPU now; None where its driver does not report it."""
 
     gpu: HostGpu
     busy_percent: float | None = None
@@ -40,7 +40,7 @@ class CardUse(NamedTuple):
     """Bytes that the process `pid` takes of a card."""
 
     card: str
-    """As its driver's backend and its number there name it: `cuda0`."""
+    """Named by its backend and the driver's number: `cuda0`."""
     pid: int
     size_bytes: int
 

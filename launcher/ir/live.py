@@ -1,4 +1,4 @@
-"""What is running now, as rooms of the runtime show it to each other. Pure types and protocols."""
+"""The running fleet, as rooms of the runtime show it to each other. Pure types and protocols."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 Manager = Literal["runtime", "systemd", "systemd --user", "kubernetes", "slurm"]
-"""Who owns the processes: our runtime, whose children they are, systemd, whose units it starts and stops, a cluster,
-whose Deployments it scales, or Slurm, whose jobs it submits."""
+"""The owner of the processes: our runtime, whose children they are; systemd, whose units it starts and stops; a
+Kubernetes cluster, whose Deployments it scales; or Slurm, to which it submits jobs."""
 ServerState = Literal["stopped", "starting", "ready", "sleeping", "stopping", "backoff", "failed"]
 
 
@@ -37,9 +37,9 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     starting_s: float | None = None
     """While it starts: seconds since it began."""
     left_s: float | None = None
-    """While it starts: how many more are likely, by what is loaded already, else by the medium's speed."""
+    """While it starts: expected seconds until ready, by what is loaded already, else by the disk's speed."""
     load_s: float | None = None
-    """How long reading its files should take; None where the medium's speed is not known."""
+    """Expected seconds for reading its files; None: the disk's speed is unknown."""
     restarts: int = 0
     exit_code: int | None = None
     error: str | None = None
@@ -47,33 +47,34 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     log_tail: tuple[str, ...] = ()
     planned_bytes: dict[str, int] = {}
     measured_bytes: dict[str, int] = {}
-    """Resident RAM (shared pages count in full), and memory of GPUs where their driver tells it by process."""
+    """Resident RAM (shared pages count in full), and GPU memory where the driver reports it per process."""
     pss_bytes: int | None = None
-    """RAM with each shared page divided among those that share it; None where it was not measured yet."""
+    """RAM with each shared page divided among the processes that share it; None: not measured yet."""
     in_flight: int | None = 0
-    """None: only the front knows, and cannot be asked."""
+    """None: only the front knows, and does not answer."""
     slots: int = 0
     queued: int = 0
     """Requests that wait for a slot, or for the server to start."""
     tokens_per_second: float | None = None
-    """Of the last answer that reported its speed, or could be timed."""
+    """Speed of the last answer that reported it, or could be timed."""
     first_token_s: float | None = None
-    """Of the last answer that was streamed: seconds from its request to its first part."""
+    """Seconds from request to first part of the last streamed answer."""
     breaker_s: float = 0
-    """Seconds until the front asks it again after failures, unless it proves itself before; 0: it is asked."""
+    """Seconds until the front sends requests again after failures, unless the server proves itself before; 0: it does
+    now."""
     drift: str = ""
     rung: str = ""
-    """After out-of-memory: where it stands on its ladder (`1/4: q3_k_m`); "" = as planned."""
+    """After out-of-memory: its position on its ladder (`1/4: q3_k_m`); "" = as planned."""
     in_ram_percent: float | None = None
-    """How much of its files is in RAM, where the warm pool looks after them and it can be measured."""
+    """Share of its files in RAM, where the warm pool manages them and it can be measured."""
     in_ram: str = ""
-    """What the warm pool does with its files: `warm`, `locked`, `loading`, "" = nothing."""
+    """State of its files in the warm pool: `warm`, `locked`, `loading`, "" = none."""
     pinned: bool = False
-    """Somebody pinned its files: they stay in RAM until they are unpinned, over restarts of the fleet."""
+    """Its files are pinned: they stay in RAM until they are unpinned, across restarts of the fleet."""
 
 
 class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A step after ready, in the order of the manifest, and what became of it."""
+    """A step after ready, in the order of the manifest, and its result."""
 
     name: str
     kind: Literal["http", "command", "python"]
@@ -86,7 +87,7 @@ class HookStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A target and what was last measured of it; None where nothing was yet. `server` empty: of the fleet."""
+    """A service level and its last measurement; None: not measured yet. `server` empty: the fleet's."""
 
     name: str
     server: str
@@ -96,16 +97,16 @@ class TargetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole fleet: who runs it, and every process. `schema` is `launch.status/v1`.
+    """The whole fleet: its manager, and every process. `schema` is `launch.status/v1`.
 
-    `drift` says where what is installed, loaded or running has drifted apart beyond single processes.
+    `drift` lists differences between generated, installed, loaded and running state beyond single processes.
     """
 
     schema: str = "launch.status/v1"
     deployment: str
     input_digest: str
     runtime_pid: int | None
-    """None: no runtime lives. 0: its lock is held by a process that the lock does not name."""
+    """None: no runtime is alive. 0: its lock is held by a process that the lock does not name."""
     front: str | None
     """URL of the front, None when no runtime serves it."""
     ready: bool
@@ -118,7 +119,7 @@ class FleetStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnavailableError(Exception):
-    """A server cannot take a request now. `retry_after_s` is what the client is told, if a retry may help."""
+    """A server cannot take a request now. `retry_after_s`: for the client, if a retry may help."""
 
     def __init__(self, code: str, message: str, *, retry_after_s: float | None = None) -> None:
         """`code` is stable (`server_failed`, `start_timeout`, `queue_full`)."""
@@ -129,29 +130,29 @@ class UnavailableError(Exception):
 
 
 class Lease(msgspec.Struct, eq=False):
-    """A request's hold on a server, counted as in flight from the grant on: nothing evicts or swaps it out meanwhile.
+    """A request's hold on a server, from the grant on: meanwhile the server is neither evicted nor swapped out.
 
-    Who asks it to stop waits for the release, at most as long as a drain may take.
+    A stop waits for the release, at most as long as a drain may take.
     """
 
     name: str
     end: Callable[[bool], None] | None = None
     """Called once, with `ok`, when the lease is released."""
     address: tuple[str, int] | None = None
-    """Host and port (or path and 0) of the process; None: as the routes say. While a reload goes on the routes may name
-    those of the next process already."""
+    """Host and port (or path and 0) of the process; None: as in the routes. During a reload the routes may already name
+    those of the next process."""
     granted_at: float = 0.0
-    """A time of the loop, where somebody may ask what has become of the server since."""
+    """Loop time, for comparing with what has happened to the server since."""
 
     def release(self, *, ok: bool) -> None:
-        """The request has ended; `ok` False when the server failed it, or was never asked. A second call is void."""
+        """End the hold; `ok` False: the server failed the request, or was never asked. A second call does nothing."""
         end, self.end = self.end, None
         if end is not None:
             end(ok)
 
 
 class Upstreams(Protocol):
-    """What the data plane may ask of whoever runs the servers. All calls are made in the runtime's loop."""
+    """The data plane's view of the manager of the servers. All calls are made in the runtime's loop."""
 
     def state(self, name: str) -> ServerState:
         """State of server `name` now; no waiting, no locks."""
@@ -160,16 +161,16 @@ class Upstreams(Protocol):
         """A lease on `name` if it takes requests now, else None; no waiting."""
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:
-        """A lease on `name`, which is started first where it is started on demand, within `timeout_s`.
+        """A lease on `name`, which is started first if it starts on demand, within `timeout_s`.
 
-        Many callers share one start; one that goes away is dropped, and nothing is started for nobody. Raises
-        UnavailableError.
+        Callers share one start. A cancelled caller is dropped; when the last one is, nothing more is started for it.
+        Raises UnavailableError.
         """
 
     async def unload(self, name: str) -> None:
-        """Have `name` stop once nobody is answered by it; the next request starts it again. Raises UnavailableError.
+        """Stop `name` once it has no request in flight; the next request starts it again. Raises UnavailableError.
 
-        Only what is started on demand goes; by default nothing does.
+        Only servers that start on demand can be unloaded; by default none can.
         """
         raise UnavailableError("not_unloaded", f"server {name!r} is not started and stopped by this front")
 
@@ -185,36 +186,36 @@ class Upstreams(Protocol):
             held.release(ok=ok)
 
     async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
-        """Who is behind the address of `name` in its place; None when it is that server.
+        """The process behind the address of `name` in its place; None: it is that server.
 
-        Looked at before a request is sent on a fresh connection. `ask` has the server itself say it (`/v1/models` on
-        that connection), for whoever does not own the process. `peer` is the process that the connection leads to,
-        where the kernel says so: of a unix socket. Nobody doubts by default. Raises ProcessLookupError where the
+        Asked before a request is sent on a fresh connection. `ask` lets the server itself answer (`/v1/models` on that
+        connection), for managers that do not own the process. `peer` is the process at the other end of the connection,
+        where the kernel tells (unix sockets). By default every server is trusted. Raises ProcessLookupError where the
         server's own process has ended.
         """
         return None
 
     def left_s(self, name: str) -> float | None:  # noqa: ARG002
-        """Seconds until `name`, which is on its way up, likely serves; None where nothing says so, as by default."""
+        """Expected seconds until `name`, which is starting, serves; None: unknown, as by default."""
         return None
 
     def ended_from_outside(self, name: str) -> bool:  # noqa: ARG002
-        """Whether the last process of `name` may have been stopped or killed, which no request does. By default: no."""
+        """Whether the last process of `name` may have been stopped or killed by someone else. By default: no."""
         return False
 
     async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:
-        """Whether a request that `name` failed may be asked again: it ran out of memory and is started with less.
+        """Whether to retry a request that `name` failed: it ran out of memory and is started with less.
 
-        `since`: when its lease was granted, a time of the loop. `error_text`: what a server that lives says of its
+        `since`: when the request's lease was granted (loop time). `error_text`: what a live server reported of its
         memory.
         """
 
 
 class Control(Protocol):
-    """What the control API may ask of the runtime."""
+    """The control API's view of the runtime."""
 
     def status(self) -> FleetStatus:
-        """Every process now."""
+        """The status of every process now."""
 
     async def stop(self, names: tuple[str, ...]) -> None:
         """Stop these servers, or everything and the runtime itself when empty. KeyError on an unknown name."""

@@ -1,6 +1,6 @@
-"""What is known of servers beyond their plan: how fast they are, and what one says itself that it takes. Pure.
+"""What is known of servers beyond their plan: measured speeds, and memory that a dry run reported. Pure.
 
-Speeds in tokens a second, memory in bytes, times in seconds.
+Speeds in tokens per second, memory in bytes, times in seconds.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from typing import Literal
 import msgspec
 
 Component = Literal["model", "kv", "recurrent", "output", "compute", "draft"]
-"""What a dry run tells apart; names as in `launcher.ir.plan.DeviceMemory`."""
+"""A component in a dry run's report; names as in `launcher.ir.plan.DeviceMemory`."""
 
 
 class Touched(msgspec.Struct, frozen=True, kw_only=True):
-    """What one token needs: bytes read by device while generating, and weights multiplied while reading a prompt."""
+    """Needs of one token: bytes read per device while generating, and weights multiplied while reading a prompt."""
 
     bytes: dict[str, int]
     weights: int
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """One server as it was measured alone on this host, one request at a time.
+    """One server, measured alone on this host with one request at a time.
 
-    `key`: build, model and command line. `load_average`: of the machine, before: how quiet it was.
+    `key`: build, model and command line. `load_average`: the machine's before the measurement, to tell how quiet it
+    was.
     """
 
     key: str
@@ -47,26 +48,26 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of one server with one request at a time, from the lowest to the highest.
+    """Expected speed of one server with one request at a time, from the lowest to the highest.
 
-    `source`: measured = this very server here; calibrated = others here, by what a token touches; stated = by the
-    bandwidth in the hardware file. `basis` says what it rests on. `prompt` absent: nothing is known.
+    `source`: measured = this server here; calibrated = others here, by bytes touched per token; stated = by the
+    bandwidth in the hardware file. `basis` explains it. `prompt` absent: unknown.
     """
 
     server: str
     decode: tuple[float, float]
     together: tuple[float, float] | None = None
-    """While all that are up after start, and this one, generate at once; absent: nobody shares a device with it."""
+    """While all servers that are up after start, and this one, generate at once; absent: it shares no device."""
     prompt: tuple[float, float] | None = None
     load_s: float | None = None
-    """Seconds until it was ready when it was measured, else what reading its files takes; absent: not known."""
+    """Measured seconds until ready, else the time of reading its files; absent: unknown."""
     source: Literal["measured", "calibrated", "stated"]
     basis: str
     touched_bytes: dict[str, int]
 
 
 class ReadSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """How fast model files came from the disk where they lie: bytes a second, of so many bytes read past the cache."""
+    """How fast model files were read from their disk: bytes per second, and bytes read past the cache."""
 
     bytes_per_s: int
     read_bytes: int
@@ -75,7 +76,7 @@ class ReadSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Excess(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dry run said of one component on one device beyond the plan, in bytes: the plan has to grow by it."""
+    """By how much a dry run exceeded the plan for one component on one device, in bytes: the plan must grow by it."""
 
     device: str
     component: Component
@@ -83,9 +84,9 @@ class Excess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proved(msgspec.Struct, frozen=True, kw_only=True):
-    """That a server's own binary was asked: its build, what it takes by its own word, and beyond the bound.
+    """The result of a dry run by a server's own binary: its build, its memory, and the excess over the bound.
 
-    `memory`: bytes by device of what a dry run tells (weights, context, compute; the draft's too).
+    `memory`: bytes per device of what a dry run reports (weights, context, compute; the draft's included).
     """
 
     build: str

@@ -1,4 +1,4 @@
-"""What the page at `/ui` and its stream of events show, as types, so that their schemas are published. Pure types."""
+"""Data shown by the page at `/ui` and its event stream, as types with published schemas. Pure types."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from launcher.ir.live import FleetStatus, ProcessStatus
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. Seconds since it came; what is not known is None or 0."""
+    """One request. Seconds count from its arrival; unknown values are None or 0."""
 
     number: int = 0
-    """Grows with every request that ended; 0: it has not."""
+    """Increases with every request that ended; 0: it has not."""
     id: str
     at: float
-    """Unix time at which it came."""
+    """Unix time of its arrival."""
     client: str
-    """The name of its key, else the client's address."""
+    """The name of the caller's key, else the client's address."""
     path: str
     asked: str
-    """The name that it asked for."""
+    """The model name that it asked for."""
     server: str
     state: str
     """`waiting`, `running`, `streaming`, `done`, `failed`, `left`."""
     status: int = 0
     code: str = ""
-    """Of an error of the front."""
+    """Code of an error of the front; "" for none."""
     seconds: float
     first_s: float | None = None
-    """Until the first part of the answer."""
+    """Seconds until the first part of the answer."""
     prompt_tokens: int = 0
     generated_tokens: int = 0
-    """As the answer reported; while it streams, its parts so far."""
+    """As the answer reported; while it streams, the number of parts so far."""
     tokens_per_second: float | None = None
     decision: str = ""
-    """Why an orchestrator sent it there."""
+    """Why an orchestrator chose its server."""
 
 
 class RequestList(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,18 +46,18 @@ class RequestList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`GET /v1/launch/events` as a stream: one property for each `event:`, whose value is the JSON of its `data:`.
+    """`GET /v1/launch/events` as a stream: one property per `event:`, whose value is the JSON of its `data:`.
 
-    A message of the stream has one of them. `schema` is `launch.stream/v1`; it is not sent.
+    Each message of the stream has one of them. `schema` is `launch.stream/v1`; it is not sent.
     """
 
     schema: str = "launch.stream/v1"
     event: Record | msgspec.UnsetType = msgspec.UNSET
-    """Something happened; its number is the message's `id`."""
+    """An event; its number is the message's `id`."""
     status: FleetStatus | msgspec.UnsetType = msgspec.UNSET
-    """The whole fleet: first, and when the fleet itself changed."""
+    """The whole fleet: sent first, and when the fleet itself changed."""
     processes: tuple[ProcessStatus, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Those that changed."""
+    """The processes that changed."""
     requests: RequestList | msgspec.UnsetType = msgspec.UNSET
     """All that run or wait now, and those that ended since the last message."""
 

@@ -2,7 +2,7 @@
 
 In: requests for `model: auto`, or with a validation policy, as the front hands them over (`launcher.ir.exchange`), and
 the routing table's orchestration. Out: answers, and a project memory of what was decided, judged and committed. I/O:
-questions to the fleet's servers, a SQLite file; what is decided is pure (`cycle`, `decision`, `verdict`, `context`).
+requests to the fleet's servers, a SQLite file; the decisions are pure (`cycle`, `decision`, `verdict`, `context`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Answers, whole and streamed: validated ones as OpenAI's chat API writes them, and the text of others. Pure."""
+"""Validated answers in the format of OpenAI's chat API, whole or streamed, and the text in other answers. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from launcher.base.decoding import decoded
 from launcher.orchestrate.context import SEPARATOR
 
 END = b"data: [DONE]\n\n"
-"""Ends a stream of events."""
+"""The line that ends a stream of events."""
 MOST_BYTES = 4 * 1024**2
-"""An answer that is longer is not kept."""
+"""Bytes; a longer answer is not kept."""
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """What every part of one answer repeats. `created` is Unix time."""
+    """The fields that every part of one answer repeats. `created` is Unix time."""
 
     generation: str
     model: str
@@ -30,7 +30,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self._fields("chat.completion") | {"choices": choices, "usage": usage})
 
     def block(self, seq: int, text: str) -> bytes:
-        """The event of block `seq`; separators come before all but the first."""
+        """The event of block `seq`; all but the first begin with a separator."""
         delta = {"content": SEPARATOR + text} if seq else {"role": "assistant", "content": text}
         return self._event([{"index": 0, "delta": delta, "finish_reason": None}])
 
@@ -51,9 +51,9 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_of_answer(data: bytes) -> str:
-    """What an answer says, of a chat, completion, response or message, whole or streamed.
+    """The text in an answer: a chat, completion, response or message, whole or streamed.
 
-    "" where that is nothing, or it ended with an error.
+    "" where there is none, or the answer ended with an error.
     """
     parts = (data,) if data.lstrip().startswith(b"{") else _events(data)
     objects = [found for part in parts if (found := decoded(part, dict[str, Any])) is not None]
@@ -67,7 +67,7 @@ def _events(data: bytes) -> Iterator[bytes]:
 
 
 def _text(found: dict[str, Any]) -> str:
-    """What one object says: an answer, or an event of one."""
+    """The text of one object: an answer, or an event of a stream."""
     choice = _first(found.get("choices"))
     for message in (choice.get("message"), choice.get("delta")):
         if isinstance(message, dict):
@@ -84,7 +84,7 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _plain(content: Any) -> str:
-    """A text, or the texts of a list of parts."""
+    """A string as it is; of a list of parts, their texts together."""
     if isinstance(content, list):
         return "".join(_plain(part.get("text")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""

@@ -1,4 +1,4 @@
-"""What is in a project memory, for people and other programs, beside the runtime that writes it. I/O: a file."""
+"""Reads a project memory beside the runtime that writes it, for people and other programs. I/O: a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS = {
     "note": "SELECT * FROM scratchpad WHERE project = ? ORDER BY id",
     "journal": "SELECT * FROM journal WHERE project = ? ORDER BY seq",
 }
-"""Lines of an export, in order, and where they come from."""
+"""Kinds of lines in an export, in order, with their queries."""
 
 
 def list_projects(path: Path) -> list[ProjectSummary]:
@@ -42,7 +42,7 @@ def list_projects(path: Path) -> list[ProjectSummary]:
 
 
 def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | None:
-    """All that is known of a project, each value with what `line` it is; None where there is none. Raises HostError."""
+    """All rows of a project, each with its kind as `line`; None where there is no such project. Raises HostError."""
     with _opened(path, "ro") as db:
         db.execute("BEGIN")  # one state of everything, whatever is written meanwhile
         row = next(iter(_rows(db, "SELECT * FROM project WHERE owner = ? AND name = ?", owner, name)), None)
@@ -58,7 +58,7 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
 
 
 def list_drafts(path: Path, owner: str, name: str) -> list[Draft]:
-    """What a project's validator did not accept, in the order of the verdicts. Raises HostError."""
+    """Texts that the validator of a project did not accept, in the order of the verdicts. Raises HostError."""
     with _opened(path, "ro") as db:
         if not _rows(db, "SELECT * FROM pragma_table_info('verdict') WHERE name = 'draft'"):
             return []  # the file of an older launch, which no runtime has opened since
@@ -73,7 +73,7 @@ def list_drafts(path: Path, owner: str, name: str) -> list[Draft]:
 
 
 def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> list[dict[str, Any]]:
-    """The last generations of a project, the newest first, with how many blocks and verdicts each has.
+    """The last generations of a project, the newest first, with their numbers of blocks and verdicts.
 
     Raises HostError.
     """
@@ -89,7 +89,7 @@ def recent_generations(path: Path, owner: str, name: str, most: int = 50) -> lis
 
 
 def read_generation(path: Path, generation_id: str) -> dict[str, Any] | None:
-    """A generation of whoever, with its blocks, verdicts and notes; None where there is none. Raises HostError."""
+    """A generation of any owner, with its blocks, verdicts and notes; None where there is none. Raises HostError."""
     with _opened(path, "ro") as db:
         db.execute("BEGIN")
         found, notes, blocks, verdicts = (
@@ -107,7 +107,7 @@ def read_generation(path: Path, generation_id: str) -> dict[str, Any] | None:
 
 
 def forget_project(path: Path, owner: str, name: str) -> bool:
-    """Drop a project with everything in it, its journal too; False when there is none. Raises HostError."""
+    """Delete a project with everything in it, its journal too; False when there is none. Raises HostError."""
     with _opened(path, "rw") as db:
         db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         db.execute("PRAGMA foreign_keys = ON")
@@ -128,7 +128,7 @@ def _rows(db: sqlite3.Connection, query: str, *values: object) -> list[dict[str,
 
 @contextlib.contextmanager
 def _opened(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
-    """A connection to a file that is there (`ro`: one that cannot write). Raises HostError."""
+    """A connection to an existing file (`ro`: read-only). Raises HostError."""
     if path.exists() and not path.is_file():  # SQLite would wait for whoever writes into a pipe
         raise HostError([unusable(path, "it is no regular file")])
     try:

@@ -1,4 +1,4 @@
-"""Questions to the fleet's servers on the way to an answer: chat, and how many tokens a prompt has. I/O."""
+"""Requests to the fleet's servers on behalf of a client: chat completions and token counts. I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.orchestrate.context import Message, Prompt, fit
 CHAT = "/v1/chat/completions"
 _KNOWN_SIZES = 4096
 _MARGIN_TOKENS = 8
-"""Between what is counted and what fits: special tokens that a template adds when it answers."""
+"""Kept free beyond the counted tokens: special tokens that a template adds when it answers."""
 _EXACT_TRIES = 4
 
 
@@ -58,18 +58,18 @@ class _Tokens(msgspec.Struct):
 
 
 def exceeds_context(refusal: Refusal) -> bool:
-    """Whether a request is too long for the slot of who was asked, as we or a llama-server say it."""
+    """Whether a request is too long for a slot of the server that was asked, as the front or llama-server say it."""
     return refusal.code == "context_length_exceeded" or "exceed_context_size_error" in refusal.message
 
 
 Sizes = OrderedDict[tuple[str, bytes], int]
-"""Tokens of texts by each server's own tokenizer: by server and SHA-256 of the text, the latest used last."""
+"""Token counts of texts by server (each has its own tokenizer) and SHA-256 of the text, most recently used last."""
 
 
 class Server(msgspec.Struct, frozen=True):
     """A server of the fleet, asked on behalf of a client. Its calls raise Refusal, and TimeoutError after `timeout_s`.
 
-    `sizes`: what is known of its tokens, and is added to.
+    `sizes`: known token counts, added to by its calls.
     """
 
     exchange: Exchange
@@ -78,7 +78,7 @@ class Server(msgspec.Struct, frozen=True):
     sizes: Sizes
 
     async def chat(self, question: dict[str, Any], *, as_caller: bool = False) -> ChatAnswer:
-        """A chat completion, whole. `as_caller`: see `Exchange.ask`."""
+        """A complete chat answer, not streamed. `as_caller`: see `Exchange.ask`."""
         body = {"model": self.name, "cache_prompt": True, **question, "stream": False}
         answer, by = await self._ask(CHAT, body, _Completion, as_caller=as_caller)
         if not answer.choices:
@@ -93,9 +93,9 @@ class Server(msgspec.Struct, frozen=True):
         )
 
     async def fitted(self, prompt: Prompt, room: int) -> tuple[list[Message], int] | None:
-        """The most of `prompt` that `room` tokens hold, and its size; None where nothing fits.
+        """As much of `prompt` as fits into `room` tokens, and its token count; None where nothing fits.
 
-        The whole prompt is counted, not estimated; the sizes of single pieces only say which of them give way.
+        The whole prompt is counted, not estimated; the sizes of single pieces only decide which of them are shortened.
         """
         room -= _MARGIN_TOKENS
         messages = prompt.messages([0] * len(prompt.pieces))
@@ -116,7 +116,7 @@ class Server(msgspec.Struct, frozen=True):
         return None
 
     async def _prompt_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a chat prompt, as the server's own template writes it."""
+        """Tokens of a chat prompt, written by the server's own template."""
         found, _ = await self._ask("/apply-template", {"messages": messages}, _Prompt)
         return await self._tokens(found.prompt)
 
@@ -136,7 +136,7 @@ class Server(msgspec.Struct, frozen=True):
     async def _ask(
         self, path: str, body: dict[str, Any], kind: type[Any], *, as_caller: bool = False
     ) -> tuple[Any, str]:
-        """The answer as `kind`, and who gave it. An error, and what cannot be read, are Refusals too."""
+        """The answer as `kind`, and the server that gave it. Raises Refusal for errors and unreadable answers, too."""
         data = msgspec.json.encode(body)
         answered = await self.exchange.ask(self.name, path, data, timeout_s=self.timeout_s, as_caller=as_caller)
         if answered.status != 200:

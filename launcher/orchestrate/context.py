@@ -1,7 +1,7 @@
-"""What a worker and the validator are shown, cut to what their slots hold. Pure.
+"""Prompts of workers and the validator, cut to the size of their slots. Pure.
 
-A prompt is made of pieces. Each has a whole text and shorter stand-ins down to nothing, and a rank; where room is
-short, pieces of the highest rank give way first, one stand-in at a time. Pieces without a stand-in never give way.
+A prompt consists of pieces. Each has a whole text, shorter variants down to nothing, and a rank; where room is short,
+pieces of the highest rank are shortened first, one variant at a time. Pieces with a single variant are never shortened.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ OURS = (
     _EARLIER,
     *(template.format(what=what) for template in (_REFUSED, _AGAIN) for what in ("block", "answer")),
 )
-"""What a worker is told beside its prompts."""
+"""Our own texts in workers' prompts, besides the system prompts."""
 VERDICT_TOKENS = 400
-"""Tokens that a verdict may take."""
+"""Limit of tokens for a verdict."""
 _JUDGE = "You judge blocks of an answer. PASS when nothing is wrong with the block; otherwise FAIL, and say why."
 _FORM = 'Answer with JSON: {"status": "PASS" or "FAIL", "reason": "…", "correction": "what to change, empty for PASS"}'
 _ONLY_SAMPLING = frozenset(
@@ -49,21 +49,21 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A prompt that can be cut. `compose` makes its messages of (name, text) of the pieces that are left."""
+    """A prompt that can be shortened. `compose` makes its messages of (name, text) of the pieces that are left."""
 
     pieces: tuple[Piece, ...]
     compose: Callable[[Sequence[tuple[str, str]]], list[Message]]
 
     def messages(self, chosen: Sequence[int]) -> list[Message]:
-        """It with the chosen variant of each piece."""
+        """The messages with the chosen variant of each piece."""
         texts = ((piece.name, piece.variants[variant]) for piece, variant in zip(self.pieces, chosen, strict=True))
         return self.compose([(name, text) for name, text in texts if text])
 
 
 def fit(sizes: Sequence[tuple[int, Sequence[int]]], room: int) -> tuple[int, ...] | None:
-    """Which variant of each piece to take, so that their sizes sum to `room` or less; None when nothing does.
+    """The variant of each piece, so that their sizes sum to `room` or less; None when that is impossible.
 
-    `sizes` are (rank, sizes of the variants). The highest rank gives way first; of one rank, the first piece does.
+    `sizes` are (rank, sizes of the variants). The highest rank is shortened first; within a rank, the first piece is.
     """
     chosen = [0] * len(sizes)
     total = sum(variants[0] for _, variants in sizes)
@@ -84,7 +84,7 @@ def shorter(text: str, *, end: bool = False) -> tuple[str, ...]:
 
 
 def _written(committed: Sequence[str], rank: int) -> tuple[Piece, ...]:
-    """Blocks of the answer so far. The last is cut before it goes; the others go first, whole."""
+    """Blocks of the answer so far. The earlier ones are dropped first, whole; the last is shortened step by step."""
     earlier = [Piece(name="own", variants=(text, ""), rank=rank + 1) for text in committed[:-1]]
     last = [Piece(name="own", variants=shorter(text, end=True), rank=rank) for text in committed[-1:]]
     return (*earlier, *last)
@@ -94,12 +94,12 @@ def _written(committed: Sequence[str], rank: int) -> tuple[Piece, ...]:
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker has to do: the client's messages, and what is told it besides."""
+    """A worker's task: the client's messages, and our additions."""
 
     system: str
     """The worker's own prompt, the client's system messages, and how blocks are written."""
     messages: tuple[Message, ...]
-    """The client's, without system messages."""
+    """The client's messages without system messages."""
     project: tuple[str, ...] = ()
     """Earlier blocks of the project, oldest first."""
     whole: bool = False
@@ -107,7 +107,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def task_of(messages: Sequence[Message], system: Sequence[str], *, whole: bool) -> Task:
-    """The task in a client's `messages`; `system` are our prompts, empty ones are left out."""
+    """The task in a client's `messages`; `system` are our prompts, of which empty ones are left out."""
     theirs = [text_of(m.get("content")) for m in messages if m.get("role") in ("system", "developer")]
     return Task(
         system=SEPARATOR.join(part for part in (*system, *theirs) if part),
@@ -117,9 +117,9 @@ def task_of(messages: Sequence[Message], system: Sequence[str], *, whole: bool) 
 
 
 def worker_prompt(task: Task, committed: Sequence[str], rejected: str = "", verdict: Verdict | None = None) -> Prompt:
-    """A worker's prompt. The project's earlier blocks give way first, then this answer's own.
+    """A worker's prompt. The project's earlier blocks are dropped first, then this answer's own.
 
-    `rejected`: what was written of this block, and why it has to be written anew.
+    `rejected` and `verdict`: the text of this block that was refused, and why.
     """
     project = (Piece(name="project", variants=(text, ""), rank=2) for text in task.project)
 
@@ -145,7 +145,7 @@ def _correct(verdict: Verdict, task: Task) -> str:
 
 
 def sampling(request: dict[str, Any]) -> dict[str, Any]:
-    """What of a client's request goes to the worker as it is: temperature, seed and the like."""
+    """The fields of a client's request that go to the worker unchanged: temperature, seed and the like."""
     return {key: value for key, value in request.items() if key not in _ONLY_SAMPLING}
 
 
@@ -153,7 +153,7 @@ def sampling(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge_prompt(system: str, request: str, committed: Sequence[str], block: str) -> Prompt:
-    """The validator's prompt; the block itself never gives way."""
+    """The validator's prompt; the block itself is never shortened."""
     asked = Piece(name="request", variants=shorter(request), rank=0)
     judged = Piece(name="block", variants=(block,), rank=0)
     titles = {"request": "The request:", "own": "Accepted so far:", "block": "The block to judge:"}
@@ -199,7 +199,7 @@ def text_of(content: Any) -> str:
 
 
 def request_text(body: dict[str, Any]) -> str:
-    """What a request asks: the last user message, the prompt, or the input; "" where there is no text."""
+    """The text of a request: its last user message, prompt or input; "" where there is none."""
     messages = body.get("messages", body.get("input"))
     if isinstance(messages, list):
         users = [m for m in messages if isinstance(m, dict) and m.get("role") == "user"]

@@ -1,9 +1,9 @@
 """Generate → validate → commit as a pure function: (state, event) → (state, actions).
 
-One action is done at a time, and its outcome is the next event. What a block went through ends in exactly one of:
-committed (after a verdict that passed it), or given up (with what went wrong last). A block has at most
-1 + max_corrections verdicts of each worker, whatever they are, and there are `escalations` more workers at most, so
-every run ends. Who took over stays for the rest of the answer.
+One action is done at a time, and its outcome is the next event. Every block ends in exactly one of two ways: committed,
+after a verdict that passed it, or given up, with the last error. A block gets at most 1 + max_corrections verdicts per
+worker, of any kind, and there are at most `escalations` more workers, so every run ends. A worker that took over writes
+the rest of the answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from launcher.orchestrate.verdict import Verdict
 
 Ends = Literal["", "stop", "length"]
-"""OpenAI's finish reason; "" for not yet."""
+"""OpenAI's finish reason; "": not finished."""
 MAX_WRITE_FAILURES = 2
 """How often a worker may fail at one block before the answer is given up."""
 
@@ -51,7 +51,7 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WriteFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker did not answer; `again` when another try may help, `refused` when another worker may take it."""
+    """The worker did not answer; `again`: another try may help; `refused`: another worker may accept it."""
 
     status: int
     code: str
@@ -71,13 +71,13 @@ class CommitFailed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Event = Wrote | WriteFailed | Verdict | Committed | CommitFailed
-"""What came of an action: of Write, of Judge (a verdict, or why there is none), of Commit."""
+"""The outcome of an action: of Write, of Judge (a verdict, or why there is none), of Commit."""
 
 # --- actions ------------------------------------------------------------------------------------------------
 
 
 class Write(msgspec.Struct, frozen=True, kw_only=True):
-    """Have block `seq` written; with `rejected`, written anew because of `verdict`."""
+    """Let the worker write block `seq`; with `rejected`, rewrite it because of `verdict`."""
 
     seq: int
     rejected: str = ""
@@ -85,7 +85,7 @@ class Write(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Escalate(msgspec.Struct, frozen=True, kw_only=True):
-    """Have worker number `rung`, counted from 0, write from block `seq` on."""
+    """Let worker number `rung`, counted from 0, write from block `seq` on."""
 
     seq: int
     rung: int
@@ -93,7 +93,7 @@ class Escalate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
-    """Have block `seq` judged for the `attempt`th time, from 1."""
+    """Let the validator judge block `seq`; `attempt` counts from 1."""
 
     seq: int
     text: str
@@ -101,7 +101,7 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True):
-    """Write block `seq` with all its verdicts, in one transaction. `ends`: nothing follows it, and why."""
+    """Save block `seq` with all its verdicts, in one transaction. `ends`: the finish reason, if nothing follows it."""
 
     seq: int
     text: str
@@ -110,7 +110,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deliver(msgspec.Struct, frozen=True, kw_only=True):
-    """Give block `seq`, which is committed, to the client."""
+    """Send block `seq`, which is committed, to the client."""
 
     seq: int
     text: str
@@ -123,7 +123,7 @@ class Finish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GiveUp(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer ends here, with an error; `verdicts` are those of the block that was not committed."""
+    """The answer ends with an error; `verdicts` are those of the block that was not committed."""
 
     status: int
     code: str
@@ -166,7 +166,7 @@ Step = tuple[CycleState, tuple[Action, ...]]
 
 
 def begin(limits: CycleLimits, committed: tuple[str, ...] = (), ends: Ends = "") -> Step:
-    """The first state and what to do; `committed` are blocks of an earlier run, `ends` what the last of them said."""
+    """The first state and its actions; `committed`: blocks of an earlier run; `ends`: its finish reason, if any."""
     state = CycleState(limits=limits, seq=len(committed), before=committed[-1] if committed else "")
     delivered: tuple[Action, ...] = tuple(Deliver(seq=i, text=text) for i, text in enumerate(committed))
     if ends:
@@ -175,7 +175,7 @@ def begin(limits: CycleLimits, committed: tuple[str, ...] = (), ends: Ends = "")
 
 
 def step(state: CycleState, event: Event) -> Step:
-    """The next state and what to do. An event that the phase does not wait for changes nothing."""
+    """The next state and its actions. An event that the phase does not wait for changes nothing."""
     match state.phase, event:
         case "writing", Wrote():
             return _wrote(state, event)
@@ -192,7 +192,7 @@ def step(state: CycleState, event: Event) -> Step:
 
 
 def _wrote(state: CycleState, event: Wrote) -> Step:
-    """A block came; a worker that says nothing new at the beginning of a block has finished."""
+    """A block arrived; a worker that writes nothing new at the beginning of a block has finished."""
     fresh = not state.verdicts
     nothing_new = not event.text or (fresh and event.text == state.before)
     if nothing_new and fresh and state.seq:
@@ -244,7 +244,7 @@ def _judged(state: CycleState, verdict: Verdict) -> Step:
 
 
 def _escalated(state: CycleState, why: Literal["validation", "refused"]) -> Step:
-    """The next worker writes the present block, knowing what was refused of it, and what follows."""
+    """Let the next worker write the present block, knowing what was refused of it, and all that follow."""
     state = msgspec.structs.replace(
         state, phase="writing", rung=state.rung + 1, judged_before=len(state.verdicts), write_failures=0
     )
@@ -261,7 +261,7 @@ def _committed(state: CycleState) -> Step:
 
 
 def _ends(state: CycleState) -> Ends:
-    """Whether the present block is the last, and why."""
+    """The finish reason if the present block is the last; "" otherwise."""
     return state.ends or ("length" if state.seq + 1 >= state.limits.max_blocks else "")
 
 

@@ -1,6 +1,6 @@
-"""Who answers a request for `auto`, and how strictly it is checked. Pure.
+"""Which worker answers a request for `auto`, and how strictly the answer is validated. Pure.
 
-In order: the task type that the client names, the rules, the router, the front door.
+In this order: the task type that the client names, the rules, the router, the front door.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from launcher.orchestrate.settings import POLICIES, Orchestration
 
 Source = Literal["named", "task_type", "rule", "router", "front_door"]
 DECISION_TOKENS = 200
-"""Tokens that a decision may take."""
+"""Limit of tokens for the router's answer."""
 _READ_CHARACTERS = 32_000
-"""How much of a request the rules read: each of their words takes 0.3 s for a million."""
+"""Characters of a request that the rules read: each of their words takes 0.3 s for a million."""
 _ROUTED_CHARACTERS = 4000
-"""How much of a request the router reads: its beginning and its end say what it is about."""
+"""Characters of a request that the router reads: its beginning and its end say what it is about."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers, and why. `policy` None: nobody has said yet. `why` says why an earlier source did not decide."""
+    """The worker that answers, and why. `policy` None: not decided. `why`: why an earlier source did not decide."""
 
     model: str
     domain: str = ""
@@ -37,7 +37,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
     def header(self) -> str:
-        """As a response header shows it."""
+        """The value of its response header."""
         fields = {
             "domain": self.domain,
             "model": self.model,
@@ -50,7 +50,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def by_task_type(settings: Orchestration, task_type: str) -> Decision:
-    """The pool that serves the task type a client names. Raises Refusal."""
+    """The pool that serves the task type named by the client. Raises Refusal."""
     if task_type not in settings.worker_of:
         known = ", ".join(sorted(settings.worker_of)) or "none"
         message = f"no pool serves the task type {task_type[:100]!r}; known are {known}"
@@ -59,7 +59,7 @@ def by_task_type(settings: Orchestration, task_type: str) -> Decision:
 
 
 def by_rules(settings: Orchestration, text: str, allowed: Callable[[str], bool]) -> Decision | None:
-    """The first rule that has a word of `text`, of a long one its beginning or end, and a worker that may be asked."""
+    """The first rule that has a word of `text` and a worker that may be asked; of a long text both ends are read."""
     text = _both_ends(text, _READ_CHARACTERS)
     for rule in settings.config.rules:
         model = rule.model or settings.worker_of.get(rule.domain)
@@ -69,16 +69,16 @@ def by_rules(settings: Orchestration, text: str, allowed: Callable[[str], bool])
 
 
 def _contains(text: str, word: str) -> bool:
-    """Whether `word` stands in `text` as a word of its own, in whatever case."""
+    """Whether `text` has `word` as a whole word, in any case."""
     return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
 LATE = ("router_timeout", "router_resting")
-"""Why the front door answers where the router is too slow: nothing is added to such a fleet's work."""
+"""Reasons for the front door where the router is too slow: then no default validation is added to the work."""
 
 
 def front_door(settings: Orchestration, why: str, allowed: Callable[[str], bool]) -> Decision:
-    """The default, when nobody decided, checked as what it serves is. Raises Refusal where nobody may be asked."""
+    """The default worker where nothing else decided. Raises Refusal where no worker may be asked."""
     for model in (settings.front_door, *settings.workers):
         if model and allowed(model):
             policy = settings.front_door_policy if model == settings.front_door else None
@@ -88,7 +88,7 @@ def front_door(settings: Orchestration, why: str, allowed: Callable[[str], bool]
 
 
 def parse_decision(text: str, settings: Orchestration, workers: tuple[str, ...]) -> Decision | None:
-    """The router's answer, held against its schema; None where it is not by it."""
+    """The router's answer, checked against its schema; None where it does not match."""
     found = decoded(text, _Answer)
     if found is None or found.domain not in settings.domains or found.recommended_model not in workers:
         return None
@@ -104,14 +104,17 @@ def parse_decision(text: str, settings: Orchestration, workers: tuple[str, ...])
 
 
 class Patience:
-    """Whether the router is asked: once it was late it rests, and then one request alone finds out if it is back."""
+    """Whether to ask the router: after a timeout it rests, and then a single request tries whether it is back.
+
+    `rest_s`: seconds of rest.
+    """
 
     def __init__(self, rest_s: float) -> None:
         self._rest_s = rest_s
         self._asked_again_at = 0.0
 
     def asks(self, now: float) -> bool:
-        """Whether a request may ask at `now` (monotonic); the first after a rest lets nobody else for as long again."""
+        """Whether a request may ask at `now` (monotonic clock); the first one after a rest starts another rest."""
         if now < self._asked_again_at:
             return False
         if self._asked_again_at:
@@ -119,7 +122,7 @@ class Patience:
         return True
 
     def observed(self, now: float, *, late: bool) -> None:
-        """What came of asking."""
+        """Report the outcome of asking the router."""
         self._asked_again_at = now + self._rest_s if late else 0.0
 
 
@@ -131,9 +134,9 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def policy_of(settings: Orchestration, decision: Decision, requested: str | None) -> ValidationPolicy:
-    """How an answer is checked: as the request, its model, its domain, or the router says; else by default.
+    """How an answer is validated: by the request, its model, its domain or the router, in this order; or the default.
 
-    Raises Refusal for a policy that does not exist, or cannot be had.
+    Raises Refusal for a policy that does not exist, or that this fleet cannot serve.
     """
     if requested is not None:
         if requested not in POLICIES:
@@ -153,7 +156,7 @@ def policy_of(settings: Orchestration, decision: Decision, requested: str | None
 
 
 def router_prompt(settings: Orchestration, text: str) -> Prompt:
-    """The router's prompt for a request: all of its text, or ever less from its beginning and its end."""
+    """The router's prompt for a request: all of its text, or ever less of its beginning and its end."""
     sizes = (_ROUTED_CHARACTERS // share for share in (1, 2, 4, 8))
     request = Piece(name="request", variants=tuple(_both_ends(text, size) for size in sizes), rank=0)
 
@@ -166,7 +169,7 @@ def router_prompt(settings: Orchestration, text: str) -> Prompt:
 
 
 def _both_ends(text: str, size: int) -> str:
-    """`text`, or as much of its beginning and its end as makes `size` characters."""
+    """`text`, or as much of its beginning and its end as makes up `size` characters."""
     half = size // 2
     return text if len(text) <= size else f"{text[:half]}\n…\n{text[-half:]}"
 

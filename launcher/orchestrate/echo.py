@@ -1,4 +1,4 @@
-"""Words of our own prompts that a worker says after us: they are no part of an answer. Pure."""
+"""Sentences of our own prompts that a worker repeats: they are no part of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 DONE = "[DONE]"
-"""What a worker says when nothing is left to write."""
+"""What a worker writes when nothing is left to write."""
 _LEAST_WORDS = 4
-"""A sentence of fewer words may be anybody's."""
+"""A shorter sentence is not taken for ours: anybody may write it."""
 _SENTENCE_END = re.compile(r"(?<=[.:!?])\s+|\n")
 _LINE = re.compile(r"[*_`]*\[DONE\][*_`]*\.?", re.IGNORECASE)
 _LAST = re.compile(r"(?:\[DONE\]|(?:\A|(?<=[.:!?])\s+|\n)[*_`]*\[DONE\][*_`]*\.?)\Z", re.IGNORECASE)
@@ -16,7 +16,7 @@ _ANNOUNCED = r"(?:(?:sure|okay|certainly)\W+)?here(?: is|'s| are) (?:(?:the|your
 
 
 class Echo:
-    """Takes the sentences of `prompts` out of a worker's text, but for those that the client wrote itself."""
+    """Removes the sentences of `prompts` from a worker's text, except those that the client wrote itself."""
 
     def __init__(self, prompts: Sequence[str], client_text: str) -> None:
         """Letter case and white space do not matter."""
@@ -30,7 +30,7 @@ class Echo:
         self._ours = re.compile("|".join(written) or r"(?!)", re.IGNORECASE | re.MULTILINE)
 
     def out_of(self, text: str, *, whole: bool = False) -> tuple[str, bool]:
-        """The text without them, stripped, and whether it says that it is done.
+        """The text without our sentences, stripped, and whether it says that it is done.
 
         `whole`: the worker was not told of `[DONE]`, which is then a word like any other.
         """
@@ -46,9 +46,9 @@ class Echo:
 
 
 def split_done(text: str) -> tuple[str, bool]:
-    """A worker's answer as far as it goes before its `[DONE]`, stripped, and whether it had one.
+    """A worker's answer up to its `[DONE]`, stripped, and whether it had one.
 
-    One that ends the text counts, and one on a line of its own that is in no code.
+    A `[DONE]` counts at the end of the text, or on a line of its own outside of code blocks.
     """
     text = text.strip()
     is_code, at = False, 0

@@ -1,4 +1,4 @@
-"""One validated answer: does what the cycle says, and tells it what came of it. I/O."""
+"""One validated answer: carries out the actions of the cycle, and reports their outcomes to it. I/O."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
 
 _JUDGE_TOKENS = 256
-"""Kept free in the validator's slot for its system prompt and something of the request."""
+"""Kept free in the validator's slot for its system prompt and part of the request."""
 _LEAST_ROOM_TOKENS = 64
-"""A prompt that leaves a worker less than this to write is refused."""
+"""A prompt that leaves a worker fewer tokens to write is refused."""
 
 
 class WriteJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,9 +69,9 @@ class Generation:
         sizes: Sizes,
         tally: Tally,
     ) -> None:
-        """Nothing is asked yet. `headers` go with the answer.
+        """`headers`: of the client's answer. `jobs`: one per worker, the first one's, then those that may take over.
 
-        `jobs`: the worker's, then the same for those who take over, one after another.
+        Sends no request yet.
         """
         self._exchange, self._opened, self._headers = exchange, opened, headers
         self._jobs, self._job = jobs, jobs[0]
@@ -79,17 +79,17 @@ class Generation:
         self._settings, self._keeper, self._sizes, self._tally = settings, keeper, sizes, tally
         self._blocks = list(opened.committed)
         self._has_begun = False
-        """The header of the client's stream is out."""
+        """The headers of the client's stream are sent."""
         self._writer = self._job.model
         """The server that wrote last."""
         self._spent = self._wrote = 0
-        """Tokens of committed blocks, and of what was written last."""
+        """Tokens of all committed blocks, and of the text written last."""
         self._usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         self._shape = Shape(generation=opened.id, model=self._job.model, created=int(time.time()))
         self._over = opened.known == "complete"
 
     async def run(self) -> None:
-        """Until the answer is complete or given up. What is committed stays, however this ends."""
+        """Run until the answer is complete or given up. Committed blocks stay, however this ends."""
         validation = self._settings.validation
         limits = cycle.CycleLimits(
             max_corrections=validation.max_corrections,
@@ -120,7 +120,7 @@ class Generation:
             raise
 
     async def _prepare(self) -> None:
-        """Find what the project has. Raises Refusal where the worker of a resumed answer is gone."""
+        """Load the project's earlier blocks. Raises Refusal where the worker of a resumed answer is gone."""
         if self._job.model not in self._settings.slots:
             message = f"the fleet has no {self._job.model!r} any more, which began this answer"
             raise Refusal(409, "generation_mismatch", message)
@@ -149,7 +149,7 @@ class Generation:
         return None
 
     async def _with_signs(self, doing: Coroutine[Any, Any, cycle.Event], what: str) -> cycle.Event:
-        """Do it; a client that streams gets a comment whenever it has heard nothing for a while."""
+        """Do `doing`; a client that streams gets a comment after every silence of `ping_after_s` seconds."""
         every_s = self._settings.ping_after_s if self._job.stream else 0
         if not every_s:
             return await doing
@@ -213,7 +213,7 @@ class Generation:
         await self._keeper.do(ProjectMemory.escalated, self._opened, data)
 
     async def _prompt(self, action: cycle.Write, worker: Server) -> tuple[list[Message], int]:
-        """What the worker is shown, and how many tokens it may write. Raises Refusal, TimeoutError."""
+        """The messages for the worker, and its limit of tokens to write. Raises Refusal, TimeoutError."""
         job = self._job
         slot = self._settings.slots[job.model]
         left = None if job.token_limit is None else max(1, job.token_limit - self._spent)
@@ -232,14 +232,14 @@ class Generation:
 
     @property
     def _judgeable(self) -> int:
-        """Tokens of the longest block that the validator's slot holds, beside its prompt and its verdict."""
+        """Tokens of the longest block that fits the validator's slot, beside its prompt and its verdict."""
         slot = self._settings.slots[self._settings.validator]
         return max(_LEAST_ROOM_TOKENS, slot - VERDICT_TOKENS - _JUDGE_TOKENS)
 
     # the validator
 
     async def _judge(self, action: cycle.Judge) -> Verdict:
-        """Have a block judged; that there is no verdict is one too."""
+        """Let the validator judge a block; the lack of a verdict is a verdict too."""
         began = time.perf_counter()
         timeout_s = self._settings.validation.timeout_s
         try:
@@ -303,7 +303,7 @@ class Generation:
         await self._exchange.fail(self._refusal(action.status, action.code, action.message))
 
     async def _cut(self) -> None:
-        """The client left, or the runtime ends: say so on disk, and to a client that is still there."""
+        """The client disconnected, or the runtime ends: note it on disk, and tell a client that is still there."""
         if self._exchange.gone:
             await self._end("cancelled", "client_left", "the client left")
             return
@@ -314,12 +314,12 @@ class Generation:
             await self._exchange.fail(self._refusal(503, "front_stopping", "the front is stopping"))
 
     def _refusal(self, status: int, code: str, message: str) -> Refusal:
-        """An error with what was committed, and the id to go on with."""
+        """An error with the committed blocks, and the id to resume with."""
         details = {"generation": self._opened.id, "committed": list(self._blocks)}
         return Refusal(status, code, message, details=details, headers=self._headers)
 
     async def _end(self, status: str, code: str = "", *rest: Any) -> None:
-        """Note how it ended, once; a disk that fails now takes nothing back."""
+        """Note the outcome, once. Raises Refusal where the disk fails at a complete answer only."""
         if self._over:
             return
         self._over = True

@@ -45,7 +45,7 @@ DELETE FROM project WHERE created_at < ? AND id NOT IN (
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """A generation as it was found or made. `known` is its status before; "" for a new one."""
+    """A generation that was found or created. `known`: its status before; "" for a new one."""
 
     id: str
     project: int
@@ -310,15 +310,15 @@ class Keeper:
     """Has a project memory written without holding the loop up. A call that was begun is done, whoever waits for it."""
 
     def __init__(self, memory: ProjectMemory) -> None:
-        """Takes the memory over: nobody else calls it from now on."""
+        """Takes the memory over: nothing else may call it from now on."""
         self._memory = memory
         self.is_gone = memory.is_gone
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="memory")
 
     async def do(self, method: Callable[Concatenate[ProjectMemory, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a method of the memory, after all that were asked for before. Raises Refusal where the disk fails.
+        """Call a method of the memory, after all earlier calls. Raises Refusal where the disk fails.
 
-        Who is cancelled meanwhile still waits until the call is done.
+        A cancelled caller still waits until its call is done.
         """
         call = functools.partial(method, self._memory, *args, **kwargs)
         try:
@@ -334,7 +334,7 @@ class Keeper:
             raise Refusal(503, "memory_failed", f"the project memory cannot be used: {error}") from error
 
     def close(self) -> None:
-        """Finish what was asked for, then close the file."""
+        """Finish all calls, then close the file."""
         self._thread.shutdown(wait=True)
         self._memory.close()
 
@@ -345,12 +345,12 @@ def _file_at(path: Path) -> tuple[int, int]:
 
 
 def _machine_ran() -> tuple[str, float]:
-    """The id of this boot, and for how many seconds the machine has run since, with suspend."""
+    """Id of this boot, and the seconds that the machine has run since, suspend included."""
     return boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:
-    """One with nothing committed; of `fields` what it has a place for."""
+    """A generation without blocks; unknown keys of `fields` are ignored."""
     return msgspec.convert({"id": generation, "project": project, **fields}, Opened)
 
 

@@ -42,9 +42,9 @@ _LOG = logging.getLogger("launch.orchestrate")
 _DAY_S = 86400.0
 _REOPEN_S = 10
 _RESTS = 3
-"""A router that was late is not asked for so many times its time limit."""
+"""Rest of the router after a timeout, as a multiple of its time limit."""
 _HELD = ("other", "running", "complete")
-"""A generation found like this is not ours to end."""
+"""Statuses of a found generation that a disconnecting client does not end."""
 
 
 class _Request(NamedTuple):
@@ -72,18 +72,18 @@ class Orchestrator:
         self._patience = Patience(0)
         self._tally = Tally(lambda happened: self.emit(happened))  # noqa: PLW0108  # `emit` is given later
         self._validating = 0
-        """Answers that are being validated."""
+        """Number of answers that are being validated."""
         self._pruned_at = 0.0
         self._opens_at = 0.0
-        """When a memory that could not be opened is tried again, by the monotonic clock."""
+        """When to try again to open a memory that could not be opened (monotonic clock)."""
         self.on_domain: Callable[[str], object] = len
-        """Told what each request for `auto` is about, at once: it must not block."""
+        """Called with the domain of each request for `auto`, at once: it must not block."""
         self.emit: Callable[[Happened], None] = lambda _: None
-        """Hears decisions, verdicts, corrections, committed blocks and ends."""
+        """Gets decisions, verdicts, corrections, committed blocks and ends."""
         self.take_over(table)
 
     def take_over(self, table: RoutingTable) -> None:
-        """Serve by another table. Raises like the constructor, and then keeps the old one."""
+        """Take over another table. Raises like the constructor, and then keeps the old one."""
         self._settings = settings_of(table)
         self._sizes = Sizes()
         self._patience = Patience(_RESTS * self._settings.config.router_timeout_s if self._settings else 0.0)
@@ -92,7 +92,7 @@ class Orchestrator:
             self._kept()
 
     def _kept(self) -> Keeper | None:
-        """The memory; None where it cannot be opened: inference goes on without, and it is tried again."""
+        """The memory; None where it cannot be opened: requests go on without, and it is tried again later."""
         if self._keeper is not None and self._keeper.is_gone():
             _LOG.warning("the project memory was removed while it was in use: a new one is begun")
             self.close()
@@ -106,7 +106,7 @@ class Orchestrator:
         return self._keeper
 
     def names(self) -> tuple[str, ...]:
-        """`auto`, where there is somebody to decide."""
+        """`auto`, where orchestration is configured."""
         return () if self._settings is None else (AUTO,)
 
     def validated(self) -> frozenset[str]:
@@ -114,11 +114,11 @@ class Orchestrator:
         return frozenset() if self._settings is None else self._settings.validated
 
     def metrics(self) -> str:
-        """Prometheus text; nothing where nothing is orchestrated."""
+        """Prometheus text; "" where nothing is orchestrated."""
         return "" if self._settings is None else self._tally.text()
 
     def close(self) -> None:
-        """Finish what is being written, and close the memory."""
+        """Finish pending writes, and close the memory."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.close()
@@ -161,7 +161,7 @@ class Orchestrator:
             await self._generate(request, keeper, decision)
 
     async def _note(self, request: _Request, keeper: Keeper, decision: Decision) -> None:
-        """Count and keep a decision about `auto`; a disk that fails does not refuse the request."""
+        """Count and store a decision about `auto`; a disk that fails does not refuse the request."""
         try:
             if decision.source != "named":
                 self.on_domain(decision.domain)
@@ -178,7 +178,7 @@ class Orchestrator:
             _LOG.warning("a decision is not noted: %s", refusal.message)
 
     def _checked(self, request: _Request, decision: Decision) -> Decision:
-        """The decision with how the answer is checked. Raises Refusal for what the client asks for and cannot have."""
+        """The decision with its validation policy. Raises Refusal for one that was requested and is impossible."""
         exchange, settings = request.exchange, request.settings
         requested = exchange.header(b"x-validation-policy")
         policy, why = policy_of(settings, decision, requested), ""
@@ -193,7 +193,7 @@ class Orchestrator:
         return msgspec.structs.replace(decision, policy="none" if why else policy)
 
     async def _forward(self, request: _Request, keeper: Keeper | None, decision: Decision) -> None:
-        """Have the client answered by the worker itself; kept where the project keeps such answers. Raises Refusal."""
+        """Let the worker answer directly; the answer is stored where the project keeps such ones. Raises Refusal."""
         exchange, commits = request.exchange, request.settings.config.memory.commits
         keeps = request.is_shared and commits == "projects" and exchange.path in TEXT_PATHS
         header, headers = decision.header(), [_decision_line(decision)]
@@ -220,7 +220,7 @@ class Orchestrator:
             self._tally.committed(passed.server, generation, answer)
 
     async def _generate(self, request: _Request, keeper: Keeper, decision: Decision) -> None:
-        """A validated answer: a new one, or one that the client goes on with. Raises Refusal."""
+        """Give a validated answer: a new one, or one that the client resumes. Raises Refusal."""
         exchange, settings = request.exchange, request.settings
 
         def job(model: str) -> WriteJob:
@@ -266,7 +266,7 @@ class Orchestrator:
         return by_rules(settings, text, exchange.may_ask) or await self._ask_router(exchange, settings, text)
 
     async def _ask_router(self, exchange: Exchange, settings: Orchestration, text: str) -> Decision:
-        """The router's decision, or the front door's where it gives none in time. Raises Refusal."""
+        """The router's decision, or the front door where there is none in time. Raises Refusal."""
         workers = tuple(w for w in settings.workers if exchange.may_ask(w))
         if not settings.router or not workers or not text.strip() or not settings.domains:
             return front_door(settings, "nothing_to_decide", exchange.may_ask)
@@ -290,7 +290,7 @@ class Orchestrator:
         return found if found is not None and not why else front_door(settings, why, exchange.may_ask)
 
     async def _routed(self, exchange: Exchange, settings: Orchestration, text: str, workers: tuple[str, ...]) -> str:
-        """The router's answer. Raises Refusal, TimeoutError."""
+        """The text of the router's answer. Raises Refusal, TimeoutError."""
         router = Server(exchange, settings.router, settings.config.router_timeout_s, self._sizes)
         found = await router.fitted(router_prompt(settings, text), settings.slots[router.name] - DECISION_TOKENS)
         if found is None:
@@ -300,7 +300,7 @@ class Orchestrator:
 
     @staticmethod
     async def _open(request: _Request, keeper: Keeper, fields: dict[str, str]) -> Opened:
-        """A new generation, or the one that the client goes on with. Raises Refusal."""
+        """A new generation, or the one that the client resumes. Raises Refusal."""
         generation = request.generation
         call = keeper.do(ProjectMemory.open, generation, request.exchange.caller, request.project, **fields)
         opening = asyncio.ensure_future(call)
@@ -318,7 +318,7 @@ class Orchestrator:
         return opened
 
     async def report(self, generation: str, caller: str) -> bytes:
-        """What became of a generation of `caller`. Raises Refusal 404."""
+        """State of a generation of `caller` as JSON. Raises Refusal (404: unknown)."""
         keeper = self._kept()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)

@@ -1,8 +1,8 @@
-"""The warm pool: files of workers that do not run now, kept in RAM so that a swap reads memory and no disk. I/O.
+"""The warm pool: files of workers that do not run now, kept in RAM so that a swap need not read the disk. I/O.
 
 llama.cpp has no model object to keep in memory: warm means that the file's pages are in the page cache, locked where
 the limit allows, within what the plan left free. A child process (`resident.py`) reads, locks and measures; this
-object, in the event loop, decides and remembers, and never waits for a disk.
+object, in the event loop, decides and keeps the state, and never waits for a disk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOG = logging.getLogger("launch.pool")
 _PROGRAM = Path(__file__).with_name("resident.py")
 _BY_HAND = "somebody asked for it"
 _AGAIN_S = 5.0
-"""Pause before a child that ended is started again, and between looks at how much memory is free."""
+"""Seconds before a child that ended is started again, and between two decisions for changes in free memory."""
 Verb = Literal["preload", "pin", "unpin", "evict"]
 
 
@@ -63,17 +63,17 @@ class WarmPool:
         self._asked: set[str] = set()
         self._reads: dict[str, int] = {}
         self._wanted: list[str] = []
-        """Models that somebody had fetched, the latest first: they come before any forecast, until they are used."""
+        """Models fetched by hand, the latest first: they come before any forecast, until they are used."""
         self._pinned: set[str] = set()
         self._keep: Callable[[Iterable[str]], None] = lambda _: None
         self._unwanted: set[str] = set()
-        """Models that somebody sent away: no forecast brings them back before they are used."""
+        """Models evicted by hand: no forecast fetches them before they are used."""
         self._declared: tuple[tuple[str, ...], dict[str, str], tuple[tuple[str, ...], ...]] = ((), {}, ())
         self._predictor = Predictor((), {})
         self.take_over(manifest, table)
 
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
-        """Another manifest: what it no longer has is forgotten, and dropped with the next decision."""
+        """Take over another manifest: what it no longer has is dropped with the next decision."""
         section = table.orchestration
         config = section.warm_pool if section is not None else None
         self._config = config or WarmPoolConfig(models_max=0)
@@ -94,7 +94,7 @@ class WarmPool:
 
     @property
     def budget_bytes(self) -> int:
-        """What the pool may hold: as configured, at most what the plan left free, and what is really there."""
+        """Bytes that the pool may hold: as configured, at most what the plan left free, and what is really free."""
         planned = min(self._config.ram_bytes, self._free_bytes) if self._config.ram_bytes else self._free_bytes
         free = self._available().get("ram", planned)
         return max(0, min(planned, free + sum(facts.locked for facts in self._facts.values())))
@@ -102,12 +102,12 @@ class WarmPool:
     # --- what the fleet tells --------------------------------------------------------------------------------
 
     def domain(self, domain: str) -> None:
-        """A request was about `domain`: what it makes likely is fetched meanwhile."""
+        """A request was about `domain`: fetch what that makes likely."""
         self._predictor.domain(domain)
         self.decide()
 
     def started(self, name: str) -> None:
-        """The process of server `name` begins: it was needed, and its file was warm or not."""
+        """The process of server `name` begins: count whether its file was warm and whether it was forecast."""
         unit = self._everyone.get(name)
         if unit is None:
             return
@@ -126,7 +126,7 @@ class WarmPool:
         self.decide()
 
     def ended(self, name: str) -> None:
-        """The process of server `name` is gone."""
+        """The process of server `name` has ended."""
         if name in self._running:
             self._running.discard(name)
             if name in self._units:
@@ -136,7 +136,7 @@ class WarmPool:
     # --- deciding --------------------------------------------------------------------------------------------
 
     def decide(self) -> None:
-        """Tell the child what to drop and what to hold, from what is known now."""
+        """Tell the child what to drop and what to hold, by the present state."""
         if self._child is None:
             return
         running = [self._everyone[name] for name in self._running if name in self._everyone]
@@ -186,7 +186,7 @@ class WarmPool:
             self._wanted.remove(key)
 
     def by_hand(self, verb: Verb, name: str) -> None:
-        """Do with the files of worker `name` what somebody wants. KeyError for who is none; SuperviseError: refused."""
+        """Do with the files of worker `name` what an operator asks. Raises KeyError for no worker, SuperviseError."""
         key = self._units[name].model_path
         if self._child is None or not self._size(key):
             raise refused(verb, name, "the pool does not know its files yet", "try again when the fleet is ready")
@@ -203,7 +203,7 @@ class WarmPool:
             self._fetch(key, name, verb)
 
     def _evict(self, key: str, name: str) -> None:
-        """Send a model's files away. Raises SuperviseError."""
+        """Drop a model's files. Raises SuperviseError."""
         if key in self._pinned:
             raise refused("evict", name, "it is pinned", f"launch unpin {name}")
         users = [n for n in sorted(self._running) if n in self._everyone and self._everyone[n].model_path == key]
@@ -216,7 +216,7 @@ class WarmPool:
         self.decide()
 
     def _fetch(self, key: str, name: str, verb: Verb) -> None:
-        """Have a model's files in RAM, and keep them there where they are pinned. Raises SuperviseError."""
+        """Fetch a model's files into RAM; pinned ones stay there. Raises SuperviseError."""
         before = set(self._pinned), list(self._wanted), set(self._unwanted)
         self._unwanted.discard(key)
         if verb == "pin":
@@ -235,24 +235,24 @@ class WarmPool:
             self._happened("pinned", key, f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM", _BY_HAND)
 
     def remember(self, names: Iterable[str]) -> None:
-        """Which servers began in an earlier run of the fleet, oldest first: what follows what is learnt from it."""
+        """Learn from the servers that began in an earlier run of the fleet, oldest first."""
         for name in names:
             self._predictor.note(name)
 
     def remember_pins(self, keys: Iterable[str], keep: Callable[[Iterable[str]], None]) -> None:
-        """Which files were pinned when an earlier run ended; `keep` hears of all that are, when one more or less is."""
+        """Pin the files that were pinned in an earlier run; `keep` is called with all pins at every change."""
         self._pinned.update(self._files.keys() & set(keys))
         self._keep = keep
 
     def _happened(
         self, kind: Kind, key: str, message: str, cause: str = "", details: dict[str, Any] | None = None
     ) -> None:
-        """Tell what happened to a model's files, of all workers that run on them."""
+        """Emit an event about a model's files, under the names of all workers that run on them."""
         name = ", ".join(name for name, unit in self._units.items() if unit.model_path == key)
         self._emit(Happened(kind=kind, name=name, message=message, cause=cause, details=details or {}))
 
     def _tell_of_fetch(self, key: str, forecast: tuple[Forecast, ...], limits: PoolLimits, *, by_hand: bool) -> None:
-        """That a model's files are fetched, and what makes them likely, or that somebody asked for it."""
+        """Emit that a model's files are fetched, with what makes them likely, or that it was asked for."""
         best = next((f for f in forecast if self._units[f.worker].model_path == key), None)
         cause = f"{best.why} says that it is next (score {best.score:.2f})" if best is not None else ""
         details = {"bytes": self._size(key), "budget_bytes": limits.budget_bytes, "weighed": _weighed(forecast)}
@@ -260,33 +260,33 @@ class WarmPool:
         self._happened("preload", key, message, _BY_HAND if by_hand else cause, details)
 
     def _size(self, key: str) -> int:
-        """Bytes of a model's files, 0 until the child has looked."""
+        """Bytes of a model's files; 0 until the child has reported them."""
         facts = self._facts.get(key)
         return facts.total if facts is not None else 0
 
     # --- the child -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin; nothing happens where no pool is configured, and at a second call."""
+        """Start the child; no effect where no pool is configured, nor at a second call."""
         if self._units and self._config.models_max > 0 and not self._tasks:
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._keep_child()), loop.create_task(self._keep_looking())]
 
     async def close(self) -> None:
-        """End the child: what it had locked is free again. Pages stay in the page cache until somebody needs room."""
+        """End the child, which frees its locks. Pages stay in the page cache until the memory is needed."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _keep_looking(self) -> None:
-        """Decide again now and then: free memory changes without anybody saying so."""
+        """Decide again every few seconds: free memory changes without an event."""
         while True:
             await asyncio.sleep(_AGAIN_S)
             self.decide()
 
     async def _keep_child(self) -> None:
-        """Run the child, listen to it, start it again when it ends."""
+        """Run the child, read its reports, and start it again when it ends."""
         while True:
             try:
                 await self._run_child()
@@ -299,7 +299,7 @@ class WarmPool:
             await asyncio.sleep(_AGAIN_S)
 
     async def _run_child(self) -> None:
-        """One child from start to end. Raises OSError."""
+        """Run one child until it ends. Raises OSError."""
         argv = (sys.executable, "-I", "-S", str(_PROGRAM))
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, start_new_session=True)
@@ -327,14 +327,14 @@ class WarmPool:
             self.decide()
 
     def _command(self, **command: Any) -> None:
-        """Tell the child; a child that does not read is not waited for."""
+        """Send a command to the child, without waiting for it to read."""
         if self._child is not None and self._child.stdin is not None:
             self._child.stdin.write(msgspec.json.encode(command) + b"\n")
 
     # --- what others see -------------------------------------------------------------------------------------
 
     def residency(self, name: str) -> tuple[float | None, str]:
-        """Percent of server `name`'s files in RAM (None: not known), and `warm`, `locked`, `loading` or ""."""
+        """Percent of the files of server `name` in RAM (None: unknown), and `warm`, `locked`, `loading` or ""."""
         unit = self._units.get(name)
         facts = self._facts.get(unit.model_path) if unit is not None else None
         if facts is None:
@@ -343,12 +343,12 @@ class WarmPool:
         return facts.percent, state
 
     def is_pinned(self, name: str) -> bool:
-        """Whether somebody pinned the files of server `name`."""
+        """Whether the files of server `name` are pinned."""
         unit = self._units.get(name)
         return unit is not None and unit.model_path in self._pinned
 
     def workers(self) -> tuple[str, ...]:
-        """Whose files the pool looks after; nobody's where none is configured."""
+        """Servers whose files the pool manages; none where no pool is configured."""
         return tuple(self._units) if self._config.models_max > 0 else ()
 
     def metrics(self) -> str:
@@ -357,7 +357,7 @@ class WarmPool:
 
 
 def refused(verb: str, name: str, why: str, remedy: str) -> SuperviseError:
-    """What somebody wants of the pool cannot be done."""
+    """The error for an operation on the pool that is not possible."""
     return SuperviseError([fault("supervise/pool-refused", "", f"{verb} {name}: {why}", remedy)])
 
 
@@ -366,7 +366,7 @@ def _weighed(forecast: tuple[Forecast, ...]) -> list[dict[str, Any]]:
 
 
 def _needed(name: str, forecast: tuple[Forecast, ...], facts: FilesInRam) -> Happened:
-    """That a worker is needed which did not run: what was expected, and whether its files were in RAM."""
+    """The event for a worker that is needed: what was forecast, and whether its files were in RAM."""
     first = forecast[0] if forecast else None
     return Happened(
         kind="prediction",

@@ -1,4 +1,4 @@
-"""Whose files the warm pool keeps: a pure decision over bytes and times. Pure."""
+"""Which files the warm pool keeps: a pure decision over bytes and times. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HeldFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moves(msgspec.Struct, frozen=True):
-    """What to drop, then what to load, in order."""
+    """Files to drop, then files to load, in order."""
 
     drop: tuple[str, ...] = ()
     load: tuple[str, ...] = ()
@@ -44,10 +44,10 @@ def pool_moves(
     held: Mapping[str, HeldFiles],
     limits: PoolLimits,
 ) -> Moves:
-    """The way from `held` to what should be there: `predicted`, likeliest first, then `others` as far as room is free.
+    """The changes from `held` to what should be there: `predicted`, likeliest first, then `others` while room is free.
 
-    For what is predicted the least recently used go, never one that is kept or predicted before it, and nobody in
-    vain; for the others nobody goes. What is beyond the limits (they shrank) goes in the same order.
+    For predicted files the least recently used are dropped, never those that are kept or predicted before them, and
+    none in vain; for the others nothing is dropped. What exceeds the limits (they shrank) is dropped in the same order.
     """
     wishes = tuple(dict.fromkeys(name for name in predicted if name in sizes))
     stay = dict(held)
@@ -75,7 +75,7 @@ def pool_moves(
 def _with(
     name: str, size: int, held: Mapping[str, HeldFiles], before: tuple[str, ...], limits: PoolLimits
 ) -> dict[str, HeldFiles] | None:
-    """`held` with `name`, without those that must go for it; None when it does not fit whoever goes."""
+    """`held` with `name`, without those that must be dropped for it; None when it does not fit."""
     stay = {**held, name: _new(size)}
     going: list[str] = []
     for other in _leaving(held, before):
@@ -94,12 +94,12 @@ def _with(
 
 
 def _leaving(held: Mapping[str, HeldFiles], wishes: tuple[str, ...]) -> list[str]:
-    """Who may go, in order: least recently used, those in `wishes` last, the likeliest of them at the very end."""
+    """Names that may be dropped, in order: least recently used first, then those in `wishes`, the likeliest last."""
     rank = {name: len(wishes) - position for position, name in enumerate(wishes)}
     free = (name for name, h in held.items() if not h.kept)
     return sorted(free, key=lambda name: (rank.get(name, 0), held[name].last_used, name))
 
 
 def _new(size: int) -> HeldFiles:
-    """What is about to be loaded: nothing was used later."""
+    """Files that are about to be loaded: the most recently used."""
     return HeldFiles(size_bytes=size, last_used=float("inf"))

@@ -1,4 +1,4 @@
-"""How good the warm pool was: hits, misses, wasted bytes, as Prometheus shows it. Pure."""
+"""Counters of the warm pool for Prometheus: hits, misses, wasted bytes. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.base import metrics
 from launcher.base.metrics import counter, gauge
 
 WARM = 0.95
-"""Share of a file that must be in RAM to call it warm: a few pages may be of no use to anybody."""
+"""Share of a file that must be in RAM to call it warm: a few pages may never be needed."""
 
 
 class FilesInRam(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class FilesInRam(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Score:
-    """Counts since the runtime began."""
+    """Counters since the runtime began."""
 
     def __init__(self) -> None:
         self.hits = self.misses = 0
@@ -44,23 +44,23 @@ class Score:
         self.read_bytes = self.wasted_bytes = 0
 
     def needed(self, *, warm: bool, expected: bool) -> None:
-        """A worker was needed: `warm`, its file was in RAM; `expected`, it was the first forecast."""
+        """A worker was needed. `warm`: its file was in RAM; `expected`: it was the first forecast."""
         self.hits += warm
         self.misses += not warm
         self.foreseen += expected
         self.unforeseen += not expected
 
     def read(self, size: int) -> None:
-        """So many bytes were read into RAM."""
+        """Count `size` bytes read into RAM."""
         self.read_bytes += max(0, size)
 
     def evicted(self, wasted: int) -> None:
-        """A model's files went; `wasted` bytes of them had been read and nobody had needed them."""
+        """A model's files were dropped; `wasted`: bytes of them that were read and never used."""
         self.evictions += 1
         self.wasted_bytes += max(0, wasted)
 
     def text(self, files: Iterable[FilesInRam], budget_bytes: int) -> str:
-        """Every family."""
+        """All metrics as Prometheus text."""
         known = list(files)
 
         def count(what: str, meaning: str, value: int) -> Iterator[str]:

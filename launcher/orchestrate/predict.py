@@ -1,6 +1,6 @@
-"""Which worker will be needed next: rules, then history, then frequency, each as far as it was right before. Pure.
+"""Which worker will be needed next: by rules, history and frequency, each as far as it was right before. Pure.
 
-A run of requests for one worker is one entry of the history: what is predicted is the next swap.
+A run of requests for one worker is one entry of the history: the prediction is of the next swap.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 import msgspec
 
 LONGEST = 4
-"""Workers before a swap that are looked at together."""
+"""Length of the longest sequence of workers before a swap that is learned."""
 _FORGET = 0.9
-"""What older evidence weighs after each newer piece: habits change."""
+"""Factor for the weight of older evidence at each newer piece: habits change."""
 _REMEMBERED = 1024
 _TRUSTED = 0.5
 _LEARNING = 0.3
@@ -23,19 +23,19 @@ Why = Literal["rule", "pattern", "history", "frequency", "declared"]
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """One worker that may be next, and what says so."""
+    """A worker that may be next, and the reason."""
 
     worker: str
     why: Why
     score: float = 0.0
-    """Trust of a rule or pattern (0 to 1), weight of what followed in the history, uses; among those of one `why`."""
+    """Trust of a rule or pattern (0 to 1), weight in the history, or number of uses; comparable within one `why`."""
 
 
 class Predictor:
     """Learns from `note`, answers with `forecast`. The same notes give the same forecasts.
 
-    A declared rule or pattern comes first while it has been right at least half the time, lately; else it comes after
-    what history says. An empty history is normal: then declared order decides.
+    A declared rule or pattern comes first while it has been right at least half of the time lately, otherwise after the
+    history. An empty history is normal: then the declared order decides.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class Predictor:
 
     @property
     def current(self) -> str:
-        """The worker that was needed last, "" at first."""
+        """The worker that was needed last; "" at first."""
         return self._recent[-1] if self._recent else ""
 
     def domain(self, domain: str) -> None:
-        """What the latest request was about."""
+        """Set the domain of the latest request."""
         self._domain = domain
 
     def note(self, worker: str) -> None:
-        """`worker` is needed. What was expected of declared rules is compared with that."""
+        """Note that `worker` is needed, and update the trust in declared rules by it."""
         if worker == self.current or worker not in self._workers:
             return
         for source, expected in self._declared():
@@ -93,7 +93,7 @@ class Predictor:
         return tuple(first.values())
 
     def _declared(self) -> list[tuple[tuple[str, str | int], str]]:
-        """Rules and patterns that apply now: which, and whom they name."""
+        """Rules and patterns that apply now, with the workers they predict."""
         found: list[tuple[tuple[str, str | int], str]] = []
         ruled = self._rules.get(self._domain)
         if ruled is not None and ruled != self.current:
@@ -106,7 +106,7 @@ class Predictor:
         return found
 
     def _history(self) -> list[tuple[str, float]]:
-        """Who followed when it was as it is now: the longest beginning that was seen more than once decides first."""
+        """Workers that followed the present sequence before; the longest sequence seen more than once comes first."""
         recent = tuple(self._recent)
         ranked: list[tuple[str, float]] = []
         for length in range(len(recent), 0, -1):

@@ -1,4 +1,4 @@
-"""What a client's request says about its answer: what is judged, within which bounds, kept where. Pure."""
+"""What a client's request says about its answer: validation, limits, and where it is stored. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT_PATHS = _CHAT_PATHS | {
     "/responses",
     "/v1/messages",
 }
-"""Requests whose text says who should answer."""
+"""Paths of requests whose text decides which worker answers."""
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NOT_IN_DIGEST = ("stream", "stream_options")
 
@@ -59,7 +59,7 @@ def _is_text(parts: list[Any]) -> bool:
 
 
 def _token_limit(body: dict[str, Any]) -> int | None:
-    """The client's limit for the whole answer. Raises Refusal."""
+    """The client's limit of tokens for the whole answer; None: no limit. Raises Refusal."""
     for key in ("max_completion_tokens", "max_tokens"):
         value = body.get(key)
         if value is None or value == -1:
@@ -71,7 +71,7 @@ def _token_limit(body: dict[str, Any]) -> int | None:
 
 
 def name_in(exchange: Exchange, header: bytes, default: str) -> str:
-    """A name that a header gives. Raises Refusal."""
+    """The name in a header. Raises Refusal."""
     value = exchange.header(header)
     if value is None:
         return default
@@ -82,7 +82,7 @@ def name_in(exchange: Exchange, header: bytes, default: str) -> str:
 
 
 def fields_of(exchange: Exchange, body: dict[str, Any], decision: Decision) -> dict[str, str]:
-    """What is kept of a generation; the digest is of what a request must have in common to go on with it."""
+    """The stored fields of a generation; only a request with the same digest can resume it."""
     kept = {key: value for key, value in body.items() if key not in _NOT_IN_DIGEST}
     given = [kept, exchange.header(b"x-validation-policy"), exchange.header(b"x-task-type")]
     return {
@@ -94,7 +94,7 @@ def fields_of(exchange: Exchange, body: dict[str, Any], decision: Decision) -> d
 
 
 def job_of(settings: Orchestration, body: dict[str, Any], decision: Decision, *, shared: bool) -> WriteJob:
-    """What the worker has to do; `shared`: it may be shown the project. Raises Refusal."""
+    """The worker's job; `shared`: it may be shown the project. Raises Refusal."""
     whole = decision.policy == "final"
     blocks = "" if whole else settings.validation.block_prompt or BLOCK_PROMPT
     own = settings.prompts.get(decision.model, "")

@@ -1,14 +1,14 @@
-"""A process that keeps files in RAM for the warm pool, and says how much of them is there. I/O; standard library only.
+"""A process that keeps files in RAM for the warm pool, and reports how much is there. I/O; standard library only.
 
-Run as `python -I -S resident.py`; a line of JSON in is a command, a line out an answer. It ends with its input, so a
-runtime that is killed leaves nothing locked. A process of its own, because: pages that the runtime mapped and locked
-would make it the first that the kernel ends when memory runs out (this one asks to be that: what it holds is the most
-easily missed), and because a read that waits for a disk must hold up nobody.
+Run as `python -I -S resident.py`; a line of JSON in is a command, a line out a report. It ends with its input, so a
+runtime that is killed leaves nothing locked. It is a process of its own for two reasons: pages mapped and locked by the
+runtime would make the runtime the OOM killer's first choice (this process asks to be that: its pages are the most
+easily missed), and a read that waits for a disk must not block anything else.
 
-In: `{"hold": KEY, "paths": […]}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`.
-Out: `{"key": KEY, "resident": bytes or null, "total": bytes, "locked": bytes, "loading": bool, "read": bytes}`,
-whenever one of them changed. `resident` is null where the kernel does not tell (files of somebody else that we may not
-write: mincore then calls every page resident, which is worse than nothing).
+In: `{"hold": KEY, "paths": […]}`, `{"drop": KEY, "paths": […]}`, `{"watch": KEY, "paths": […]}`. Out: `{"key": KEY,
+"resident": bytes or null, "total": bytes, "locked": bytes, "loading": bool, "read": bytes}`, whenever one of them
+changed. `resident` is null where the kernel does not tell (files of another user that we may not write: mincore then
+reports every page as resident, which is worse than nothing).
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def identity_of(facts: os.stat_result) -> tuple[int, int, int]:
 
 
 class Files:
-    """The files of one model. `at`: how far they were read, None when nothing is to be read."""
+    """The files of one model. `at`: how far they were read (file number, offset); None: nothing is to be read."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        """A file that is not there counts as empty."""
+        """A file that cannot be opened counts as empty, and is tried again."""
         self.paths = tuple(paths)
         self.identities: list[tuple[int, int, int] | None] = []
         self.parts: list[OpenFile] = []
@@ -118,12 +118,12 @@ class Files:
         self.facts_sent: dict[str, object] | None = None
 
     def hold(self) -> None:
-        """Begin to read what is not there; then it is locked."""
+        """Begin to read what is not in RAM; then lock it."""
         self.held = True
         self.at = (0, 0)
 
     def drop(self) -> None:
-        """Let go: unlocked, and the kernel is told that it is not needed (pages that somebody maps stay)."""
+        """Unlock the files, and tell the kernel that they are not needed (pages that a process maps stay)."""
         self.at = None
         self.held = False
         for part in self.parts:
@@ -132,7 +132,7 @@ class Files:
                 os.posix_fadvise(part.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def is_stale(self) -> bool:
-        """Whether another file, or another size, is at one of the paths now. One that is gone stays as it is."""
+        """Whether a file at one of the paths was replaced, or has another size. One that is gone does not count."""
         for path, before in zip(self.paths, self.identities, strict=True):
             with contextlib.suppress(OSError):
                 if identity_of(os.stat(path)) != before:  # noqa: PTH116 - no pathlib here: it starts in a third of the time
@@ -140,7 +140,7 @@ class Files:
         return False
 
     def anew(self) -> Files:
-        """The same paths as they are now, held as before."""
+        """The present files at the same paths, held as before; closes the old ones."""
         files = Files(self.paths)
         files.read, files.facts_sent = self.read, self.facts_sent
         if self.held:
@@ -172,7 +172,7 @@ class Files:
         self.at = (number, offset + length)
 
     def facts(self, key: str) -> dict[str, object]:
-        """What is said of it."""
+        """The report about these files."""
         honest = all(part.honest for part in self.parts)
         return {
             "key": key,
@@ -190,7 +190,7 @@ class Files:
 
 
 def step_back() -> None:
-    """Be the last in every queue, and the first to go when memory runs out."""
+    """Take the lowest CPU and I/O priority, and be the OOM killer's first choice; raise the limit of locked memory."""
     with contextlib.suppress(OSError):
         os.nice(19)
     _LIBC.syscall(_IOPRIO_SET, 1, 0, _IOPRIO_IDLE)
@@ -202,7 +202,7 @@ def step_back() -> None:
 
 
 def obey(line: str, all_files: dict[str, Files]) -> None:
-    """Carry out one command. Raises ValueError, KeyError for what is none."""
+    """Carry out one command. Raises ValueError or KeyError for an invalid one."""
     command = json.loads(line)
     verb = next(word for word in ("hold", "drop", "watch") if word in command)
     key, paths = command[verb], command["paths"]
@@ -218,7 +218,7 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
 
 
 def share(all_files: dict[str, Files]) -> None:
-    """Say what changed."""
+    """Report what changed."""
     for key, known in all_files.items():
         files = all_files[key] = known.anew() if known.is_stale() else known
         facts = files.facts(key)
@@ -229,7 +229,7 @@ def share(all_files: dict[str, Files]) -> None:
 
 
 def main() -> None:
-    """Obey, read, look, tell, until the input ends."""
+    """Carry out commands, read files and report, until the input ends."""
     step_back()
     all_files: dict[str, Files] = {}
     rest, look_at = b"", 0.0

@@ -1,8 +1,8 @@
-"""Until when the project memory may be dropped, by a clock that may be wrong. Pure.
+"""How much of the project memory may be deleted, by a clock that may be wrong. Pure.
 
-The wall clock alone decides nothing: where it disagrees with the machine's own running time it jumped, and nothing is
-dropped; and a day never costs more than a day's worth of what there is, however often it is asked, so that a wrong
-clock costs days, not projects.
+The wall clock alone decides nothing: where it disagrees with the machine's own running time it has jumped, and nothing
+is deleted. A day never costs more than a day's worth of entries, however often this is asked, so that a wrong clock
+costs days, not projects.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import msgspec
 
 DAY_S = 86400.0
 JUMP_S = 3600.0
-"""How far wall clock and running time may part between two looks."""
+"""Seconds that wall clock and running time may differ between two calls."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """Unix time, and seconds that the machine has run (with suspend) since the boot named."""
+    """Unix time, and seconds that the machine has run (suspend included) since the boot `boot`."""
 
     wall: float
     boot: str
@@ -23,9 +23,9 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def next_horizon(last: Moment | None, now: Moment, *, oldest: float, horizon: float, days: float) -> float | None:
-    """Unix time before which all may be dropped now; None where the clock jumped since `last`.
+    """Unix time before which everything may be deleted now; None where the clock has jumped since `last`.
 
-    `oldest`: of what is kept. `horizon`: the one before. `days`: how long all is kept.
+    `oldest`: Unix time of the oldest entry. `horizon`: the previous result. `days`: how long entries are kept.
     """
     allowed = DAY_S
     if last is not None and last.boot == now.boot:

@@ -1,4 +1,4 @@
-"""What the orchestration of one routing table amounts to: names resolved, domains collected, schemas made. Pure."""
+"""Settings made of a routing table's orchestration: names resolved, domains collected, schemas built. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.ir.fleet import RoutingTable
 AUTO = "auto"
 POLICIES: tuple[ValidationPolicy, ...] = ("none", "final", "block_by_block")
 CONFIDENCES = (0, 0.25, 0.5, 0.75, 1)
-"""What the router may answer; a grammar cannot bound a fraction, but it can list five."""
+"""Confidences that the router may answer with: a grammar cannot limit a fraction, but it can list five."""
 
 BLOCK_PROMPT = """\
 Write the answer block by block. A block is one complete unit: one function, one class, one paragraph, one step.
@@ -75,7 +75,7 @@ class Orchestration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def settings_of(table: RoutingTable) -> Orchestration | None:
-    """The settings of `table`: names as written → its servers, without those that it does not run.
+    """The settings of `table`, with names resolved to its servers; those that it does not have are left out.
 
     None where it orchestrates nothing.
     """
@@ -84,7 +84,7 @@ def settings_of(table: RoutingTable) -> Orchestration | None:
         return None
 
     def server(name: str) -> str:
-        """The first server of a name; "" for none."""
+        """The first server of a name; "" where there is none."""
         return next(iter(table.names.get(name, (name,) if name in table.targets else ())), "")
 
     workers = tuple(dict.fromkeys(s for w in config.workers if (s := server(w))))

@@ -79,4 +79,4 @@ BEGIN SELECT RAISE (ABORT, 'the journal is append-only'); END;
 """
 
 LATER = {1: "ALTER TABLE verdict ADD COLUMN draft TEXT NOT NULL DEFAULT '';"}
-"""What makes tables of a version those of the next."""
+"""SQL by version, which turns its tables into those of the next."""

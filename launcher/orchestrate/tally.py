@@ -1,7 +1,7 @@
-"""What the orchestration does: counted, as Prometheus shows it, and told, as events for people.
+"""Counters of the orchestration for Prometheus, and events for people.
 
-Figures and names only: no prompt, no answer and no reason of a validator is in an event. Those stand in the project
-memory, for as long as it keeps them.
+Events have numbers and names only: no prompt, no answer and no reason of a validator. Those are in the project memory,
+for as long as it keeps them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Tally:
         """Seconds that the router took."""
 
     def decided(self, decision: Decision, generation: str, project: str) -> None:
-        """Who answers a request for `auto`; escalated where the router was asked and gave no answer that counts."""
+        """Count a decision about `auto`; `escalated`: the router was asked and gave no answer that counts."""
         policy = decision.policy or "none"
         self._decisions[decision.source, decision.domain, decision.model, policy] += 1
         cause = _SOURCES.get(decision.source, decision.source)
@@ -60,7 +60,7 @@ class Tally:
         self._emit(Happened(kind="decision", name=decision.model, message=message, cause=cause, details=details))
 
     def escalated(self, server: str, to: str, generation: str, action: Escalate) -> None:
-        """A stronger worker writes from a block on."""
+        """Emit that a stronger worker writes from a block on."""
         block, why = action.seq + 1, action.why
         message = f"writes block {block} in place of {server}"
         cause = _REFUSED if why == "validation" else f"{server} refused it"
@@ -68,7 +68,7 @@ class Tally:
         self._emit(Happened(kind="decision", name=to, message=message, cause=cause, details=details))
 
     def judged(self, verdict: Verdict, generation: str, seq: int, attempt: int) -> None:
-        """A verdict about block `seq`."""
+        """Count a verdict about block `seq`."""
         self._judging.observe(verdict.seconds)
         self._verdicts[verdict.kind] += 1
         message = f"block {seq + 1}, verdict {attempt}: {verdict.kind} after {verdict.seconds:.2f} s"
@@ -77,13 +77,13 @@ class Tally:
         self._emit(Happened(kind="verdict", name=verdict.server, message=message, details=details))
 
     def corrected(self, model: str, generation: str, seq: int) -> None:
-        """A worker is to write block `seq` anew."""
+        """Count that a worker has to rewrite block `seq`."""
         self._corrections += 1
         message, details = f"writes block {seq + 1} anew", {"generation": generation, "block": seq + 1}
         self._emit(Happened(kind="correction", name=model, message=message, cause=_REFUSED, details=details))
 
     def committed(self, server: str, generation: str, block: Commit) -> None:
-        """A block is on disk."""
+        """Count a committed block."""
         self._blocks += 1
         size, verdicts = len(block.text), [verdict.kind for verdict in block.verdicts]
         message = f"block {block.seq + 1} is committed: {size} characters"
@@ -91,7 +91,7 @@ class Tally:
         self._emit(Happened(kind="block", name=server, message=message, details=details))
 
     def ended(self, model: str, generation: str, status: str, blocks: int, code: str) -> None:
-        """A validated answer is complete, or is not and why (`code`)."""
+        """Count a validated answer that has ended; `code`: why it is not complete."""
         self._generations[status] += 1
         message = f"its answer is {status}: {blocks} block{'s' * (blocks != 1)} committed"
         details = {"generation": generation, "status": status, "blocks": blocks, "code": code}
@@ -99,7 +99,7 @@ class Tally:
         self._emit(Happened(kind="generation", name=model, message=message, cause=cause, details=details))
 
     def text(self) -> str:
-        """Every family."""
+        """All metrics as Prometheus text."""
         names = ("source", "domain", "model", "policy")
         decisions = ((dict(zip(names, key, strict=True)), n) for key, n in sorted(self._decisions.items()))
         verdicts = (({"verdict": kind}, n) for kind, n in sorted(self._verdicts.items()))

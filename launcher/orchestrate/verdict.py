@@ -1,6 +1,6 @@
-"""What a validator said: schema verdicts and the document's `[PASS]` / `[FAIL: reason]` texts. Pure.
+"""Parses verdicts of a validator: JSON by the schema, or `[PASS]` / `[FAIL: reason]` texts. Pure.
 
-Only an answer that says PASS and nothing against it is a pass. Whatever cannot be read is not.
+Only an answer that says PASS and nothing against it is a pass. An answer that cannot be read is none.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCHEMA: dict[str, Any] = {
         )
     ]
 }
-"""JSON Schema that the validator's answer is constrained by; a pass cannot ask for a correction under it."""
+"""JSON Schema that constrains the validator's answer; a pass cannot ask for a correction."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     server: str = ""
     seconds: float = 0.0
     draft: str = ""
-    """What was judged, where it did not pass: what passed is the block."""
+    """The text that was judged and did not pass; "" for a pass, whose text is the block."""
 
 
 def parse_verdict(text: str) -> Verdict:
@@ -60,7 +60,7 @@ def parse_verdict(text: str) -> Verdict:
 
 
 def _from_json(text: str) -> Verdict:
-    """A verdict by the schema; extra keys are ignored, a key that is given twice is not."""
+    """A verdict in JSON by the schema; extra keys are ignored, duplicate keys are malformed."""
     try:
         found = json.loads(text, object_pairs_hook=_no_twins)
     except (ValueError, RecursionError) as error:
@@ -80,7 +80,7 @@ def _from_json(text: str) -> Verdict:
 
 
 def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`. Raises ValueError where a key occurs twice."""
+    """The object of `pairs`. Raises ValueError for a duplicate key."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a key is given twice")
@@ -104,7 +104,7 @@ def _from_text(text: str) -> Verdict:
 
 
 def _closing(text: str) -> int:
-    """Where the bracket that opens `text` closes; a reason may have brackets of its own. -1 when it does not."""
+    """Index of the bracket that closes the first one; a reason may have brackets itself. -1 when there is none."""
     depth = 0
     for i, letter in enumerate(text):
         depth += (letter == "[") - (letter == "]")

@@ -1,10 +1,11 @@
-"""Decide what will run and what it takes.
+"""Decide what will run and how much memory it takes.
 
-In: `FleetConfig` and `Catalog`. Out: `FleetPlan`, with every finding in it. Pure: no file, clock or machine.
+In: `FleetConfig` and `Catalog`. Out: `FleetPlan` with all findings. Pure: no file, clock or machine is read.
 
-`plan_fleet` is the stage, `plan_of_host` one host's part of its plan; `settle` and `estimate` answer for one model
-(`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages. `peers` is imported
-where a server is spread over several hosts, `proof` where a plan is held against its binaries.
+`plan_fleet` plans the fleet, `plan_of_host` takes one host's part of a plan; `settle` and `estimate` answer for a
+single model (`launch inspect`); `apply_waivers` and `without_waived` also serve the findings of other stages. `peers`
+is imported where a server is spread over several hosts, `proof` where a plan is checked against dry runs of its
+binaries.
 """
 
 from launcher.plan.checks.front import too_slow

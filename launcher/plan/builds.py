@@ -1,6 +1,6 @@
-"""In what builds of llama-server differ for the plan. Pure.
+"""Differences between llama-server builds that matter to the plan. Pure.
 
-Measured by dry runs of b10068, b10092, b10434 and b11434. Of a build that nobody has seen the larger figure counts.
+Measured with dry runs of b10068, b10092, b10434 and b11434. For a build that was never tried the larger figure counts.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from launcher.ir.plan import Settings
 UNKNOWN = 0
 """Number of a build whose dialect has no number."""
 SKIPS_NEXTN_WEIGHTS = 10434
-"""From here on layers for further tokens are loaded for `draft-mtp` alone, in every architecture."""
+"""From this build on, next-token-prediction layers are loaded for `draft-mtp` alone, in every architecture."""
 SKIPS_NEXTN_KV = 11434
-"""From here on the model's own context has no K/V for those layers; before, only the hybrids left them out."""
+"""From this build on, the model's own context has no K/V for those layers; before, only the hybrids left them out."""
 
 SPARSE_ANEW = 10434
-"""From here on glm-dsa models use their indexer, and both have no K/V of layers for further tokens."""
+"""From this build on, glm-dsa models use their indexer; neither it nor the model has K/V for next-token-prediction
+layers."""
 
 TENSOR_SPLIT_SEEN = 11434
-"""The last build that was seen to refuse some architectures under `--split-mode tensor`."""
+"""The last build known to refuse some architectures under `--split-mode tensor`."""
 
 SPECULATES_EVERYWHERE = 10068
-"""From here on models with recurrent layers, latent attention and images speculate (of the builds tried)."""
+"""From this build on (of those tried), models with recurrent layers, latent attention or images can speculate."""
 TRAINED_DRAFTS = frozenset({"mtp", "eagle3", "dflash", "dspark"})
 
 
 def build_number(dialect: str) -> int:
-    """`b11434` → 11434; UNKNOWN for names of another form."""
+    """`b11434` → 11434; UNKNOWN for other names."""
     found = re.fullmatch(r"b(\d+)", dialect)
     return int(found[1]) if found else UNKNOWN
 
 
 def loads_nextn(arch: ArchitectureConfig, build: int, *, drafts: bool) -> bool:
-    """Whether layers for further tokens are loaded: for who `drafts` with them, of some architectures for everybody.
+    """Whether next-token-prediction layers are loaded: when drafting with them; for some architectures always.
 
     Source: llama-model.cpp load_tensors.
     """
@@ -48,14 +49,14 @@ def loads_nextn(arch: ArchitectureConfig, build: int, *, drafts: bool) -> bool:
 
 
 def drafts_further(arch: ArchitectureConfig, build: int) -> bool:
-    """Whether the build is known to draft with the architecture's own layers for further tokens."""
+    """Whether the build is known to draft with the architecture's next-token-prediction layers."""
     return traits(arch.arch).always_loads_nextn or build == UNKNOWN or build >= SKIPS_NEXTN_KV
 
 
 def rolled_back(arch: ArchitectureConfig, settings: Settings) -> int:
-    """States beside the present one that a sequence keeps, to which drafted tokens are rolled back (n_rs_seq).
+    """Recurrent states per sequence beside the present one, for rolling back drafted tokens (n_rs_seq).
 
-    Others keep a copy on the host instead (a checkpoint). Source: common.h need_n_rs_seq, llama-arch.cpp
+    Other architectures keep a copy on the host instead (a checkpoint). Source: common.h need_n_rs_seq, llama-arch.cpp
     llm_arch_supports_rs_rollback.
     """
     return settings.draft_n_max if traits(arch.arch).rolls_back and settings.draft_kind in TRAINED_DRAFTS else 0

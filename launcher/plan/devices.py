@@ -1,4 +1,4 @@
-"""What every memory holds: after start, at worst, and by NUMA node; files that servers share count once. Pure."""
+"""The use of every memory: after start, at worst, and per NUMA node; shared files count once. Pure."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Size = Callable[[DeviceMemory], int]
 
 
 def steady(process: ServerPlan | ServicePlan) -> bool:
-    """Whether it is up whenever the fleet is: what is started on demand or takes turns comes and goes."""
+    """Whether it is up whenever the fleet is: neither started on demand nor taking turns."""
     return process.starts == "boot" and process.config.exclusive is None
 
 
 def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
-    """`servers` with at most one initial member an exclusive group: its default, else the first as listed.
+    """`servers` with at most one initial member per exclusive group: its default, else the first as listed.
 
-    That member is marked `default`, so that nobody downstream has to choose again.
+    That member is marked `default`, so that no later stage has to choose again.
     """
     first: dict[str, str] = {}
     for server in sorted(servers, key=lambda s: not s.config.default):
@@ -49,10 +49,10 @@ def elect(servers: Sequence[ServerPlan]) -> tuple[ServerPlan, ...]:
 
 
 def share(servers: tuple[ServerPlan, ...]) -> tuple[ServerPlan, ...]:
-    """`servers` with the pages of each mapped file left to one of them, and `shared_with` filled in.
+    """`servers` with each mapped file's pages counted for one of them only, and `shared_with` filled in.
 
-    That one is the first by name among those that are always up together: servers of exclusive groups own nothing
-    (they may be down), and a server started on demand does not carry the pages of one started at boot.
+    That one is the first by name among those that are always up together: a server of an exclusive group may be down
+    and owns nothing, and one started on demand does not carry the pages of one started at boot.
     """
     users: defaultdict[str, list[ServerPlan]] = defaultdict(list)
     for server in servers:
@@ -90,9 +90,9 @@ def _without(server: ServerPlan, owned: dict[str, int], sharers: list[list[str]]
 def worst(
     servers: Iterable[ServerPlan], value: Callable[[ServerPlan], int], others: Iterable[tuple[str | None, int]] = ()
 ) -> int:
-    """The largest sum of `value` over servers that may be up at once: one member of each exclusive group.
+    """The largest sum of `value` over servers that may be up at once: one member per exclusive group.
 
-    `others` are up, too, each with its group and value.
+    `others` are up as well, each with its group and value.
     """
     sizes = [(server.config.exclusive, value(server)) for server in servers if server.starts != "never"]
     groups: defaultdict[str | None, int] = defaultdict(int)
@@ -140,7 +140,7 @@ def _device(
 
 
 def others_on(device: str, fleet: FleetConfig, services: Iterable[ServicePlan]) -> tuple[tuple[str | None, int], ...]:
-    """What `services`, and those whom somebody else runs on this machine, take of `device`; with their groups."""
+    """Use of `device` by `services`, and by processes of this machine that others run; with their groups."""
     own: list[tuple[str | None, ServiceConfig | UpstreamConfig]] = [(s.config.exclusive, s.config) for s in services]
     own += [(None, upstream) for upstream in fleet.upstreams.values()]
     memories = (device, *(fleet.hardware.pooled if device == RAM else ()))
@@ -148,7 +148,7 @@ def others_on(device: str, fleet: FleetConfig, services: Iterable[ServicePlan]) 
 
 
 def taken_on(device: str, entry: ServiceConfig | UpstreamConfig) -> int:
-    """What something that is no llama-server takes of `device`, as it is stated."""
+    """The stated use of `device` by something that is no llama-server."""
     return entry.ram_bytes if device == RAM else entry.vram_bytes.get(device, 0)
 
 
@@ -199,7 +199,7 @@ def _locked(memory: DeviceMemory) -> int:
 
 
 def _worst_set(servers: Iterable[ServerPlan], size: Size) -> list[ServerPlan]:
-    """The servers that may be up at once with the most RAM of that kind: one member of each exclusive group."""
+    """The servers that may be up at once with the most RAM of that kind: one member per exclusive group."""
     chosen: dict[tuple[bool, str], ServerPlan] = {}
     for server in (s for s in servers if s.starts != "never"):
         group = server.config.exclusive
@@ -211,7 +211,7 @@ def _worst_set(servers: Iterable[ServerPlan], size: Size) -> list[ServerPlan]:
 def _by_node(
     nodes: Sequence[NumaNodeConfig], servers: Iterable[ServerPlan], size: Size, everywhere: int
 ) -> dict[int, dict[str, int]]:
-    """RAM of that kind of every server put on nodes, by its name; under "", `everywhere` spread over all of them."""
+    """RAM of that kind per node and server name; "" stands for `everywhere`, spread over all nodes."""
     held: dict[int, dict[str, int]] = {n.id: {} for n in nodes}
     _spread(held, "", everywhere, list(held))
     for server in servers:
@@ -228,7 +228,7 @@ def _by_node(
 
 
 def _spread(held: dict[int, dict[str, int]], name: str, size: int, nodes: Sequence[int]) -> None:
-    """Add `size` to `nodes` under `name`, evenly to the byte."""
+    """Add `size` to `nodes` under `name`, divided evenly to the byte."""
     for index, node in enumerate(nodes):
         more = size // len(nodes) + (index < size % len(nodes))
         held[node][name] = held[node].get(name, 0) + more

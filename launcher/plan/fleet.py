@@ -1,4 +1,4 @@
-"""From config and catalogue to the fleet's plan: the room's table of contents. Pure."""
+"""From config and catalogue to the fleet's plan: this room's table of contents. Pure."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def plan_fleet(
     checks: Iterable[Check] = CHECKS,
     proved: Mapping[str, Proved] | None = None,
 ) -> FleetPlan:
-    """The whole decision. Always returns; everything found, errors too, is in `findings`, sorted.
+    """The whole plan. Always returns; all findings, errors too, are in `findings`, sorted.
 
-    `proved`: servers whose own binary was asked what they take; their plan is the larger of bound and proof. What is
-    left open is chosen by the bound alone, so that a proof never changes what it is about.
+    `proved`: servers whose own binary did a dry run; their plan is the larger of bound and dry run. Open choices are
+    made with the bound alone, so that a proof never changes what it was made for.
     """
     findings: list[Finding] = []
     tables = WeightTables()
@@ -110,7 +110,7 @@ def _planned(
     *,
     proved: Mapping[str, Proved],
 ) -> tuple[ServerPlan, ...]:
-    """One host's servers whose references resolve, in the order of their starts."""
+    """One host's servers whose references resolve, in start order."""
     planned: list[ServerPlan] = []
     for name, config in host.fleet.servers.items():
         server, found = plan_server(host.fleet, catalog, name, config, tables)
@@ -151,7 +151,7 @@ def _together(fleet: FleetConfig, catalog: Catalog, tables: WeightTables, parts:
 
 
 def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
-    """Services with their ports settled; our own front is where runtime.front says."""
+    """Services with their ports resolved; the builtin front is at runtime.front."""
     fleet = host.fleet
     for name, service in fleet.services.items():
         port = service.port if service.port is not None else fleet.ports.get(name)
@@ -167,9 +167,9 @@ def _services(host: Host, findings: list[Finding]) -> Iterator[ServicePlan]:
 def start_order(
     servers: Sequence[ServerPlan], serial_from_bytes: int, cooldown_s: float = 0
 ) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
-    """Servers with what they wait for first, else as listed; and cycles as findings.
+    """Servers after those that they wait for, else as listed; cycles become findings.
 
-    Models of at least `serial_from_bytes` that are up after start load one after another: each waits for the last, and
+    Models of at least `serial_from_bytes` that are up after start load one at a time: each waits for the last, and
     `cooldown_s` more.
     """
     names, findings = topological({s.name: s.after for s in servers})
@@ -188,9 +188,9 @@ def start_order(
 
 
 def topological(after: Mapping[str, Sequence[str]]) -> tuple[list[str], list[Finding]]:
-    """Names so that each comes after those it names; unknown names and cycles become findings.
+    """Names ordered so that each comes after those it refers to; unknown names and cycles become findings.
 
-    On a cycle the first name as listed goes on, so that there is always an order.
+    A cycle is broken at its first name as listed, so that there is always an order.
     """
     findings = [
         fault("plan/start-unknown", f"servers.{name}.after", f"no server {other}")

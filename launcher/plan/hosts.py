@@ -1,7 +1,7 @@
-"""Several hosts: who runs where, each host's part of the config, and each host's part of the plan. Pure.
+"""Several hosts: what runs where, each host's part of the config, and each host's part of the plan. Pure.
 
-A `host` in the config is an address to listen on, beside the front, or the name of one of `hardware.hosts`. Whatever
-a host runs listens on the host's address; what runs beside the front is asked on loopback.
+A `host` in the config is an address to listen on, beside the front, or the name of one of `hardware.hosts`. A process
+on a named host listens on that host's address; one beside the front is asked on loopback.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ KEY_FLAG = "--api-key-file"
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """One host: its name ("" where there is but one), its part of the config, and whether the front runs there.
+    """One host: its name ("" if there is only one), its part of the config, and whether the front runs there.
 
-    In `fleet`, hardware is the machine alone, servers, services, hooks and ports are its own, and every `host` is an
+    In `fleet`, hardware is this machine alone; servers, services, hooks and ports are its own; and every `host` is an
     address.
     """
 
@@ -45,14 +45,14 @@ def tier_of(fleet: FleetConfig, start: Start) -> str | None:
 
 
 def front_host(fleet: FleetConfig) -> str:
-    """The host that the front runs on: the one it names, else the first."""
+    """The host of the front: the one it names, else the first."""
     hosts = fleet.hardware.hosts
     named = fleet.runtime.front.host
     return named if named in hosts else next(iter(hosts), "")
 
 
 def split(fleet: FleetConfig) -> tuple[Host, ...]:
-    """Every host with its part of `fleet`, the front's first; a single machine has all of it, as it is."""
+    """Every host with its part of `fleet`, the front's first; a single machine has all of it, unchanged."""
     hosts, key = fleet.hardware.hosts, fleet.runtime.server_key_file
     if not hosts:
         if key is not None:
@@ -100,7 +100,7 @@ def _part(
     hooks: dict[str, HookConfig],
     ports: dict[str, int],
 ) -> FleetConfig:
-    """What host `name` has of `fleet`. Its own front, where it is not the fleet's, is for itself alone."""
+    """The part of `fleet` on host `name`. A front of its own, where it is not the fleet's, serves itself alone."""
     first = front_host(fleet)
     front, hosts = fleet.runtime.front, fleet.hardware.hosts
     if name == first:
@@ -124,7 +124,7 @@ def _part(
 
 
 def _listening(server: ServerConfig, hosts: Mapping[str, HostConfig], first: str) -> ServerConfig:
-    """`server` with the address that it listens on, and its host's key where it must ask for one."""
+    """`server` with the address to listen on, and its host's key where it must ask for one."""
     address = _address(server.host, hosts, first)
     key = hosts[server.host].api_key_file if server.host in hosts and server.host != first else None
     return _asking(msgspec.structs.replace(server, host=address), key)
@@ -141,14 +141,14 @@ def _asks_for_key(extra_args: Iterable[str]) -> bool:
 
 
 def _address(written: str, hosts: Mapping[str, HostConfig], first: str) -> str:
-    """Where something listens that names `written` as its host."""
+    """The address of something whose `host` is `written`."""
     if written not in hosts:
         return written
     return _own_loopback(hosts[written]) if written == first else hosts[written].address
 
 
 def _own_loopback(host: HostConfig) -> str:
-    """The address under which a host asks itself: its own where that is loopback already (hosts of a test)."""
+    """The address by which a host asks itself: its own where that is loopback already (test hosts)."""
     return host.address if is_loopback(host.address) else LOOPBACK
 
 
@@ -160,9 +160,9 @@ def is_private(address: str) -> bool:
 def without_foreign(
     servers: Iterable[ServerPlan], everyone: Mapping[str, object]
 ) -> tuple[tuple[ServerPlan, ...], list[Finding]]:
-    """`servers` of one host that wait only for one another; each other server that one was to wait for is a warning.
+    """`servers` of one host, waiting only for one another; each other dependency becomes a warning.
 
-    Hosts start by themselves: nobody there knows when a server elsewhere is ready.
+    Hosts start independently: none knows when a server elsewhere is ready.
     """
     ours = tuple(servers)
     here = {s.name for s in ours}
@@ -183,7 +183,7 @@ def without_foreign(
 
 
 def told_by(finding: Finding, host: Host) -> Finding:
-    """`finding` of one host's part, in terms of the whole config."""
+    """`finding` about one host's part, in terms of the whole config."""
     if not host.name or not finding.key.startswith("hardware."):
         return finding
     key = f"hardware.hosts.{host.name}.{finding.key.removeprefix('hardware.')}"
@@ -255,7 +255,7 @@ def _is_address(text: str) -> bool:
 
 
 def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
-    """Addresses that are shared, that are no address to ask, or that only their host itself reaches."""
+    """Findings for addresses that are shared, cannot be asked, or are reachable only from their own host."""
     count = Counter(host.address for host in hosts.values())
     alone = [name for name, host in hosts.items() if is_loopback(host.address)]
     for name, host in hosts.items():
@@ -275,7 +275,7 @@ def _addresses(hosts: Mapping[str, HostConfig]) -> Iterator[Finding]:
 
 
 def plan_of_host(plan: FleetPlan, name: str) -> FleetPlan:
-    """What one host has of a fleet's `plan`: what its bundle is rendered from. KeyError: no such host."""
+    """One host's part of a fleet's `plan`, from which its bundle is rendered. KeyError: no such host."""
     host = next((h for h in split(plan.config) if h.name == name), None)
     if host is None:
         raise KeyError(name)

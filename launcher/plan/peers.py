@@ -1,7 +1,7 @@
 """One model over several hosts (llama.cpp's RPC): each peer of a server as a device, and the process behind it. Pure.
 
-A peer is written as the name of a host, of which the plan then has a process that lends its memory, or as an address
-where somebody else runs one. What lies on the device is the process's: it counts on the peer's host.
+A peer is written as the name of a host, for which the plan adds a process that lends its memory, or as the address of
+one that somebody else runs. Memory on the device belongs to that process: it counts on the peer's host.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from launcher.ir.plan import ServerPlan, ServicePlan
 from launcher.plan.hosts import starts, tier_of
 
 PROGRAM = "ggml-rpc-server"
-"""What llama.cpp calls it; it lies beside llama-server."""
+"""llama.cpp's name of it; it lies beside llama-server."""
 FIRST_PORT = 50052
-"""llama.cpp's own; further peers of a host have the next ones."""
+"""llama.cpp's default; further peers on a host have the next ones."""
 PROCESS_BYTES = 64 * 1024**2
-"""What the process takes of its host's RAM beside the share of the model."""
+"""RAM of the process itself, beside its share of the model."""
 _UNKNOWN_BYTES = 1024**4
-"""Room on a peer that somebody else runs: nobody has said."""
+"""Assumed memory of a peer that somebody else runs."""
 _PRIVATE = tuple(map(ipaddress.ip_network, ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 COST = "each token goes over the network once a peer, and whoever reaches a peer's port can run what he likes there"
 
 
 class Peer(NamedTuple):
-    """One entry of a server's `rpc`. `host`: the one of the fleet that it is on, "" where somebody else runs it."""
+    """One entry of a server's `rpc`. `host`: the fleet's host that it is on, "" where somebody else runs it."""
 
     name: str
     host: str
@@ -79,7 +79,7 @@ def with_shares(services: Iterable[ServicePlan], servers: Iterable[ServerPlan]) 
 
 
 def _sized(peer: ServicePlan, share: int) -> ServicePlan:
-    """`peer` with the `share` of a model that it holds: on its card, else in RAM."""
+    """`peer` with its `share` of a model: on its card, else in RAM."""
     config, card = peer.config, next(iter(peer.config.vram_bytes), "")
     ram, cards = (PROCESS_BYTES, {card: share}) if card else (PROCESS_BYTES + share, config.vram_bytes)
     config = msgspec.structs.replace(config, ram_bytes=ram, vram_bytes=cards)
@@ -87,7 +87,7 @@ def _sized(peer: ServicePlan, share: int) -> ServicePlan:
 
 
 def check_peers(fleet: FleetConfig) -> Iterator[Finding]:
-    """`plan/rpc-peer`: an entry that is no host and no private address, or another's. `plan/rpc-experimental`: cost."""
+    """`plan/rpc-peer`: an entry that is no host and no private address, or is taken. `plan/rpc-experimental`: cost."""
     spread = {name: server for name, server in fleet.servers.items() if server.rpc}
     # where devices of peers are asked, of which `with_peers` has made those of servers
     endpoints = {name: gpu.endpoint for gpus in _machines(fleet) for name, gpu in gpus.items() if gpu.backend == "rpc"}
@@ -117,7 +117,7 @@ def _machines(fleet: FleetConfig) -> Iterator[Mapping[str, GpuConfig]]:
 
 
 def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str, str]:
-    """Why a peer that another has already is none, by its device: it has one client at a time, who else asks waits."""
+    """Why a peer already taken is unusable, by its device: it serves one client at a time, others wait."""
     users: dict[str, tuple[str, str | None]] = {}
     found: dict[str, str] = {}
     for name, server in fleet.servers.items():
@@ -133,7 +133,7 @@ def _shared(fleet: FleetConfig, endpoints: Mapping[str, str | None]) -> dict[str
 
 
 def _refusal(written: str, hosts: Mapping[str, HostConfig]) -> str | None:
-    """Why there can be no peer at `written`, to follow it; None where there can."""
+    """Why there can be no peer at `written` (the end of a sentence); None where there can."""
     host, colon, port = written.partition(":")
     if colon and not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
         return "which is no HOST:PORT: llama.cpp takes IPv4 addresses alone"
@@ -152,7 +152,7 @@ def _refusal(written: str, hosts: Mapping[str, HostConfig]) -> str | None:
 
 
 def _peers(fleet: FleetConfig) -> dict[str, tuple[Peer, ...]]:
-    """By server; every peer of a host without a written port gets the next that is free there."""
+    """Per server; peers of a host without a written port get the next free one there."""
     hosts = fleet.hardware.hosts
     taken = {
         *fleet.ports.values(),
@@ -194,7 +194,7 @@ def _device(peer: Peer, fleet: FleetConfig) -> GpuConfig:
 
 
 def _service(peer: Peer, server: ServerConfig, fleet: FleetConfig, programs: Mapping[str, str]) -> ServiceConfig:
-    """The process behind a peer of a host of the fleet; how much it takes is known when its server is planned."""
+    """The process behind a peer on a fleet's host; its memory is known once its server is planned."""
     machine = fleet.hardware.machine(peer.host)
     card = next(iter(machine.gpus), "")
     engine = fleet.engines[server.engine]

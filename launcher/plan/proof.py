@@ -1,4 +1,4 @@
-"""The plan held against what the server itself says. Pure."""
+"""The plan compared with what the server itself reports. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from launcher.plan.server import price
 from launcher.sizes import MIB, gib
 
 LOG_STEP = MIB // 100
-"""Bytes to which the log gives sizes (0.01 MiB)."""
+"""Precision of sizes in the log (0.01 MiB), in bytes."""
 EXACT: tuple[Component, ...] = ("kv", "recurrent", "output")
-"""Components that must agree to the log's rounding: they follow from the architecture alone."""
+"""Components that must agree to the log's precision: they follow from the architecture alone."""
 MODEL_ROWS = 6
 """Rows of weights (host, AMX, repacked, and of devices) that the table rounds to 1 MiB each, at most."""
 MODEL_SHARE = 1000
@@ -28,7 +28,7 @@ LOGS_PER_BUFFER = 4
 
 
 def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[DeviceMemory, ...]]:
-    """What each server takes alone, weights counted by tensor as a dry run does (a mapping has a range instead)."""
+    """Memory of each server alone, weights counted by tensor as a dry run does (a mapping has a range instead)."""
     from launcher.plan.solve import solve  # noqa: PLC0415 - a plan that is not proven does not need it here
 
     tables = WeightTables()
@@ -46,7 +46,7 @@ def unshared_memory(fleet: FleetConfig, catalog: Catalog) -> dict[str, tuple[Dev
 def differences(
     predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdown | None = None
 ) -> tuple[Difference, ...]:
-    """Every component of one server, predicted beside proven: by device, or over all where the log says no more."""
+    """Every component of one server, predicted beside proven: per device, or in total where the log has no more."""
     by_device = {memory.device: memory for memory in predicted}
     drafts = draft.memory if draft else ()
     found = []
@@ -64,9 +64,9 @@ def differences(
 
 
 def excesses(predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdown | None = None) -> tuple[Excess, ...]:
-    """What a server takes beyond its plan by its own word, beyond the log's rounding.
+    """How much a server takes beyond its plan by its own report, beyond the log's precision.
 
-    What the log gives for all devices together is put on the one whose context exceeds its plan most.
+    A figure that the log gives for all devices together is put on the one whose context exceeds its plan most.
     """
     planned = {m.device: m.kv_bytes + m.recurrent_bytes + m.output_bytes for m in predicted}
     fullest = max(own.memory, key=lambda m: m.context_bytes - planned.get(m.device, 0), default=None)
@@ -82,7 +82,7 @@ def excesses(predicted: tuple[DeviceMemory, ...], own: Breakdown, draft: Breakdo
 
 
 def proven_memory(own: Breakdown, draft: Breakdown | None = None) -> dict[str, int]:
-    """Bytes by device of all that a dry run told, the draft's too."""
+    """Bytes per device that a dry run reported, the draft's included."""
     found: dict[str, int] = {}
     for memory in (*own.memory, *(draft.memory if draft else ())):
         found[memory.device] = found.get(memory.device, 0) + _whole(memory)
@@ -90,7 +90,7 @@ def proven_memory(own: Breakdown, draft: Breakdown | None = None) -> dict[str, i
 
 
 def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
-    """`plan/proof-mismatch` for what the plan has wrong, `plan/proof-failed` where the server refused the dry run.
+    """`plan/proof-mismatch`: the plan is wrong. `plan/proof-failed`: the server refused the dry run.
 
     Compute buffers and drafts (whose vocabulary no dry run counts) are bounds: only too little is wrong.
     """
@@ -105,7 +105,7 @@ def proof_findings(proof: ServerProof) -> tuple[Finding, ...]:
 
 
 def is_mismatch(difference: Difference) -> bool:
-    """Whether plan and server disagree by more than the log's rounding."""
+    """Whether plan and server differ by more than the log's precision."""
     predicted, proven = difference.predicted_bytes, difference.proven_bytes
     if difference.component in {"compute", "draft"}:
         return proven > predicted + LOG_STEP
@@ -115,7 +115,7 @@ def is_mismatch(difference: Difference) -> bool:
 
 
 def beyond_rounding(predicted: int, proven: int) -> bool:
-    """Whether a server's rows of memory come to more bytes than planned, beyond what the log rounds."""
+    """Whether a server's rows of memory exceed the plan by more than the log's precision."""
     return proven - predicted > MODEL_ROWS * MIB + proven // MODEL_SHARE
 
 
@@ -128,7 +128,7 @@ def _difference(device: str, component: Component, predicted: int, proven: int) 
 
 
 def _finding(key: str, name: str, d: Difference) -> Finding:
-    """The finding for one row that is wrong: an error where more is taken than planned."""
+    """The finding for a wrong row: an error where more is taken than planned."""
     severity: Severity = "error" if d.proven_bytes > d.predicted_bytes else "warning"
     where = "" if d.device == "all" else f" on {d.device}"
     planned, proven = gib(d.predicted_bytes), gib(d.proven_bytes)

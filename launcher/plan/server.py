@@ -1,4 +1,4 @@
-"""One server's plan, and those of its fallback rungs: references resolved, settings settled, memory added up. Pure."""
+"""The plan of one server and of its fallback rungs: references resolved, settings settled, memory added up. Pure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ START_S, SLOW_MEDIUM = 180, 200 * 1000**2
 """Seconds that every start may take; bytes a second of a medium that nobody measured (a hard disk)."""
 
 OWN_FIELDS = ("port", "tier", "roles", "aliases", "exclusive", "default", "after", "fatal")
-"""What stays a worker's own where a rung serves with another server's model."""
+"""Fields that stay the worker's own where a rung serves another server's model."""
 
 
 def plan_server(
     fleet: FleetConfig, catalog: Catalog, name: str, config: ServerConfig, tables: WeightTables
 ) -> tuple[ServerPlan | None, list[Finding]]:
-    """The plan of server `name`, or None with an error when what it refers to does not exist."""
+    """The plan of server `name`; None with an error where a reference does not resolve."""
     key = f"servers.{name}"
     model = catalog.get(config.model, config.quantization)
     if model is None or not model.parts:
@@ -77,15 +77,15 @@ def plan_server(
 
 
 def start_timeout_s(file_bytes: int, read_speed_bytes: int | None) -> float:
-    """How long a start may take that nobody limits: twice the reading, and a minute; at least 180 s.
+    """Default start timeout in seconds: twice the reading time and a minute; at least 180.
 
-    One that makes no progress ends earlier, so this is an end for those that never come to one.
+    A start without progress ends earlier, so this ends only those that progress and never complete.
     """
     return float(max(START_S, 60 + 2 * file_bytes // (read_speed_bytes or SLOW_MEDIUM)))
 
 
 def with_proof(server: ServerPlan, proof: Proved) -> ServerPlan:
-    """`server` with what its own binary says that it takes beyond the bound."""
+    """`server` with what its own binary's dry run takes beyond the bound."""
     grown = (Part(device=e.device, component=e.component, committed=e.excess_bytes) for e in proof.excess)
     parts = (*server.parts, *grown)
     return msgspec.structs.replace(server, parts=parts, memory=add_up(parts), proved=proof)
@@ -117,7 +117,7 @@ def settled_price(
 
 
 def _companions(catalog: Catalog, config: ServerConfig) -> Companions:
-    """What is loaded beside the server's model, as far as the catalogue knows it."""
+    """The files loaded beside the server's model, as far as the catalogue has them."""
     file = config.draft.file if config.draft else None
     return Companions(
         draft=catalog.get(*file) if file else None,
@@ -154,15 +154,15 @@ def _settled(
 
 
 def _dangling(key: str, message: str) -> Finding:
-    """A reference to nothing: the config and catalog stages report these first, with the nearest name."""
+    """An unresolved reference: config and catalogue stages report these first, with the nearest name."""
     return fault("plan/dangling-reference", key, message)
 
 
 def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConfig | None:
-    """`worker` as `rung` has it: the whole setting, not an addition to the rung before.
+    """`worker` as `rung` has it: complete settings, not an addition to the rung before.
 
-    Where a rung serves with another server's model, port, names and place among the others stay the worker's own.
-    None where the names lead nowhere, and where the worker's model has no file in the rung's quantization.
+    Where a rung serves another server's model, port, names and groups stay the worker's own. None where a name is
+    unknown, or the worker's model has no file in the rung's quantization.
     """
     own, config = fleet.servers.get(worker), fleet.servers.get(rung.server or worker)
     if own is None or config is None:
@@ -180,7 +180,7 @@ def rung_config(fleet: FleetConfig, worker: str, rung: RungConfig) -> ServerConf
 
 
 def ladders(fleet: FleetConfig, catalog: Catalog, tables: WeightTables) -> dict[str, tuple[RungPlan, ...]]:
-    """The rungs of every worker, in order; a worker without a rung of its own is left out."""
+    """The rungs of every worker, in order; workers without rungs are left out."""
     if fleet.orchestration is None:
         return {}
     found: dict[str, list[RungPlan]] = {}

@@ -1,4 +1,4 @@
-"""Every server field resolved to what llama-server will make of it. Pure."""
+"""Every server field resolved to the value that llama-server will use. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_TYPES: Mapping[str, CacheTypeConfig] = MappingProxyType({})
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of one server, and what was noticed on the way."""
+    """The settings of one server, and the findings of settling them."""
 
     settings: Settings
     findings: tuple[Finding, ...]
@@ -64,7 +64,7 @@ def settle(
 
 
 def _on_cpu(config: ServerConfig, arch: ArchitectureConfig, cores: int, key: str, findings: list[Finding]) -> Settings:
-    """What a server without devices would be told: slots, context, batches, caches, weights, threads."""
+    """The settings of a server without devices: slots, context, batches, caches, weights, threads."""
     slots = config.slots if config.slots is not None else AUTO_SLOTS
     if not 1 <= slots <= SLOTS_MAX:
         message = f"slots={slots}: llama-server takes 1 to {SLOTS_MAX}"
@@ -143,7 +143,7 @@ def _wanted(config: ServerConfig, slots: int, arch: ArchitectureConfig, key: str
 def _on_devices(
     settings: Settings, config: ServerConfig, hardware: HardwareConfig | None, key: str, findings: list[Finding]
 ) -> Settings:
-    """`settings` with the server's devices, as far as the hardware has them, and what follows from these."""
+    """`settings` with the server's devices, as far as the hardware has them, and what follows from them."""
     gpus = hardware.gpus if hardware else {}
     devices = tuple(device for device in config.devices if device in gpus)
     for device in (d for d in config.devices if d not in gpus):
@@ -198,7 +198,7 @@ def _placement(
 
 
 def _compiles(expression: str) -> bool:
-    """Whether it is a regular expression; llama.cpp's (ECMAScript) are written alike but for rare forms."""
+    """Whether it is a valid regular expression; llama.cpp's (ECMAScript) differ in rare forms only."""
     try:
         re.compile(expression)
     except re.error:
@@ -207,7 +207,7 @@ def _compiles(expression: str) -> bool:
 
 
 def _unknown_types(config: ServerConfig, own: Mapping[str, CacheTypeConfig], key: str) -> Iterator[Finding]:
-    """K/V types of the server and its draft that nobody knows the size of; the config stage reports them first."""
+    """K/V types of the server and its draft with unknown sizes; the config stage reports them first."""
     for at, written in ((key, config), (f"{key}.draft", config.draft)):
         for field in ("cache_type_k", "cache_type_v") if written is not None else ():
             kind = getattr(written, field)

@@ -1,8 +1,8 @@
-"""Expected speed: a token takes as long as reading what it touches, at the rate at which a device is read. Pure.
+"""Expected speed: a token takes the time of reading the bytes it touches, at the device's read rate. Pure.
 
-What a token touches: the weights of its experts and of all else, half the K/V of a full slot, the recurrent state.
-Drafts make a server faster by what is accepted of them, which is known only where that server was measured.
-Who reads a device, or a NUMA node, at the same time shares its rate: with n of them each has an n-th.
+A token touches the weights of its experts and of everything else, half the K/V of a full slot, and the recurrent state.
+Drafts make a server faster by the accepted share, which is known only where that server was measured. Processes that
+read a device, or a NUMA node, at the same time share its rate: each of n has an n-th.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from launcher.plan.memory.layout import split_name
 from launcher.plan.memory.weights import INPUT, is_bank
 
 SPREAD = 0.25
-"""What another model differs by from the rate at which one was read, either way (docs/performance.md)."""
+"""How far another model's rate may differ from the one that was measured, either way (docs/performance.md)."""
 
 
 def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) -> tuple[ServerSpeed, ...]:
-    """What is expected of each server that generates text, of which anything is known.
+    """Expected speeds of the servers that generate text, where anything is known.
 
-    `known`: what was measured on this hardware. `keys`: server → what its measurements are known by.
+    `known`: measurements on this hardware. `keys`: server → the keys of its measurements.
     """
     measured = tuple(m for m in known if m.hardware == plan.config.hardware.name)
     found: list[ServerSpeed] = []
@@ -49,7 +49,7 @@ def speeds(plan: FleetPlan, known: Iterable[Measurement], keys: dict[str, str]) 
 
 
 def _places(plan: FleetPlan, server: ServerPlan, touches: Touched) -> Iterator[tuple[str, str]]:
-    """What it reads from: host, and device or NUMA node. A node, since a socket has memory channels of its own."""
+    """Where it reads from: host, and device or NUMA node (each socket has memory channels of its own)."""
     every = [node.id for node in plan.config.hardware.machine(server.on).cpu.nodes]
     bound = server.config.numa.nodes if server.config.numa and server.config.numa.policy != "interleave" else ()
     for device in touches.bytes:
@@ -60,7 +60,7 @@ def _places(plan: FleetPlan, server: ServerPlan, touches: Touched) -> Iterator[t
 
 
 def _shared(decode: tuple[float, float], at_once: Sequence[int]) -> tuple[float, float] | None:
-    """`decode` where so many read each of its places: from as slow as the fullest to as fast as the emptiest."""
+    """`decode` where several read the same places: from the fullest place's share to the emptiest's."""
     if max(at_once, default=1) < 2:
         return None
     return decode[0] / max(at_once), decode[1] / max(1, min(at_once))
@@ -69,7 +69,7 @@ def _shared(decode: tuple[float, float], at_once: Sequence[int]) -> tuple[float,
 def expected(
     server: ServerPlan, touches: Touched, hardware: HardwareConfig, measured: Iterable[Measurement], key: str
 ) -> ServerSpeed | None:
-    """By the server's own measurement, else by others', else by the hardware file; None where nothing is known."""
+    """By the server's own measurement, else by other models', else by the hardware file; None: nothing is known."""
     known = tuple(measured)
     own = max((m for m in known if m.key == key), key=lambda m: m.at, default=None)
     if own is not None:
@@ -101,7 +101,7 @@ def expected(
 
 
 def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) -> ServerSpeed:
-    """By the rates at which other models were read where it is, which is one device."""
+    """By the read rates of other models in the same place, which is one device."""
     (device,) = touches.bytes
     rates = [m.decode * m.touched.bytes[device] for m in alike]
     work = [m.prompt * m.touched.weights for m in alike]
@@ -117,7 +117,7 @@ def _calibrated(server: ServerPlan, touches: Touched, alike: list[Measurement]) 
 
 
 def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
-    """What one token takes by the rates that the hardware file states; None where one of them is not."""
+    """Seconds per token by the rates in the hardware file; None where one is missing."""
     rates = {device: rate for device in touches.bytes if (rate := _stated(hardware, device))}
     if not rates or len(rates) < len(touches.bytes):
         return None
@@ -125,14 +125,14 @@ def token_seconds(touches: Touched, hardware: HardwareConfig) -> float | None:
 
 
 def states_rates(hardware: HardwareConfig) -> bool:
-    """Whether the hardware file states a rate of anything."""
+    """Whether the hardware file states any rate."""
     of_hosts = (host.gpus or {} for host in hardware.hosts.values())
     gpus = (gpu for found in (hardware.gpus, *of_hosts) for gpu in found.values())
     return bool(hardware.read_bandwidth_bytes or any(gpu.read_bandwidth_bytes for gpu in gpus))
 
 
 def _stated(hardware: HardwareConfig, device: str) -> int | None:
-    """Bytes a second that the hardware file states."""
+    """Bytes per second that the hardware file states."""
     if device == RAM:
         return hardware.read_bandwidth_bytes
     gpu = hardware.gpus.get(device)
@@ -140,12 +140,12 @@ def _stated(hardware: HardwareConfig, device: str) -> int | None:
 
 
 def touched(server: ServerPlan) -> Touched:
-    """What one token of `server` touches, by device, as its layers are placed."""
+    """Bytes touched per token of `server`, per device, as its layers are placed."""
     return touched_by(server.model, server.settings, server.memory)
 
 
 def touched_by(model: ModelFile, settings: Settings, placed: Sequence[DeviceMemory]) -> Touched:
-    """What one token of a model touches, by device. `placed`: what it takes there."""
+    """Bytes touched per token of a model, per device. `placed`: its bytes there."""
     arch = model.architecture
     share = settings.n_expert_used / arch.n_expert if arch.n_expert else 1.0
     tied = not any(t.name == "output.weight" for t in model.tensors)

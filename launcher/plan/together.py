@@ -1,4 +1,4 @@
-"""Co-residency: which of the servers and services that come and go may be up at once, by what they take. Pure."""
+"""Co-residency: which servers and services that come and go may be up at once, by their memory. Pure."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from launcher.plan.devices import steady, taken_on
 from launcher.plan.memory.process import add_up
 
 Step = Literal["decide", "leave out", "forget"]
-"""What is done about a server: take it if it fits, then do without it, then forget that it was left out."""
+"""A decision about a server: take it if it fits, then leave it out, then undo that."""
 STEPS = 20_000
-"""Choices that are tried at most; beyond, the table is cut and says so."""
+"""Decisions tried at most; beyond, the table is cut and says so."""
 ROWS = 64
 """Sets in a table at most."""
 
 
 class Member(NamedTuple):
-    """A server or service as the table sees it: bytes at peak by device, and file pages by device and file."""
+    """A server or service in the table: peak bytes per device, and file pages per device and file."""
 
     name: str
     group: str | None
@@ -38,9 +38,9 @@ def residency(
     """The table of one host; None where nothing comes and goes.
 
     Always up are the servers that start at boot and take no turns, and what takes `standing` bytes of each device
-    beside them (`steady` services are in it); `pooled` are GPUs that use RAM. Each other server or service is in every
-    set that it fits into; a set is whole: nothing more fits. Sizes are peaks with file pages, each file's counted once.
-    A set that an exclusive group forbids is marked, because its sizes alone would allow it.
+    beside them (`steady` services included); `pooled` are GPUs that use RAM. Each other server or service is in every
+    set that it fits into; a set is complete: nothing more fits. Sizes are peaks with file pages, each file's counted
+    once. A set that an exclusive group forbids is marked, because its sizes alone would allow it.
     """
     budgets = {d.name: d.budget_bytes for d in devices}
     processes: tuple[ServerPlan | ServicePlan, ...] = (*servers, *services)
@@ -64,7 +64,7 @@ def residency(
 
 
 def _member(process: ServerPlan | ServicePlan, devices: Iterable[str], pooled: frozenset[str]) -> Member:
-    """What a GPU takes of the RAM that it shares counts there, too."""
+    """The member of a server or service; a GPU's share of RAM counts in RAM, too."""
     pages: defaultdict[tuple[str, str], int] = defaultdict(int)
     if isinstance(process, ServerPlan):
         peaks = {m.device: m.peak_bytes for m in add_up(process.parts)}
@@ -82,7 +82,7 @@ def _allowed(chosen: Iterable[Member]) -> bool:
 
 
 class _Load:
-    """What is taken on every device, with servers put in and taken out again."""
+    """Bytes taken on every device while servers are added and removed."""
 
     def __init__(self, budgets: dict[str, int], standing: dict[str, int], always: Iterable[Member]) -> None:
         self.budgets = budgets

@@ -1,4 +1,4 @@
-"""What failed dry runs mean: one finding for each way in which an engine failed. Pure."""
+"""Findings for failed dry runs: one for each way in which an engine failed. Pure."""
 
 from __future__ import annotations
 

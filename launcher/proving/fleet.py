@@ -1,4 +1,4 @@
-"""`--prove`: a whole plan by one binary's dry runs, beside what the plan says. I/O."""
+"""`--prove`: dry runs of a whole plan by one binary, compared with the plan. I/O."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Machine = TypeVar("Machine", HardwareConfig, HostConfig)
 
 
 def prove(compiled: Compilation, *, binary: str | None = None) -> tuple[Proof, tuple[Finding, ...]]:
-    """The proof of a compiled plan, and what it found, located in the config. See `prove_fleet`."""
+    """The proof of a compiled plan, and findings with their locations in the config. See `prove_fleet`."""
     proof, found = prove_fleet(compiled.plan.config, compiled.catalog, binary=binary)
     return proof, config.locate(found, compiled.composed.sources)
 
@@ -42,7 +42,7 @@ def prove(compiled: Compilation, *, binary: str | None = None) -> tuple[Proof, t
 def prove_file(
     file: ModelFile, server: ServerConfig, host: HardwareConfig, *, binary: str | None = None
 ) -> tuple[Proof, tuple[Finding, ...]]:
-    """The proof of one server of one model file, by the embedded binary unless another is named."""
+    """The proof of one server of one model file, by the embedded binary unless another is named, and findings."""
     alone = msgspec.structs.replace(
         server, model=file.model, quantization=file.quantization, tier="hot", draft=None, projector=False
     )
@@ -60,11 +60,11 @@ def prove_file(
 
 
 def prove_fleet(fleet: FleetConfig, models: Catalog, *, binary: str | None = None) -> tuple[Proof, tuple[Finding, ...]]:
-    """The proof of a fleet, and what it found.
+    """The proof of a fleet, and findings.
 
-    Figures are for the instructions of this machine, because the server has no others to show; GPUs that it lacks
-    are stood in for by the engine's own RPC server. `binary` replaces the configured one, which else is used where
-    it is at hand, and else the embedded one, with a note. Raises EngineError when no binary can be found.
+    Figures are for the CPU instructions of this machine, because the server reports no others; for GPUs that it lacks
+    the engine's own RPC server stands in. `binary` replaces the configured one; without it the configured one is used
+    if it is on this machine, else the embedded one, with a note. Raises EngineError when no binary can be found.
     """
     path, notes = _binary(fleet, binary)
     dialect = engine.probe(path, state_root() / "dialects", key="engines")
@@ -97,7 +97,7 @@ def _proved(using: Prover, fleet: FleetConfig, models: Catalog) -> tuple[FleetPl
 
 
 def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding, ...]]:
-    """The binary that proves, and a note when it is not the configured one."""
+    """The binary for the dry runs, and a note if it is not the configured one."""
     names = sorted({server.engine for server in fleet.servers.values()})
     wanted = [asked] if asked else [engine.resolve_binary(fleet.engines[n], key=f"engines.{n}") for n in names]
     for candidate in wanted:
@@ -113,7 +113,7 @@ def _binary(fleet: FleetConfig, asked: str | None) -> tuple[Path, tuple[Finding,
 
 
 def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
-    """GPUs that the fleet uses and this machine has not → what stands for an endpoint."""
+    """GPUs that the fleet uses and this machine lacks → placeholder of an endpoint."""
     used = {device for server in fleet.servers.values() for device in named_devices(server)}
     machines: tuple[HardwareConfig | HostConfig, ...] = (fleet.hardware, *fleet.hardware.hosts.values())
     absent = [name for machine in machines for name in machine.gpus or {} if name in used and not here.gpus]
@@ -121,7 +121,7 @@ def _stand_ins(fleet: FleetConfig, here: HostInventory) -> dict[str, str]:
 
 
 def _as_seen_here(fleet: FleetConfig, stood: Mapping[str, str], features: tuple[str, ...], build: str) -> FleetConfig:
-    """`fleet` of the proving build, with the instructions that it uses here, and GPUs as it will see them."""
+    """`fleet` for the proving build, with the CPU instructions that it uses here, and GPUs as it will see them."""
     hardware = fleet.hardware
     hosts = {name: _as_seen(host, stood, features) for name, host in hardware.hosts.items()}
     return msgspec.structs.replace(
@@ -132,7 +132,7 @@ def _as_seen_here(fleet: FleetConfig, stood: Mapping[str, str], features: tuple[
 
 
 def _as_seen(machine: Machine, stood: Mapping[str, str], features: tuple[str, ...]) -> Machine:
-    """A machine with the instructions of this one, and its GPUs as the server will see them."""
+    """A machine with the CPU instructions of this one, and its GPUs as the server will see them."""
     cpu = machine.cpu and msgspec.structs.replace(machine.cpu, features=features)
     gpus = machine.gpus and {
         name: msgspec.structs.replace(gpu, backend="rpc", endpoint=stood[name]) if name in stood else gpu

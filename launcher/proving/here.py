@@ -1,4 +1,4 @@
-"""Before anything starts: every server's own binary is asked, on this host, with its real flags. I/O."""
+"""Dry runs before anything starts: each server's own binary, on this host, with its real flags. I/O."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from launcher.sizes import gib
 
 
 class Here(NamedTuple):
-    """What each server's own binary said on this host: the fleet planned by the larger of bound and proof.
+    """The fleet planned by the larger of bound and dry run on this host, and what the dry runs found.
 
-    `lines`: subject and what was found, for people. `findings` are located.
+    `lines`: subject and result, for people. `findings` carry locations.
     """
 
     compiled: Compilation
@@ -33,11 +33,10 @@ class Here(NamedTuple):
 
 
 def prove_here(compiled: Compilation) -> Here:
-    """Ask the binary of every server that may run on this host, with its real flags, before anything starts.
+    """Make a dry run of every server that may run on this host, with its real flags, before anything starts.
 
     Left out are servers that never start, whose files, binary or devices are not here (the host's check says so), whose
-    devices are reached over RPC (their servers may be part of the fleet and not be up yet), and builds without
-    `--fit`.
+    devices are reached over RPC (their servers may be part of the fleet and not be up yet), and builds without `--fit`.
     """
     inventory = take_inventory()
     engines, unasked = _engines_here(compiled)
@@ -73,7 +72,7 @@ def prove_here(compiled: Compilation) -> Here:
 
 
 def _engines_here(compiled: Compilation) -> tuple[dict[str, Binary], tuple[tuple[str, str], ...]]:
-    """The engines whose binary is here, with its real flags, and a line for each that cannot be asked."""
+    """The engines whose binary is on this host, with its real flags, and a line for each that has no dry run."""
     found: dict[str, Binary] = {}
     lines = []
     for name, (path, _) in compiled.engines.items():
@@ -86,7 +85,7 @@ def _engines_here(compiled: Compilation) -> tuple[dict[str, Binary], tuple[tuple
 
 
 def _files_here(job: Job) -> bool:
-    """Whether a dry run finds its model and its draft, or makes them of what is declared."""
+    """Whether a dry run finds its model and its draft, or makes sparse files from what is declared."""
     made = {path for _, path in job.sparse}
     paths = [path for path in (job.model, job.draft) if path and Path(path) not in made]
     return all(os.path.isfile(path) for path in paths)  # noqa: PTH113 - pathlib raises where it may not look

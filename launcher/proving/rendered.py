@@ -1,4 +1,4 @@
-"""Before a rendered folder is installed: its servers' command lines are tried as they stand. I/O."""
+"""Dry runs before a rendered folder is installed: its servers' command lines as they stand. I/O."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LIBRARIES = "LD_LIBRARY_PATH"
 
 
 def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
-    """What the binary of every server of a rendered deployment says of its dry run on this host.
+    """Findings from a dry run of every server of a rendered deployment on this host.
 
-    Not asked are servers that never start, whose binary or model is not here, whose GPU is not here or is reached
-    over RPC, and builds without `--fit`. `plan/proof-mismatch` (an error here: the rendered limits are too small)
-    where a server takes more than its units allow.
+    Left out are servers that never start, whose binary or model is not here, whose GPU is not here or is reached over
+    RPC, and builds without `--fit`. `plan/proof-mismatch` (an error here: the rendered limits are too small) if a
+    server takes more than its units allow.
     """
     inventory = take_inventory()
     found: dict[str, Binary | None] = {}

@@ -1,4 +1,4 @@
-"""Dry runs of servers by their own binaries: in parallel, equal ones once, kept between commands. I/O."""
+"""Dry runs of servers by their own binaries: in parallel, equal ones once, results cached between commands. I/O."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from launcher.render import server_command
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One dry run: command line, environment, files, and llama.cpp's name of each device → the plan's.
 
-    `endpoints` stand in the command line for those of RPC servers that are started for this run alone: they do not
-    outlive a client that is killed.
+    `endpoints` are placeholders in the command line for RPC servers that are started for this run alone: an RPC server
+    does not outlive a client that is killed.
     """
 
     engine: str
@@ -45,18 +45,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[str, ...]
     """Digests of the model's header and the draft's."""
     sparse: tuple[tuple[ModelFile, Path], ...] = ()
-    """Files with the catalogue's header, to be made where there is none."""
+    """Files that get the catalogue's header, created if they do not exist."""
 
 
 class Binary(NamedTuple):
-    """An engine that proves: its program, its flags, and the environment in which it finds its libraries."""
+    """An engine for dry runs: its program, its flags, and the environment in which it finds its libraries."""
 
     path: str
     dialect: Dialect
     env: Mapping[str, str]
     digest: str
     lasts: bool
-    """Whether what it proves may be kept."""
+    """Whether its results may be cached."""
 
     def __str__(self) -> str:
         """The program and its build, for people."""
@@ -68,7 +68,7 @@ class Binary(NamedTuple):
         return "--fit" in self.dialect.index()
 
     def is_same(self) -> bool:
-        """Whether it is still the one that the proof began with."""
+        """Whether it is still the engine that the proof began with."""
         try:
             return engine.binary_digest(Path(self.path), self.env) == self.digest
         except OSError:
@@ -76,34 +76,34 @@ class Binary(NamedTuple):
 
 
 class Prover(msgspec.Struct, frozen=True, kw_only=True):
-    """What servers are proven with: binaries by the engines' names, this CPU, folders."""
+    """What dry runs need: binaries by the engines' names, this CPU's features, folders."""
 
     engines: Mapping[str, Binary]
     features: tuple[str, ...]
     stand_ins: Mapping[str, str]
-    """Device that this machine lacks → what stands for its endpoint in a command line."""
+    """Device that this machine lacks → placeholder of its endpoint in a command line."""
     folder: Path
     kept: Path
 
 
 NOT_YET = frozenset({"--api-key-file", "--slot-save-path"})
-"""Flags whose files are made when a fleet starts; memory does not depend on them."""
+"""Flags whose files are created when a fleet starts; memory does not depend on them."""
 
 DRAFT_MODEL = ("--spec-draft-model", "--model-draft")
-"""Flags of the draft's file, by build."""
+"""Flags for the draft's file; builds differ."""
 DRAFT_DEVICE = ("--spec-draft-device", "--device-draft")
-"""Flags of the draft's devices, by build."""
+"""Flags for the draft's devices; builds differ."""
 ATTEMPTS = 3
-"""At a dry run whose end may be chance."""
+"""Attempts at a dry run that may have failed by chance."""
 AGAIN_S = 10.0
-"""One that took longer is not tried again."""
+"""Seconds; a dry run that took longer is not tried again."""
 _PREFIX = "launch-prove-"
 _JUST_MADE_S = 60.0
-"""A folder that is younger may not be locked by its owner yet."""
+"""Seconds; a younger folder may not be locked by its owner yet."""
 
 
 class Outcome(NamedTuple):
-    """How one dry run ended. `cached`: it was made earlier."""
+    """How one dry run ended. `cached`: the result was kept from earlier."""
 
     proven: engine.Proven | None
     error: engine.DryRunError | None = None
@@ -116,7 +116,7 @@ def binary_of(path: Path, dialect: Dialect, env: Mapping[str, str]) -> Binary:
 
 
 def engine_here(binary: str, key: str, env: Mapping[str, str]) -> Binary | None:
-    """A binary that is here, with its real flags; None for one that is not, or says nothing: other checks tell."""
+    """A binary on this host, with its real flags; None if it is missing or does not answer: other checks report it."""
     located = engine.locate_binary(binary)
     if located is None:
         return None
@@ -136,7 +136,7 @@ def prover(engines: Mapping[str, Binary], features: tuple[str, ...], stand_ins: 
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder of our own; what killed proofs left behind goes, folders and programs."""
+    """Make a folder of our own, and remove the folders and programs that killed proofs left behind."""
     kill_left_behind()
     for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
@@ -152,7 +152,7 @@ def _folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, as long as this process lives. Raises OSError where it is held, or is no folder."""
+    """Lock a folder within the block. Raises OSError if it is locked already, or is no folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,9 +162,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
-    """How the dry run of every job ended, as many at once as there are CPUs; equal ones are run once.
+    """Run the dry run of every job, as many at once as there are CPUs; equal ones are run once.
 
-    Headers are made only for dry runs that were not kept from earlier. An engine that hung is not asked again.
+    Sparse files are made only for dry runs whose result is not cached. An engine that hung is not asked again.
     """
     keys = {name: _key(prover, job) for name, job in jobs.items()}
     done = {
@@ -195,15 +195,15 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
 
 
 def _opened(prover: Prover, file: ModelFile) -> ModelFile:
-    """`file` as it is opened: of a declared one, where a sparse file with the catalogue's header is made."""
+    """`file` at the path that is opened: for a declared one, that of the sparse file with the catalogue's header."""
     path = str(prover.folder / f"{file.entry}.gguf") if file.source == "declared" else file.path
     return msgspec.structs.replace(file, parts=(FilePart(path=path, size_bytes=0),))
 
 
 def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
-    """How the proof runs one server of a plan.
+    """The dry run of one server of a plan.
 
-    A projector is left out: it is no part of the breakdown.
+    Its projector is left out: it is no part of the breakdown.
     """
     files = [file for file in (server.model, server.draft) if file is not None]
     opened = [_opened(prover, file) for file in files]
@@ -229,21 +229,21 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
 
 
 def names_of(words: tuple[str, ...], devices: tuple[str, ...], drafting: tuple[str, ...] = ()) -> dict[str, str]:
-    """What the server calls each device that `words` give it and its draft → what the plan calls it."""
+    """The server's name of each device that `words` give it and its draft → the plan's name."""
     rpc = _value(words, "--rpc")
     seen = [rpc[int(n.removeprefix("RPC"))] if n.startswith("RPC") and rpc else n for n in _given(words)]
     return dict(zip(seen, (*devices, *drafting), strict=False))
 
 
 def in_order(words: tuple[str, ...], devices: tuple[str, ...]) -> tuple[str, ...]:
-    """`devices` as `words` give them, where they are called what llama.cpp calls them; else as they are."""
+    """`devices` in the order of `words`, if llama.cpp calls them the same; else as they are."""
     called = {device.lower(): device for device in devices}
     given = tuple(called[name.lower()] for name in _given(words) if name.lower() in called)
     return given if len(given) == len(devices) else devices
 
 
 def _given(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Devices that `words` give the server, then those of its draft alone."""
+    """The devices that `words` give the server, then those of its draft alone."""
     return tuple(dict.fromkeys(n for flag in ("--device", *DRAFT_DEVICE) for n in _value(words, flag) if n != "none"))
 
 
@@ -264,7 +264,7 @@ def _value(words: tuple[str, ...], flag: str) -> list[str]:
 
 
 def _key(prover: Prover, job: Job) -> str:
-    """What the proof is kept under: names, ports and folders do not count."""
+    """The key that a result is cached under: names, ports and folders do not count."""
     ignored = {"--model", "--alias", "--host", "--port", "--rpc", *DRAFT_MODEL}
     flags = [word for before, word in pairwise(job.words) if before not in ignored]
     flags += [*map(str, sorted(job.env.items())), *job.devices.values()]
@@ -285,7 +285,7 @@ def _run(prover: Prover, job: Job, scope: ProcessScope) -> Outcome:
 
 
 def _dry_run(prover: Prover, job: Job, scope: ProcessScope) -> engine.Proven:
-    """One dry run, with what stands in for devices that are not here. Raises DryRunError."""
+    """Run one job, with RPC servers in place of devices that this machine lacks. Raises DryRunError."""
     binary = prover.engines[job.engine]
     with engine.stand_in_devices(Path(binary.path), len(job.endpoints), scope) as real:
         stood = dict(zip(job.endpoints, real, strict=True))

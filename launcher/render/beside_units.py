@@ -38,7 +38,7 @@ class Cards(NamedTuple):
     devices: tuple[str, ...]
     env: dict[str, str]
     numbers: tuple[str, ...]
-    """Of NVIDIA's."""
+    """Numbers of NVIDIA cards."""
 
     @property
     def group(self) -> bool:
@@ -47,7 +47,7 @@ class Cards(NamedTuple):
 
 
 def cards(config: ServiceConfig, gpus: Mapping[str, GpuConfig]) -> Cards:
-    """What the container of a service gets for its `vram_bytes`; what it says in `env` itself is kept."""
+    """The cards that a service's container gets for its `vram_bytes`; its own `env` is kept."""
     by_backend: dict[str, list[str]] = {}
     for device in config.vram_bytes:
         if device in gpus:
@@ -71,7 +71,7 @@ def _number(device: str) -> str:
 
 
 def published_ports(config: ServiceConfig, container: ContainerConfig) -> tuple[str, ...]:
-    """Ports as they are published: of a service for this machine only, on loopback."""
+    """Published ports; on loopback for a service that is for this machine only."""
     near = "127.0.0.1:" if is_loopback(config.host) else ""
     return tuple(port if port.count(":") > 1 else near + port for port in container.ports)
 
@@ -115,17 +115,17 @@ def _card_words(own: Cards, engine: str) -> tuple[str, ...]:
 
 
 RUNTIME_BYTES = 1024 * MIB
-"""The runtime's MemoryMax=, its front's part: 60 MiB at rest, and room for the request bodies that it may hold."""
+"""The front's part of the runtime's MemoryMax=: 60 MiB at rest, and room for held request bodies."""
 _IN_RUN = re.compile(r"/run/([^/:]+)/[^/]+$")
 """A path in a folder that systemd can make (behind a colon it reads a link's name), and give to the runtime."""
 _JOURNAL = "systemd-journal"
 
 
 def runtime_values(plan: FleetPlan, binaries: Iterable[str]) -> dict[str, Any]:
-    """What `runtime.service.j2` and `polkit.rules.j2` need: the runtime, whose processes are systemd's units.
+    """Values for `runtime.service.j2` and `polkit.rules.j2`: the runtime, whose processes are systemd's units.
 
-    It looks at the files of models and at the `binaries` of servers, also where the sandbox would hide them; what its
-    warm pool keeps in RAM is charged to it.
+    It reads the model files and the servers' `binaries`, also where the sandbox would hide them; what its warm pool
+    keeps in RAM is charged to it.
     """
     deploy, front = plan.config.deploy, plan.config.runtime.front
     user = deploy.scope == "user"
@@ -191,7 +191,7 @@ def _front_credentials(plan: FleetPlan) -> tuple[str, ...]:
 
 
 def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
-    """What `command.service.j2` needs for a service that is a command."""
+    """Values for `command.service.j2`: a service that is a command."""
     config, called = service.config, f"{service.name}: {service.config.description}"
     gpus = plan.config.hardware.machine(service.on).gpus
     return {
@@ -207,7 +207,7 @@ def command_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
 
 
 def container_values(service: ServicePlan, plan: FleetPlan) -> dict[str, Any]:
-    """What `quadlet.container.j2` needs for a service that is a container.
+    """Values for `quadlet.container.j2`: a service that is a container.
 
     Where the service is for this machine only, so are its published ports. Values that systemd splits are quoted.
     """

@@ -1,4 +1,4 @@
-"""How each server of a fleet is run: words of one build, environment, digest. Pure."""
+"""The command of each server of a fleet: arguments for one build, environment, digest. Pure."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def placement_prefix(server: ServerPlan) -> tuple[str, ...]:
 
 
 def refusals(words: tuple[str, ...], index: Mapping[str, Flag]) -> tuple[str, ...]:
-    """Why a build would not take `words` (flags with their values), one sentence each; empty if it takes them."""
+    """Why a build refuses `words` (flags with their values), one sentence each; empty if it accepts them."""
     reasons: list[str] = []
     switch: str | None = None
     for _, word, flag, values in walk(words, index):
@@ -160,7 +160,7 @@ def _is_written(config: ServerConfig, field: str) -> bool:
 
 
 def _unspoken(key: str, meaning: Meaning, alternatives: Alternatives, dialect: Dialect, may_be_silent: bool) -> Finding:
-    """The finding for a choice that this build has no words for: an error where saying nothing is wrong for sure."""
+    """The finding for a choice that this build has no flag for: an error where silence is certainly wrong."""
     index = known(dialect).flags
     first = " ".join(next(words for words in alternatives if words))
     if may_be_silent:
@@ -178,7 +178,7 @@ Engines = Mapping[str, tuple[str, Dialect]]
 
 
 class Command(NamedTuple):
-    """How one server is run. `words` begin with the binary; `prefix` places the process where nobody else does."""
+    """The command of one server. `words` begin with the binary; `prefix` sets CPUs and memory policy (own runtime)."""
 
     prefix: tuple[str, ...]
     words: tuple[str, ...]
@@ -186,7 +186,7 @@ class Command(NamedTuple):
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """What a supervisor executes."""
+        """The arguments that a supervisor executes."""
         return (*self.prefix, *self.words)
 
     @property

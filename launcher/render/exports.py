@@ -1,4 +1,4 @@
-"""The plan in other programs' words: llama-swap, llama.cpp's router, Prometheus, Grafana. Pure.
+"""The plan in other programs' formats: llama-swap, llama.cpp's router, Prometheus, Grafana. Pure.
 
 One template below `templates/exports/` each; values are JSON text where YAML or JSON is written.
 """
@@ -25,7 +25,7 @@ from launcher.render.quoting import shell_lines
 from launcher.render.units import reachable_url
 
 _ROUTERS_OWN = ("--host", "--port", "--alias")
-"""What the router decides for its children (tools/server/server-models.cpp)."""
+"""Options that the router sets for its children (tools/server/server-models.cpp)."""
 
 _PANELS = (
     ("Requests a second", "reqps", "sum by (server) (rate(launch_requests_total{%s}[1m]))", "{{server}}"),
@@ -104,7 +104,7 @@ def _llama_swap(plan: FleetPlan, commands: Mapping[str, Command], _: Engines) ->
 
 
 def _router(plan: FleetPlan, commands: Mapping[str, Command], engines: Engines) -> Values:
-    """One section a server; options are its flags without dashes."""
+    """One section per server; options are its flags without dashes."""
     servers, findings = [], []
     for server in _started(plan):
         findings += _requests_lost("router", server)
@@ -133,9 +133,9 @@ def _options(words: tuple[str, ...], dialect: Dialect) -> list[tuple[str, str]] 
 
 
 def _scrape(target: ExportName, plan: FleetPlan) -> Values:
-    """Addresses of the front where it is here, and of servers that run from boot; with the front all hosts'.
+    """Addresses of the front, if it is here, and of servers that run from boot; with the front all hosts'.
 
-    The labels are what alerts and the dashboard select by: no metric has them of itself.
+    Alerts and the dashboard select by the labels: the metrics have none of their own.
     """
     front = plan.config.runtime.front
     booted = [server for server in (*plan.servers, *plan.remote) if server.initial]
@@ -188,7 +188,7 @@ def _json(value: Any) -> str:
 
 
 def _requests_lost(target: ExportName, server: ServerPlan) -> list[Finding]:
-    """Warnings for what our front does to requests and the target does not: `setParams` would overrule a client."""
+    """Warnings for request changes that the target cannot make: `setParams` would overrule a client."""
     config = server.config
     lost: dict[str, tuple[Iterable[str], str]] = {
         "request_defaults": (config.request_defaults or (), "clients must send them"),
@@ -229,4 +229,4 @@ EXPORTS: dict[ExportName, Export] = {
     "alerts": Export("alerts.yml", lambda plan, _, __: _scrape("alerts", plan)),
     "grafana": Export("grafana.json", _grafana),
 }
-"""By name in `deploy.targets`."""
+"""Keyed by the names in `deploy.targets`."""

@@ -1,4 +1,4 @@
-"""What a build knows, and what the user adds by hand for it: `extra_args` and `env`. Pure."""
+"""What a build knows, and what the user adds by hand: `extra_args` and `env`. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.render.passed import HARMLESS, REFUSED, UNPRICED, by_flag
 from launcher.render.spellings import TABLE, Meaning, expert_key
 
 ON_OFF = frozenset({"on", "enabled", "true", "1", "off", "disabled", "false", "0", "auto", "-1"})
-"""What `is_truthy`, `is_falsey` and `is_autoy` accept (llama.cpp common/arg.cpp)."""
+"""Values that `is_truthy`, `is_falsey` and `is_autoy` accept (llama.cpp common/arg.cpp)."""
 
 
 def refused_value(flag: Flag, word: str, value: str) -> str | None:
@@ -58,7 +58,7 @@ SECRET_FLAGS = {"--api-key": "--api-key-file", "--hf-token": None}
 REFUSALS, UNKNOWN_PRICES = by_flag(REFUSED), by_flag(UNPRICED)
 NOTHING_TO_PLAN = frozenset(by_flag(HARMLESS)) | {name for meaning in TABLE if meaning.soft for name in meaning.owns}
 COMMON_KEYS = ("general.", "tokenizer.", "adapter.", "quantize.", "split.", "clip.")
-"""Beginnings of metadata keys that every architecture has."""
+"""Beginnings of metadata keys that every architecture may have."""
 
 
 def walk(words: tuple[str, ...], index: Mapping[str, Flag]) -> Iterator[tuple[int, str, Flag | None, tuple[str, ...]]]:
@@ -118,7 +118,7 @@ def _unplanned(key: str, word: str, flag: Flag, dialect: Dialect, remove: str) -
 
 
 def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding]:
-    """The build loads models of the server's and its draft's architecture, where it is known which it loads."""
+    """Whether the build loads the architectures of the server's model and draft, if its list is known."""
     draft = server.draft.architecture.arch if server.draft else None
     for field, arch in (("model", server.model.architecture.arch), ("draft.model", draft)):
         if arch is None or not dialect.architectures or arch in dialect.architectures:
@@ -129,7 +129,7 @@ def check_architecture(server: ServerPlan, dialect: Dialect) -> Iterator[Finding
 
 
 def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Iterator[Finding]:
-    """Metadata keys that this model does not have: the server takes them without a word and reads them never."""
+    """Metadata keys that this model does not have: the server accepts them silently and never reads them."""
     arch = server.model.architecture.arch
     for value in ",".join(values).split(","):
         name = value.partition("=")[0]
@@ -139,7 +139,7 @@ def _unread_keys(key: str, values: tuple[str, ...], server: ServerPlan) -> Itera
 
 
 ENGINE_VARIABLES = ("LLAMA_ARG_", "LLAMA_API_KEY")
-"""Beginnings of names that only llama-server reads, as flags: one that no flag has is read by nobody."""
+"""Beginnings of environment names that only llama-server reads, as flags; without such a flag nothing reads them."""
 
 
 def check_environment(env: Mapping[str, str], key: str, dialect: Dialect) -> Iterator[Finding]:

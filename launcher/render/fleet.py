@@ -22,7 +22,7 @@ from launcher.render.units import runtime_tier, service_values, tier_values, uni
 
 
 class Rendered(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything made of a plan: the files, what the runtime reads (also among the files), argv by server, findings."""
+    """Everything made from a plan: files, what the runtime reads (also among the files), argv by server, findings."""
 
     deployment: Deployment
     manifest: FleetManifest

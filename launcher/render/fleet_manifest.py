@@ -1,4 +1,4 @@
-"""`FleetPlan` → `FleetManifest`: what the runtime executes, and what it should keep to. Pure."""
+"""`FleetPlan` → `FleetManifest`: what the runtime runs, and its service levels. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from launcher.render.units import probe_kind
 
 
 def targets_of(plan: FleetPlan) -> tuple[TargetUnit, ...]:
-    """What the config wants to be kept to, of the servers of `plan`."""
+    """The service levels that the config sets for the servers of `plan`."""
     cycle = plan.config.orchestration
     found = []
     if cycle and cycle.swap_target_s is not None and any(s.config.exclusive for s in plan.servers):
@@ -44,7 +44,7 @@ def targets_of(plan: FleetPlan) -> tuple[TargetUnit, ...]:
 
 
 _PARTS = ("model", "kv", "recurrent", "output", "compute", "draft", "projector", "overhead")
-"""Of `DeviceMemory`, what makes up committed and file."""
+"""Fields of `DeviceMemory` that make up committed and file."""
 
 
 def fleet_manifest(
@@ -150,7 +150,7 @@ def _rung_unit(rung: RungPlan, command: Command, plan: FleetPlan) -> RungUnit:
 
 
 def _needs(server: ServerPlan, plan: FleetPlan) -> tuple[DeviceNeed, ...]:
-    """What it takes by device; of RAM, too, what it takes of its host's GPUs that use it."""
+    """Memory per device; RAM includes what it takes of GPUs that use the host's RAM."""
     pooled = plan.config.hardware.machine(server.on).pooled
     drawn = [m for m in server.memory if m.device in pooled]
     more = {"ram": (sum(m.committed_bytes for m in drawn), sum(m.peak_bytes for m in drawn))}

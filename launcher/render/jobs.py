@@ -23,15 +23,16 @@ PLACES, LOGS = "places", "logs"
 """Folders of the fleet's directory: where jobs say where they are, and where they write."""
 _FURTHER = 9
 _FURTHER_STEP = 1000
-"""How many more ports are tried where one is taken, and how far apart: the next one is the next server's."""
+"""Number of further ports tried where one is taken, and the distance between them: the next one is the next
+server's."""
 _LAST_PORT = 65535
 _FRONT_BYTES = 1024 * MIB
 
 
 def job_command(server: ServerPlan, plan: FleetPlan, engines: Engines) -> tuple[Command, list[str]]:
-    """How `server` is run on whatever node it lands; what is lost of its plan there.
+    """The command of `server` on whatever node it lands; and what is lost of its plan there.
 
-    Slurm numbers a job's cards from 0, and gives CPUs whole: more threads than CPUs would wait for each other.
+    Slurm numbers a job's cards from 0, and gives whole CPUs: more threads than CPUs would wait for each other.
     """
     settings = plan.config.deploy.slurm or SlurmConfig()
     here, lost = as_in_pod(server, plan)
@@ -133,7 +134,7 @@ def front_values(plan: FleetPlan, name: str) -> dict[str, Any]:
 
 
 def common_options(settings: SlurmConfig) -> tuple[str, ...]:
-    """What every job is submitted with."""
+    """Options with which every job is submitted."""
     named = {name: getattr(settings, name) for name in ("partition", "account", "qos", "time")}
     return (*(f"--{name}={value}" for name, value in named.items() if value is not None), *settings.options)
 

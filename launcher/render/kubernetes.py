@@ -1,4 +1,4 @@
-"""A fleet as objects for Kubernetes, without definitions of its own: one file a process, the front, the network. Pure.
+"""A fleet as objects for Kubernetes, without custom resources: one file per process, the front, the network. Pure.
 
 Requests are limits and come from the plan, so that the scheduler places what was planned and nothing is evicted for
 memory. Servers that start on demand or take turns have no pods until the front scales them (`launcher.render.led`).
@@ -50,9 +50,9 @@ from launcher.render.routes import outside_targets, routing_table
 FLEET_DIR = "/etc/launch/fleet"
 FRONT = "front"
 CONFIG_MAP_BYTES = 1024 * 1024
-"""What the API server takes in one object."""
+"""Bytes that the API server accepts in one object."""
 _FRONT_BYTES = 512 * 1024**2
-"""For the front without the bodies that it holds."""
+"""Memory of the front without the bodies that it holds."""
 
 
 def kubernetes_files(
@@ -234,7 +234,7 @@ def _front_container(
 
 
 def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) -> tuple[list[Object], list[str]]:
-    """A service that is a container already; what its pod does not have."""
+    """A service that is a container already; what its pod lacks."""
     config, container = beside.config, beside.config.container
     lost: list[str] = []
     if container is None:
@@ -270,7 +270,7 @@ def _beside(beside: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) ->
 
 
 def _network(plan: FleetPlan, settings: KubernetesConfig) -> list[Object]:
-    """Who may speak with whom: the namespace with the front, the front with servers and names, servers with nobody."""
+    """Network policies: the namespace may reach the front, the front servers and DNS, servers nothing."""
     front = labels(plan, FRONT, own_name(plan, FRONT))
     processes = {
         "matchLabels": instance(plan),

@@ -1,4 +1,4 @@
-"""Servers that a front in a cluster starts and ends: what the front reads of them, and what it may do. Pure."""
+"""Servers that a front in a cluster starts and stops: what the front reads of them, and its rights. Pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from launcher.render.nodes import scaled
 from launcher.render.pods import Object, instance, labels, metadata, object_name, own_name, pod_port, written
 
 API_PORTS = (443, 6443)
-"""Where API servers listen, as their Service and as themselves: a network policy is about either."""
+"""Ports of API servers, as their Service and their own: a network policy applies to either."""
 _END_S = 10.0
-"""How much longer than its grace a pod may take to be gone: the kubelet looks and tells."""
+"""Seconds beyond its grace period until a pod is gone: the kubelet polls and reports."""
 _ELSEWHERE = "kubernetes"
-"""Where servers run that the front asks and does not start."""
+"""Host name for servers that the front asks and does not start."""
 
 
 def led_fleet(plan: FleetPlan, manifest: FleetManifest, containers: Mapping[str, Object]) -> FleetManifest:
@@ -186,7 +186,7 @@ def _limit(container: Object) -> int | None:
 def asked_of(
     unit: ServerUnit | ServiceUnit, limit: int | None, on: str, whole: Mapping[str, int]
 ) -> tuple[DeviceNeed, ...]:
-    """What its pod or job asks for, by device. `limit`: bytes of RAM that it may take. `whole`: bytes of cards."""
+    """Requests of its pod or job, per device. `limit`: bytes of RAM that it may take. `whole`: bytes of cards."""
 
     def asked(need: DeviceNeed) -> DeviceNeed:
         device = on_host(on, need.device)
@@ -225,7 +225,7 @@ def node_budgets(plan: FleetPlan, always: list[DeviceNeed]) -> tuple[DeviceBudge
 
 
 def device_name(device: DevicePlan) -> str:
-    """What a device is called among those of all nodes."""
+    """A device's name among those of all nodes."""
     return on_host(device.host if isinstance(device.host, str) else "", device.name)
 
 

@@ -1,4 +1,4 @@
-"""What a fleet declares and objects for Kubernetes have no words for, as one warning a matter. Pure."""
+"""What a fleet declares and Kubernetes objects cannot express, as one warning per topic. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from launcher.render.command import Command
 from launcher.render.passed import WRITTEN, named_files
 
 STATE_DIR = "/var/lib/launch"
-"""Where the front's pod may write, beside /tmp."""
+"""The directory that the front's pod may write, beside /tmp."""
 _SHOWN = 3
 
 Lost = Iterable[tuple[str, str]]
-"""What is left out, and of which server, service, hook or setting."""
+"""Something left out, and the server, service, hook or setting that it belongs to."""
 
 
 def left_out(lost: Lost, *, of: str = "objects", key: str = "deploy.kubernetes") -> list[Finding]:
-    """`lost` as findings at `key`, each matter once."""
+    """`lost` as findings at `key`, each topic once."""
     found: dict[str, list[str]] = {}
     for what, name in lost:
         found.setdefault(what, []).append(name)
@@ -32,7 +32,7 @@ def left_out(lost: Lost, *, of: str = "objects", key: str = "deploy.kubernetes")
 
 
 def without_fleet(plan: FleetPlan) -> Iterator[tuple[str, str]]:
-    """What concerns no single process."""
+    """Losses that concern no single process."""
     runtime, front = plan.config.runtime, plan.config.runtime.front
     for name, hook in plan.config.hooks.items():
         if hook.enabled:
@@ -56,7 +56,7 @@ def kept_in_pod(path: str) -> bool:
 
 
 def without_server(server: ServerPlan, plan: FleetPlan, command: Command) -> Iterator[str]:
-    """What the node decides, and no pod; what only our runtime on its own machine does."""
+    """Losses of a server: what the node decides, and what only our own runtime does."""
     if command.prefix or server.config.cpus or server.config.numa:
         yield "CPUs and NUMA nodes: the kubelet chooses them (cpuManagerPolicy static, topologyManagerPolicy)"
     if "mlock" in server.settings.load_mode:
@@ -77,7 +77,7 @@ def without_server(server: ServerPlan, plan: FleetPlan, command: Command) -> Ite
 
 
 def without_service(service: ServicePlan) -> Iterator[str]:
-    """What the pod of a container does not have."""
+    """Losses of a container's pod."""
     container = service.config.container
     if container is None:
         return

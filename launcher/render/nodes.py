@@ -1,4 +1,4 @@
-"""What a cluster cannot hold of a fleet, or would refuse of it, found before anything is applied. Pure."""
+"""What does not fit a cluster, or would be refused by it, found before anything is applied. Pure."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def beside_together(plan: FleetPlan, host: str) -> list[ServicePlan]:
 
 
 def pod_memory(server: ServerPlan) -> int:
-    """What its pod may take, 0 without a limit."""
+    """The memory limit of its pod; 0 for none."""
     limit = memory_max(server)
     return 0 if limit == "infinity" else int(limit)
 
 
 Scheduler = Literal["kubernetes", "slurm"]
-"""Who places what on nodes."""
+"""The program that places processes on nodes."""
 _CALLED: dict[Scheduler, tuple[str, str, str, str]] = {
     "kubernetes": ("pod", "Kubernetes", "render/kubernetes-node", "render/kubernetes-card"),
     "slurm": ("job", "Slurm", "render/slurm-node", "render/slurm-card"),

@@ -1,7 +1,7 @@
-"""Flags that no field of the config speaks for: what they do to the plan, where they stand in `extra_args`. Pure.
+"""Flags without a config field: their effect on the plan, and their place in `extra_args`. Pure.
 
-Every flag of every recorded build is in `spellings.TABLE`, or in one of the lists here, or is found by name as one
-that nobody knows the effect of (tests/render/test_passed.py walks them all).
+Every flag of every recorded build is in `spellings.TABLE`, or in one of the lists here, or is reported by name as one
+of unknown effect (tests/render/test_passed.py walks them all).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "a secret, which is an error of its own": ("--api-key", "--hf-token"),
     "metadata, which has checks of its own": ("--override-kv",),
 }
-"""Why a flag changes nothing that is planned → such flags, by a name that each of their builds knows."""
+"""Why a flag changes nothing in the plan → such flags, by a name that each of their builds knows."""
 
 _PRESETS = (
     *("--embd-gemma-default", "--fim-qwen-1.5b-default", "--fim-qwen-14b-spec", "--fim-qwen-30b-default"),
@@ -90,7 +90,7 @@ UNPRICED: dict[str, tuple[str, ...]] = {
         *("--spec-draft-cpu-moe", "--spec-draft-n-cpu-moe", "--spec-draft-override-tensor"),
     ),
 }
-"""What the plan gets wrong → flags that do it."""
+"""The error in the plan → flags that cause it."""
 
 READ, WRITTEN = "read", "written"
 FILES: dict[str, str] = {
@@ -107,7 +107,7 @@ FILES: dict[str, str] = {
 """Flags whose value is a path, or several with commas, and what the server does there. `--api-key-file` is a
 credential (`server_keys`)."""
 SCALED = frozenset({"--lora-scaled", "--control-vector-scaled"})
-"""Each path has `:SCALE` behind it."""
+"""Flags whose paths are each followed by `:SCALE`."""
 
 
 def by_flag(lists: dict[str, tuple[str, ...]]) -> dict[str, str]:
@@ -138,7 +138,7 @@ def named_files(words: tuple[str, ...], use: str = READ) -> tuple[str, ...]:
 
 FLAG = "--api-key-file"
 CREDENTIAL = "%d/api-key"
-"""Where a unit finds the copy that systemd made of the file."""
+"""Path of systemd's copy of the file, as a unit sees it."""
 
 
 def own_key_file(extra_args: tuple[str, ...]) -> str | None:

@@ -48,9 +48,9 @@ def with_peer_names(plan: FleetPlan) -> FleetPlan:
 
 
 def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig) -> tuple[list[Object], list[str]]:
-    """A peer's Deployment and Service; what its pod does not have.
+    """A peer's Deployment and Service; what its pod lacks.
 
-    It has one client at a time, and a probe would be one: that its process lives is all that is looked at.
+    It serves one client at a time, and a probe would be one: only its process is watched.
     """
     lost: list[str] = []
     engine = plan.config.servers[peer.name.rpartition("-rpc")[0]].engine
@@ -72,7 +72,7 @@ def peer_objects(peer: ServicePlan, plan: FleetPlan, settings: KubernetesConfig)
 
 
 def peer_network(plan: FleetPlan) -> Iterator[tuple[str, Object]]:
-    """Who may speak with peers, which ask nobody for a key: servers of the fleet alone."""
+    """Network policy of peers, which require no key: only servers of the fleet may reach them."""
     own, others = peers(plan), _elsewhere(plan)
     chosen, heads = labels(plan, KIND), labels(plan, "server")
     names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]

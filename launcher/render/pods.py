@@ -23,12 +23,12 @@ from launcher.render.passed import files_of, own_key_file
 from launcher.render.units import memory_max
 
 PROBE_S = 5
-"""Between two looks at a server that loads."""
+"""Seconds between two probes of a server that loads."""
 USER = 10001
-"""Whom containers run as: nobody's number on the nodes."""
+"""User id of containers, unused on the nodes."""
 
 PORT = 8080
-"""Where a server listens in its pod that has a unix socket elsewhere."""
+"""Port in the pod of a server that has a unix socket elsewhere."""
 RESERVED_CPUS = 3
 """CPUs of a node for two fronts and the kubelet."""
 OWN = ("front", "fleet", "servers", "clients", "peers", "heads")
@@ -39,7 +39,7 @@ LABEL_CHARACTERS = 57
 """Of those, so that names of pods and their sets show it whole."""
 
 _NO_LABEL = re.compile(r"[^A-Za-z0-9_.-]")
-"""What the name of a deployment may have and no label's value."""
+"""Characters of a deployment's name that no label value may have."""
 
 Object = dict[str, Any]
 
@@ -163,7 +163,7 @@ def deployment(
 
 
 def service(plan: FleetPlan, name: str, own: Mapping[str, str], port: int, protocol: str = "http") -> Object:
-    """A name and an address for the pods of one Deployment. `protocol`: what its container calls the port."""
+    """A name and an address for the pods of one Deployment. `protocol`: the container's name of the port."""
     ports = [{"name": protocol, "port": port, "targetPort": protocol}]
     return {
         "apiVersion": "v1",
@@ -184,7 +184,7 @@ def disruption_budget(plan: FleetPlan, name: str, own: Mapping[str, str]) -> Obj
 
 
 def pod_defaults(grace_s: float) -> Object:
-    """What every pod has: no token, no user of the node's, none of the variables that name other services."""
+    """Settings of every pod: no token, none of the node's users, no variables that name other services."""
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a service named llama_arg would set llama-server's flags
@@ -200,7 +200,7 @@ def pod_defaults(grace_s: float) -> Object:
 
 
 def on_node(host: str, settings: KubernetesConfig) -> Object:
-    """The node of a pod of `host`; any, where there is but one host."""
+    """The node for pods of `host`; any, if there is one host only."""
     return {"nodeSelector": {"kubernetes.io/hostname": settings.nodes.get(host, host)}} if host else {}
 
 
@@ -214,7 +214,7 @@ def with_tmp(container: Object, mounts: Iterable[Object] = (), volumes: Iterable
 
 
 def confined() -> Object:
-    """What every container may: nothing that inference does not need."""
+    """The security context of every container: nothing that inference does not need."""
     return {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 
 
@@ -237,7 +237,7 @@ def key_mounts(files: Iterable[str], settings: KubernetesConfig) -> tuple[list[O
 
 
 def pod_port(port: int) -> int:
-    """Where a server listens in its pod: as planned, or on a port of its own where that is a unix socket (0)."""
+    """The port of a server in its pod: as planned, or one of its own where that is a unix socket (0)."""
     return port or PORT
 
 
@@ -253,7 +253,7 @@ def literal(text: str) -> str:
 
 
 def written(text: str) -> str:
-    """What `literal` was made of."""
+    """The inverse of `literal`."""
     return text.replace("$$", "$")
 
 
@@ -326,7 +326,7 @@ def service_resources(beside: ServicePlan, plan: FleetPlan, lost: list[str]) -> 
 def card_amounts(
     devices: Iterable[str], gpus: Mapping[str, GpuConfig], names: Mapping[str, str], lost: list[str], lacks: str
 ) -> dict[str, int]:
-    """How many cards of each kind, by `names` of backends; `lost` is told what `lacks` of devices that have none."""
+    """Number of cards of each kind, by `names` of backends; `lost` gets what `lacks` says of devices without one."""
     amounts: dict[str, int] = {}
     for device in devices:
         backend = gpus[device].backend if device in gpus else "unknown"
@@ -347,7 +347,7 @@ def cards_asked(devices: Iterable[str], host: str, plan: FleetPlan, lost: list[s
 
 
 def _cpu_share(plan: FleetPlan, host: str) -> float:
-    """What part of its threads a server asks for on `host`: all, unless more threads than CPUs were planned there.
+    """The share of its threads that a server requests on `host`: all, unless more threads than CPUs were planned there.
 
     Threads may outnumber CPUs, as servers are seldom all busy; requests may not, or pods would wait for ever.
     """

@@ -1,4 +1,4 @@
-r"""Text in units, scripts and pages: what none may carry, and how the rest is quoted. Pure.
+r"""Text in units, scripts and pages: characters that none may contain, and quoting of the rest. Pure.
 
 Rules of unit files: systemd.service(5) "Command lines", systemd.syntax(7) "Quoting"; src/basic/extract-word.c. Words
 are wrapped in `"`, with `\` and `"` escaped, newlines and other control characters written as escapes, and `%` doubled
@@ -83,7 +83,7 @@ def _given(config: FleetConfig) -> Iterator[tuple[str, str]]:
 
 
 def open_secrets(plan: FleetPlan) -> Iterator[Finding]:
-    """`render/open-secret`: values that are secrets by their names, and would stand in files that everybody reads."""
+    """`render/open-secret`: values that are secrets by their names, and would be written to world-readable files."""
     config = plan.config
     for collection in ("servers", "services", "engines"):
         for name, entry in getattr(config, collection).items():
@@ -154,7 +154,7 @@ def _open(key: str, name: str) -> Finding:
 
 
 def shell_lines(argv: Iterable[str]) -> tuple[str, ...]:
-    """`argv` quoted for sh, one flag with its values a line, to be joined by a backslash and a line break.
+    """`argv` quoted for sh, one flag with its values per line, to be joined by a backslash and a line break.
 
     A new line begins at each word that starts with `-`; negative numbers stay with their flag.
     """

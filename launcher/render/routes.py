@@ -1,4 +1,4 @@
-"""`FleetPlan` → `RoutingTable`: every name a request may use → servers, and what others run. Pure."""
+"""`FleetPlan` → `RoutingTable`: every name a request may use → servers, and outside targets. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resolve(
 
 
 def _claims(server: ServerPlan) -> tuple[tuple[str, ...], ...]:
-    """Names by which a server is asked, the most direct first."""
+    """Names by which requests reach a server, the most direct first."""
     config = server.config
     return (server.name,), config.roles, (*config.aliases, *config.faces), (server.model.entry, config.model)
 
@@ -47,14 +47,14 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def outside_targets(plan: FleetPlan) -> tuple[RouteTarget, ...]:
-    """Upstreams, then services; those of a tier that is never started are nobody's."""
+    """Upstreams, then services; those of a tier that never starts have no target."""
     services = (s for s in plan.services if s.config.models and s.starts != "never")
     upstreams = plan.config.upstreams.items()
     return (*(_upstream(name, config) for name, config in upstreams), *(_service(service) for service in services))
 
 
 def _upstream(name: str, config: UpstreamConfig) -> RouteTarget:
-    """What somebody else runs: from here it is up, or does not answer."""
+    """A target that somebody else runs: from here it is up, or does not answer."""
     parts = urlsplit(config.url)
     base = parts.path.rstrip("/") or _V1
     return _outside(
@@ -80,7 +80,7 @@ def _upstream(name: str, config: UpstreamConfig) -> RouteTarget:
 
 
 def _service(service: ServicePlan) -> RouteTarget:
-    """A process of this fleet: started, stopped and looked after as servers are."""
+    """A target of this fleet: started, stopped and supervised as servers are."""
     config = service.config
     url = f"http://{spelled(config.host, service.port)}{_V1}"
     return _outside(
@@ -158,7 +158,7 @@ def routing_table(plan: FleetPlan) -> RoutingTable:
 
 
 def _target(server: ServerPlan, plan: FleetPlan) -> RouteTarget:
-    """One upstream. Who runs on another host is started there, so that from here it is up, or does not answer."""
+    """One upstream. One on another host is started there, so that from here it is up, or does not answer."""
     remote = server.on != plan.on
     return RouteTarget(
         name=server.name,
@@ -196,7 +196,7 @@ def here_target(target: RouteTarget, server: ServerPlan) -> RouteTarget:
 
 
 def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
-    """What answers when a request names none: as written (replicas by their name), else the only one for text."""
+    """The server for requests that name none: as written (replicas by their name), else the only one for text."""
     written = plan.config.routing.default
     if written is not None:
         servers = names.get(written, ())
@@ -208,7 +208,7 @@ def _default(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> str | None:
 
 
 def _by_kind(plan: FleetPlan, names: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Who answers each kind of request that names no model: as written, else the first that does it, resident first."""
+    """The server for each kind of request that names no model: as written, else the first able one, resident first."""
     servers = sorted((*plan.servers, *plan.remote), key=lambda s: START_RANK[s.starts])
     able = {
         "embedding": [s.name for s in servers if s.settings.embedding and s.pooling != "rank"],

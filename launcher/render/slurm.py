@@ -1,7 +1,7 @@
-"""A fleet as jobs for Slurm: a batch script a server, the front, and what the front reads. Pure.
+"""A fleet as jobs for Slurm: one batch script per server, the front, and the front's files. Pure.
 
 Every server is submitted and cancelled by the front, whose runtime decides as everywhere. Slurm itself keeps a server
-from running twice, and two of an exclusive group at once: their jobs have one name and wait for each other
+from running twice, and two of an exclusive group from running at once: their jobs have one name and wait for each other
 (`--dependency=singleton`).
 """
 
@@ -32,11 +32,11 @@ from launcher.render.routes import here_target, routing_table
 from launcher.render.units import memory_max
 
 NOWHERE = "slurm.invalid"
-"""Where a server is of which nobody knows yet where it landed (RFC 2606)."""
+"""Host name of a server until it is known where it landed (RFC 2606)."""
 _END_S = 35.0
-"""How much longer than its grace a job may take to be gone: KillWait, 30 s by default, and a look."""
+"""Seconds beyond its grace period until a job is gone: KillWait, 30 s by default, and a poll."""
 _PLAIN = re.compile(r"[A-Za-z0-9_.,:;/@%&|*()\[\]!=+-]+")
-"""What an option of sbatch may have here: nothing that its own reader of `#SBATCH` lines takes for more."""
+"""Characters of an sbatch option here: nothing that sbatch's reader of `#SBATCH` lines interprets."""
 _TIME = re.compile(r"(?i)\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|unlimited|infinite")
 _FOLDER = re.compile(r"/[A-Za-z0-9_./@:,=+-]*")
 _OURS = frozenset(
@@ -142,7 +142,7 @@ def _led(plan: FleetPlan, manifest: FleetManifest, commands: Mapping[str, Comman
     whole = {device_name(d): d.capacity_bytes for d in plan.devices if d.kind == "gpu"}
 
     def as_job(unit: ServerUnit) -> ServerUnit:
-        """Nobody waits for another: they lie on nodes of their own, and one may wait long for its node."""
+        """Without dependencies: jobs are on nodes of their own, and one may wait long for its node."""
         limit = limits[unit.name]
         memory = asked_of(unit, None if limit == "infinity" else int(limit), on[unit.name], whole)
         job = placed(unit, commands[unit.name].words, NOWHERE, end_s=_END_S, memory=memory)

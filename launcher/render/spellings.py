@@ -1,9 +1,9 @@
 """Meaning → flags: the one table of how a server's choices are spelled for any llama-server build. Pure.
 
 Each row offers alternatives in order of preference; `launcher.render.command` takes the first whose flags, arity and
-values the build accepts. An empty alternative `()` means that a build without the flag is taken to know no other
-state: it may be started without a word, and a warning says so, since a flag may also be gone for a new name.
-Sources: llama.cpp common/arg.cpp of builds b10068, b10092 and b10434, and the names that older builds used.
+values the build accepts. An empty alternative `()` means that a build without the flag is assumed to know no other
+state: nothing is passed, and a warning says so, since the flag may also have been renamed. Sources: llama.cpp
+common/arg.cpp of builds b10068, b10092 and b10434, and the names that older builds used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Placement(NamedTuple):
     draft: tuple[str, ...] = ()
     """Where the layers of a draft go: its own, else the server's."""
     projector: tuple[str, ...] = ()
-    """That of the projector, where it has its own."""
+    """Device of the projector, if it has its own."""
 
     def buffer(self, device: str) -> str:
         """llama.cpp's name of a device's buffer type: the device's; of an RPC server the first, with its endpoint."""
@@ -41,11 +41,11 @@ class Placement(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """One choice: its config key, every flag that decides it, how it is said.
+    """One choice: its config key, every flag that decides it, and its spelling.
 
-    `key` is below `servers.NAME`. `owns` are the flags that `extra_args` may not use because the plan depends on
-    this choice; with `soft` it does not, and a flag in `extra_args` replaces ours. `through`: what the choice follows
-    from where its own key is left out; a field of the server, or a whole key with `{name}` in it.
+    `key` is below `servers.NAME`. `owns` are the flags that `extra_args` may not use because the plan depends on this
+    choice; with `soft` it does not, and a flag in `extra_args` replaces ours. `through`: what the choice follows from
+    where its own key is left out; a field of the server, or a whole key with `{name}` in it.
     """
 
     key: str
@@ -91,7 +91,7 @@ NOT_FLAGS = {
     "env": "environment",
     "waive": "findings",
 }
-"""ServerConfig fields that no flag spells, and who uses them instead."""
+"""ServerConfig fields without a flag, and their readers."""
 
 
 def _spelled(value: object, *flags: str) -> Alternatives:
@@ -103,7 +103,7 @@ def _say_any(value: object, flag: str) -> Alternatives:
 
 
 def _unless_default(*words: str) -> Alternatives:
-    """`words` where the build has them; silence where it has not, because it then knows no other state."""
+    """`words` if the build has them; nothing if it does not, because it then knows no other state."""
     return (words, ())
 
 
@@ -230,7 +230,7 @@ def _placement(s: ServerPlan, p: Placement) -> Alternatives:
 
 
 def _split(s: ServerPlan, p: Placement) -> Alternatives:
-    """How devices share the model. `none` has one device left, which is said by `--device`."""
+    """How devices share the model. With `none` one device is left, which `--device` sets."""
     if s.config.split_mode == "layer":
         return _unless_default("--split-mode", "layer") if len(p.devices) > 1 else ()
     if s.config.split_mode == "none":

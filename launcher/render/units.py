@@ -1,4 +1,4 @@
-"""systemd units of a fleet: one service a server, one target and one slice a tier; their names and folders. Pure.
+"""systemd units of a fleet: one service per server, one target and one slice per tier; names and folders. Pure.
 
 Facts behind the choices are in the templates beside the lines they explain.
 """
@@ -27,7 +27,7 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S
 
 
 def probe_kind(server: ServerPlan) -> ProbeKind:
-    """What `server` is asked for: rerank by pooling, embedding, else a completion."""
+    """The probe request for `server`: rerank by pooling, embedding, else a completion."""
     if server.pooling == "rank":
         return "rerank"
     return "embedding" if server.settings.embedding else "completion"
@@ -107,7 +107,7 @@ def _socket_folder(server: ServerPlan, plan: FleetPlan) -> tuple[str | None, Fin
 
 
 def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
-    """Who else has a unix socket in `folder`, and does not take turns with `server`."""
+    """Servers with a unix socket in `folder` that do not take turns with `server`."""
     for other in plan.servers:
         turns = server.config.exclusive is not None and server.config.exclusive == other.config.exclusive
         there = _folder_below_run(other.config.host, plan) == folder
@@ -120,12 +120,12 @@ def _sharing(server: ServerPlan, folder: str, plan: FleetPlan) -> Iterator[str]:
 EXPOSURE_CPU, EXPOSURE_GPU, EXPOSURE_COMMAND, EXPOSURE_RUNTIME = 1.0, 1.5, 1.5, 2.0
 """What `systemd-analyze security` may say at most of each kind of unit; `launch install` holds units to it."""
 EXPOSURE_OPEN = 0.2
-"""More for a server that other machines reach."""
+"""Added for a server that other machines reach."""
 EXPOSURE_ALONE = 0.6
-"""Less for a server that has no network: it is reached by its unix socket."""
+"""Saved by a server without network, which is reached by its unix socket."""
 
 RESTART_S = 3.0
-"""What ended waits at least so long for systemd to start it again: a living runtime, which decides, is quicker."""
+"""Pause before systemd restarts a process: a live runtime, which decides otherwise, is quicker."""
 
 LONGEST_S = 10**9
 """The longest interval a unit gets (32 years): systemd counts microseconds in 64 bits, and refuses more."""
@@ -134,7 +134,7 @@ MOST_STARTS = 2**31 - 1
 """The highest StartLimitBurst=: systemd ignores what has more than 32 bits."""
 
 GPU_HOST_BYTES = 2048 * MIB
-"""Room for a GPU driver's host memory, which no plan counts."""
+"""Host memory of a GPU driver, which no plan counts."""
 
 _HIDDEN = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 # what ProtectHome and PrivateTmp hide
 """Directories that the sandbox hides; files of a server below them are bound in, read-only."""
@@ -158,7 +158,7 @@ def unit_values(plan: FleetPlan, unit: str, tier: str, description: str, start_t
 def service_values(
     server: ServerPlan, plan: FleetPlan, command: Command, *, unit: str
 ) -> tuple[dict[str, Any], tuple[Finding, ...]]:
-    """Everything that `server.service.j2` needs for `server`, or a fallback of it; `command` is how it is run."""
+    """Values of `server.service.j2` for `server`, or a fallback rung of it; `command` is its command."""
     deploy = plan.config.deploy
     hidden = hidden_paths(server, command.words[0])
     keys = own_key_file(server.config.extra_args)
@@ -193,7 +193,7 @@ def service_values(
 
 
 def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> dict[str, Any]:
-    """What the unit of `server` may see and do. `hidden`: what of its files the sandbox would hide."""
+    """The sandbox of the unit of `server`. `hidden`: those of its files that the sandbox would hide."""
     config, deploy = server.config, plan.config.deploy
     gpus = [plan.config.hardware.gpus[name] for name in server.settings.devices if name in plan.config.hardware.gpus]
     allow = device_nodes(gpu.backend for gpu in gpus)
@@ -219,7 +219,7 @@ def _confined(server: ServerPlan, plan: FleetPlan, hidden: tuple[str, ...]) -> d
 
 
 def sandbox(plan: FleetPlan, bound: Iterable[str], ports: tuple[int, ...], *, loopback: bool) -> dict[str, Any]:
-    """What `sandbox.j2` needs for a process without a GPU; `bound` is hidden from it, and bound in."""
+    """Values of `sandbox.j2` for a process without a GPU; `bound` is hidden from it, and bound in."""
     return {
         "user_scope": plan.config.deploy.scope == "user",
         "user": plan.config.deploy.user,
@@ -237,7 +237,7 @@ def sandbox(plan: FleetPlan, bound: Iterable[str], ports: tuple[int, ...], *, lo
 
 
 def device_nodes(backends: Iterable[str]) -> tuple[str, ...]:
-    """What a process opens for GPUs of `backends`."""
+    """Device nodes that a process opens for GPUs of `backends`."""
     return tuple(dict.fromkeys(node for backend in backends for node in BACKENDS[backend].unit_devices))
 
 
@@ -279,7 +279,7 @@ def memory_max(server: ServerPlan) -> str:
 
 
 def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
-    """What the target and the slice of `tier` need: a boot starts what is always on, without the runtime."""
+    """Values of the target and the slice of `tier`: a boot starts what is always on, without the runtime."""
     boot = plan.config.tiers[tier].start == "boot"
     members = [s.name for s in plan.servers if s.tier == tier and starts_at_boot(s)]
     members += [s.name for s in plan.services if boot and s.config.tier == tier and s.config.builtin is None]
@@ -287,7 +287,7 @@ def tier_values(plan: FleetPlan, tier: str) -> dict[str, Any]:
 
 
 def hidden_paths(server: ServerPlan, binary: str) -> tuple[str, ...]:
-    """What the sandbox would hide from `server`: its files, and the directory of its binary (libraries lie there)."""
+    """Paths of `server` that the sandbox would hide: its files, and its binary's directory (libraries)."""
     files = (path for path in files_of(server) if path.startswith(_HIDDEN))
     return tuple(sorted({*files, *hidden_folder(binary)}))
 
@@ -298,7 +298,7 @@ def hidden_folder(program: str) -> tuple[str, ...]:
 
 
 def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
-    """Findings for paths that `BindReadOnlyPaths=` and `LoadCredential=` have no way to write."""
+    """Findings for paths that `BindReadOnlyPaths=` and `LoadCredential=` cannot express."""
     for path in paths:
         if any(c < " " for c in path):
             message = f"{path!r} has a control character and cannot be bound into a sandbox"
@@ -307,7 +307,7 @@ def _bad_paths(server: ServerPlan, paths: tuple[str, ...]) -> Iterator[Finding]:
 
 
 def _lines(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Quoted `words`, one flag with its values a line."""
+    """Quoted `words`, one flag with its values per line."""
     lines: list[str] = []
     for word in words:
         if lines and not word.startswith(("-", '"-')):

@@ -1,4 +1,4 @@
-"""What the front answers itself, from memory: one row a path. Nothing is waited for, and nobody is woken. I/O-free."""
+"""Requests that the front answers itself, from memory, by path. Waits for nothing and starts no server. I/O-free."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _CSP = b"content-security-policy: default-src 'none'; style-src 'unsafe-inline';
 
 
 class Page(NamedTuple):
-    """How a path is answered (GET and HEAD). Raises HttpError."""
+    """The function that answers a path (GET and HEAD). It may raise HttpError."""
 
     answer: Callable[[Exchange], None]
     is_open: bool = False
-    """To anybody, key or not: probes show none."""
+    """Whether callers need no key: probes have none."""
 
 
 def page_of(path: str) -> Page | None:
-    """The page at `path`; None: a server answers that."""
+    """The page at `path`; None: a server answers it."""
     if path.startswith(("/v1/models/", "/models/")):
         return PAGES["/models"] if path.rstrip("/").endswith("/models") else _MODEL
     return PAGES.get(path)
@@ -78,7 +78,7 @@ def _model(exchange: Exchange) -> None:
 
 
 def answer_props(exchange: Exchange) -> bool:
-    """Answer `/props` where no server can, and say whether it was. Raises HttpError."""
+    """Answer `/props` if no server can; returns whether it was answered. Raises HttpError."""
     view, head = exchange.view, exchange.head
     name = query_model(head.query) or head.seen.get(b"x-model", b"").decode("latin-1").strip()
     if not name and (len(view.targets) == 1 or b"x-task-type" in head.seen):

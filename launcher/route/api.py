@@ -1,6 +1,6 @@
 """The control API: status, stop, reload, logs. Served on a unix socket, to which the front passes `/v1/launch/`. I/O.
 
-Until the next version it is found below `/api/` too.
+Until the next version its paths exist below `/api/` too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Endpoints:
         return _json(self._control.status())
 
     async def stop(self, request: Request) -> Response:
-        """`POST /api/stop`."""
+        """`POST /api/stop`: stop servers, or everything; answers once that is begun, for servers once they are gone."""
         body = await _body(request, StopBody)
         self._check(body.names)
         await self._control.stop(body.names)
@@ -76,7 +76,7 @@ class _Endpoints:
             raise self._unknown(str(error.args[0] if error.args else "")) from None
 
     async def logs(self, request: Request) -> Response:
-        """`GET /api/logs/NAME?lines=200&follow=1`: the end of a log as text, and what is added to it."""
+        """`GET /api/logs/NAME?lines=200&follow=1`: the end of a log as text; with `follow`, also what is appended."""
         from starlette.responses import PlainTextResponse, StreamingResponse  # noqa: PLC0415  # late: 60 ms
 
         name = request.path_params["name"]
@@ -93,7 +93,7 @@ class _Endpoints:
         return StreamingResponse(follow(path, lines), media_type="text/plain", headers={"x-accel-buffering": "no"})
 
     async def describe(self, _: Request) -> Response:
-        """`GET /api/openapi.json`: what this API is."""
+        """`GET /api/openapi.json`: the description of this API."""
         return _json(openapi(__version__, {"stop": StopBody, "reload": ReloadBody}, _MAX_LINES))
 
     def _check(self, names: tuple[str, ...]) -> list[ProcessStatus]:
@@ -114,7 +114,7 @@ class _Endpoints:
 
 
 def control_app(control: Control, more: Sequence[BaseRoute] = ()) -> Starlette:
-    """The control API as an ASGI app, and `more` routes. It checks no caller: whoever mounts it does."""
+    """The control API as an ASGI app, with `more` routes. It does not check callers: whoever mounts it does."""
     from starlette.applications import Starlette  # noqa: PLC0415  # late: starlette costs 60 ms
     from starlette.exceptions import HTTPException  # noqa: PLC0415
     from starlette.routing import Route  # noqa: PLC0415
@@ -164,7 +164,7 @@ def tail(path: Path, lines: int) -> tuple[str, int]:
 
 
 async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
-    """The end of a file, then what is added to it, across rotation and truncation, until the reader leaves."""
+    """The end of a file, then what is appended, across rotation and truncation, until the reader disconnects."""
     text, offset = tail(path, lines)
     with contextlib.ExitStack() as opened:
         file = _opened(path, opened)
@@ -223,7 +223,7 @@ def _on_refusal(_: Request, error: HttpError) -> Response:
 
 
 def _on_launch_error(_: Request, error: LaunchError) -> Response:
-    """The runtime refuses: its findings, with the exit code that the command line gives them."""
+    """An error of the runtime: its findings, with the exit code that the command line gives them."""
     code = error.findings[0].code if error.findings else "refused"
     body = {"code": code, "message": str(error), "findings": error.findings, "exit_code": error.exit_code}
     return _json({"error": body}, 409)
@@ -237,5 +237,5 @@ def _on_http_exception(_: Request, error: Any) -> Response:
 
 
 def _on_bug(_: Request, __: Exception) -> Response:
-    """A bug of ours; Starlette raises it again for the log."""
+    """An unexpected exception; Starlette raises it again for the log."""
     return _json({"error": {"code": "internal_error", "message": "an internal error; see the log"}}, 500)

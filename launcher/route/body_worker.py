@@ -1,7 +1,7 @@
-"""What is read of a big body, in a process of its own. I/O: one socket, at whose other end is `body_reader`.
+"""Reads big bodies in a process of its own. I/O: one socket, with `body_reader` at its other end.
 
-A decoder holds the interpreter for as long as it runs, in whatever thread: 64 MB of JSON are 0.1 to several seconds in
-which nobody else would be answered. Bodies come and go as memory (`memfd_create`), questions and answers as msgpack.
+A decoder holds the interpreter lock as long as it runs, in any thread: 64 MB of JSON are 0.1 to several seconds in
+which no other client would be answered. Bodies are passed as memory (`memfd_create`), questions and replies as msgpack.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Refused = tuple[int, str, str, str | None]
 
 
 class BodyQuestion(msgspec.Struct):
-    """What to do with the body that comes along: `model`, `outline` or `filtered`, and with what."""
+    """What to do with the body that is sent along: `model`, `outline` or `filtered`, and its arguments."""
 
     what: str
     args: tuple[Any, ...]
 
 
 class BodyReply(msgspec.Struct):
-    """What came of it: a value, a changed body (which comes along), or an HttpError's parts."""
+    """The result: a value, a changed body (sent along), or the fields of an HttpError."""
 
     value: Any = None
     changed: bool = False
@@ -59,7 +59,7 @@ def _reply_to(question: BodyQuestion, body: bytes) -> tuple[BodyReply, bytes]:
 
 
 def outline(body: bytes) -> bytes:
-    """A request with what it asks last, both ends of it, and with its other short values: enough to decide by."""
+    """The request with both ends of its last prompt and its short values: enough to route it. Raises HttpError."""
     try:
         sent = msgspec.json.decode(body.removeprefix(BOM), type=dict[str, msgspec.Raw])
         kept: dict[str, Any] = {k: v for k, v in sent.items() if len(bytes(v)) <= _SHORT_BYTES}
@@ -72,7 +72,7 @@ def outline(body: bytes) -> bytes:
 
 
 def _last(value: Any) -> Any:
-    """The text of a prompt, or of the last message of a user."""
+    """The text of a prompt, or of the last user message, cut to both its ends."""
     if isinstance(value, str):
         return value if len(value) <= _SHORT_BYTES else f"{value[: _SHORT_BYTES // 2]}\n{value[-_SHORT_BYTES // 2 :]}"
     users = [m for m in value if isinstance(m, dict) and m.get("role") == "user"] if isinstance(value, list) else []
@@ -84,7 +84,7 @@ def _last(value: Any) -> Any:
 
 
 def memory_of(parts: bytes) -> int:
-    """A descriptor of memory that holds `parts`."""
+    """A descriptor of a memfd that holds `parts`."""
     fd = os.memfd_create("body", os.MFD_CLOEXEC)
     left = memoryview(parts)
     while left:
@@ -93,7 +93,7 @@ def memory_of(parts: bytes) -> int:
 
 
 def content_of(fd: int) -> bytes:
-    """What the memory behind `fd` holds; it is closed."""
+    """The contents of the memfd `fd`, which is closed."""
     try:
         size = os.fstat(fd).st_size
         if size <= 1 << 30:
@@ -105,7 +105,7 @@ def content_of(fd: int) -> bytes:
 
 
 def main() -> None:
-    """Answer until the other end is closed, after those who answer clients."""
+    """Answer questions until the other end is closed, at a lower CPU priority than the front."""
     os.nice(_NICE)
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         while True:

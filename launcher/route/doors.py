@@ -1,4 +1,4 @@
-"""Where a front listens: opened once, and moved by a reload without a request lost. I/O: sockets, certificates."""
+"""The front's listeners: opened once, moved by a reload without losing a request. I/O: sockets, certificates."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Door(msgspec.Struct, frozen=True):
     context: ssl.SSLContext | None
 
     def close(self) -> None:
-        """It is not opened after all."""
+        """Discard it unopened."""
         for sock in self.socks:
             sock.close()
 
 
 class Doors:
-    """The listening sockets of one front, and the connections that came through them and those before.
+    """The listening sockets of one front, and the connections of the present and of earlier ones.
 
-    A reload moves the one of `host` and `port`; those beside it (`listen`) stay.
+    A reload moves the socket of `host` and `port`; those beside it (`listen`) stay.
     """
 
     def __init__(self, front: Front, sock: socket.socket, beside: Sequence[socket.socket] = ()) -> None:
@@ -56,10 +56,10 @@ class Doors:
         self._side_servers: list[Server] = []
         self._context = tls_context(front.unit)
         self.drain_timeout_s: float | None = None
-        """What a reload says of it; None: as the front was served."""
+        """Set by a reload; None: the limit given to `serve`."""
         self._server: Server | None = None
         self._retired: list[Clients] = []
-        """Connections of doors that were closed; they end with the answers that they wait for."""
+        """Connections of closed listeners; they end when their requests are answered."""
 
     async def open(self) -> None:
         """Accept connections."""
@@ -71,7 +71,7 @@ class Doors:
         self._side_servers = [await _server(sock, lambda: self._front.clients, context) for sock, context in sides]
 
     def prepare(self, unit: FrontUnit) -> Door:
-        """Everything for `unit` that could fail, done: what is open stays as it is. Raises HostError, ConfigError."""
+        """Do everything for `unit` that can fail; open sockets stay as they are. Raises HostError, ConfigError."""
         context = tls_context(unit)
         was = self._unit
         if unit.listen != was.listen:
@@ -87,7 +87,7 @@ class Doors:
         return Door(unit, (sock, *(each.dup() for each in self._beside)), context)
 
     async def take(self, door: Door) -> None:
-        """Listen by `door` alone. Who came by another address or certificate gets his answers, and is then let go."""
+        """Listen on `door` alone. Connections to the old address or certificate are closed once answered."""
         unit = self._unit = door.unit
         raise_descriptors(unit.max_connections)
         if not door.socks:
@@ -110,7 +110,7 @@ class Doors:
         self._retired = [clients for clients in (*self._retired, old) if clients.connections]
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         for sock in self._beside:
             unlink_path(sock)
         for server in (self._server, *self._side_servers):
@@ -121,12 +121,12 @@ class Doors:
 
     @property
     def clients(self) -> tuple[Clients, ...]:
-        """Of this door, and of those before."""
+        """Connections of the present listener, and of earlier ones."""
         return (self._front.clients, *self._retired)
 
     @staticmethod
     async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
-        """Who has connected to the old address already would be reset by its end: he is answered like the others."""
+        """Accept connections that wait at the old address: closing it would reset them."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
         with contextlib.suppress(OSError):  # nobody waits any more
@@ -139,7 +139,7 @@ class Doors:
 
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
-    """Accept connections; `clients`: whom the next one belongs to."""
+    """Accept connections on `sock`; `clients` returns the set that the next one belongs to."""
     without_pacing(sock)
     if context is not None:
         sock.listen(BACKLOG)
@@ -159,7 +159,7 @@ def _load_chain(context: ssl.SSLContext, unit: FrontUnit) -> None:
 
 
 def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
-    """What the table says of TLS. Raises HostError."""
+    """The TLS settings of the routing table; None: no TLS. Raises HostError."""
     if unit.tls_cert_file is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -174,10 +174,10 @@ def tls_context(unit: FrontUnit) -> ssl.SSLContext | None:
 
 
 def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) -> socket.socket:
-    """A listening socket for `unit`. Raises HostError when the address cannot be had, ConfigError without a key.
+    """A listening socket for `unit`. Raises HostError if the address is not available, ConfigError without a key.
 
-    `::` takes both families, as far as the kernel does that; a host that is a path is a unix socket.
-    `beside` is ours and may listen on the same port: 127.0.0.1 and 0.0.0.0 then are open together for a moment.
+    `::` takes both families, where the kernel supports that; a host that is a path is a unix socket. `beside` is ours
+    and may listen on the same port: 127.0.0.1 and 0.0.0.0 are then open together for a moment.
     """
     host, port = unit.host, unit.port
     require_key_for_public(host, unit.api_key_file)
@@ -208,7 +208,7 @@ def listening_socket(unit: FrontUnit, *, beside: socket.socket | None = None) ->
 
 
 def _bind_path(path: Path) -> socket.socket:
-    """A unix socket at `path`, for whoever may reach its folder; one that a dead process left is replaced."""
+    """A unix socket at `path`, open to every user who can reach its folder; one left by a dead process is replaced."""
     if path.is_socket():
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)  # one that lives may accept nothing now

@@ -1,8 +1,8 @@
-"""What a path asks for: which requests compute, and which steer what is computed already. Pure.
+"""What a path asks for: which requests compute, and which steer a running computation. Pure.
 
-Only what is known to compute takes a slot. Everything else that llama-server serves it answers beside its slots
-(`/tokenize`, `/props`, `/lora-adapters`, `/slots/N`, `…/control`, and what newer builds add): it must not wait behind
-the generation that it is about.
+Only requests that are known to compute take a slot. llama-server answers everything else beside its slots (`/tokenize`,
+`/props`, `/lora-adapters`, `/slots/N`, `…/control`, and what newer builds add): such a request must not wait behind the
+generation that it is about.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 Kind = Literal["chat", "completion", "infill", "embedding", "rerank", "audio", "image", ""]
-"""What a request has computed; "" for nothing."""
+"""What a request computes; "": nothing."""
 
 _BY_NAME: dict[str, Kind] = {
     "completion": "completion",
@@ -25,7 +25,7 @@ _BY_NAME: dict[str, Kind] = {
     "systemone": "completion",
     "predict": "chat",  # Vertex AI's route: the body says which API it is in
 }
-"""By the last part of the path."""
+"""By the last segment of the path."""
 _BY_PLACE: dict[tuple[str, str], Kind] = {
     ("chat", "completions"): "chat",
     ("audio", "transcriptions"): "audio",
@@ -35,18 +35,18 @@ _BY_PLACE: dict[tuple[str, str], Kind] = {
     ("images", "edits"): "image",
     ("images", "variations"): "image",
 }
-"""By the last two."""
+"""By the last two segments."""
 STREAM = "/v1/stream"
 """GET resumes the stream of a conversation (`conv_id`), DELETE stops it."""
 LOOKUP = "/v1/streams/lookup"
-"""Which of some conversations have a stream."""
+"""Asks which of some conversations have a stream."""
 CONTROL = "/v1/chat/completions/control"
 """Steers a completion, named by the `id` of its answer."""
 _STEERING = frozenset({("GET", STREAM), ("DELETE", STREAM), ("POST", LOOKUP), ("POST", CONTROL)})
 
 
 def kind_of(method: str, path: str) -> Kind:
-    """What a request has computed."""
+    """What a request computes."""
     if method != "POST":
         return ""
     before, _, last = path.rpartition("/")
@@ -54,5 +54,5 @@ def kind_of(method: str, path: str) -> Kind:
 
 
 def steers(method: str, path: str) -> bool:
-    """Whether a request is about a generation that one server has, and names no model."""
+    """Whether a request is about a running generation of one server, and need not name a model."""
     return (method, path) in _STEERING

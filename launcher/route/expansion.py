@@ -15,18 +15,17 @@ _LOG = logging.getLogger("launch.route")
 
 
 class Expansion:
-    """The starts that are under way because a pool is busy. No request waits for them."""
+    """The starts under way because a pool is busy. No request waits for them."""
 
     def __init__(self) -> None:
-        """None."""
         self.emit: Callable[[Happened], None] = lambda _: None
-        """Hears why a server is started."""
+        """Called with the reason whenever a server is started."""
         self._starts: dict[str, asyncio.Task[None]] = {}
 
     def consider(self, targets: Sequence[Target], threshold: int, upstreams: Upstreams) -> None:
-        """One more request comes for `targets`: start the next of them where they are too busy.
+        """One more request arrives for `targets`: start the next of them if the running ones are too busy.
 
-        A member of an exclusive group is never started so: that would stop the one that is busy.
+        A member of an exclusive group is never started this way: that would stop the busy one.
         """
         serving = [t for t in targets if upstreams.state(t.name) in SERVING]
         in_flight = sum(t.gate.in_flight + len(t.gate.waiters) for t in serving)
@@ -52,13 +51,13 @@ class Expansion:
     def _ended(
         self, name: str, targets: Sequence[Target], threshold: int, upstreams: Upstreams, start: asyncio.Task[None]
     ) -> None:
-        """A start is over: those who wait may be enough for one more, and perhaps no request comes to say so."""
+        """A start is over: requests that wait may justify another one, and perhaps no new request arrives."""
         self._starts.pop(name, None)
         if not start.cancelled() and upstreams.state(name) in SERVING:
             self.consider(targets, threshold, upstreams)
 
     async def _start(self, target: Target, upstreams: Upstreams) -> None:
-        """Start a server; that it cannot be is not a request's affair."""
+        """Start a server; if that fails, no request fails with it."""
         try:
             async with upstreams.lease(target.name, target.unit.request_timeout_s):
                 target.gate.take_over(target.gate.slots)  # those who wait for the others come here
@@ -66,6 +65,6 @@ class Expansion:
             _LOG.warning("the pool does not grow by %s: %s", target.name, error.message)
 
     def close(self) -> None:
-        """Wait for none of them any more."""
+        """Stop waiting for the starts under way."""
         for start in self._starts.values():
             start.cancel()

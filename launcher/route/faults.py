@@ -1,11 +1,11 @@
-"""Whose fault a failure was. The server is asked how it is, and nobody ends it twice in the same way. I/O.
+"""Judges failures of servers by their health, and refuses requests that crashed one. I/O.
 
-A server that closes a connection, answers what is no HTTP, or nothing in time may have been made to by the request.
-So the request is no evidence against it: its `/health` is. Where that answers, the request gets its error and the
-server goes on. Where it does not, the failure counts for its breaker, and a request that had no answer yet is
-suspected: the same one is refused for a while. All of its kind are only after a second crash with it, since a kind
-may be all that an agent ever sends. While a breaker is open the server is asked again and again, and is in as soon as
-it answers.
+A server that closes a connection, answers something else than HTTP, or nothing in time may have been made to by the
+request. So the failure is no evidence against it; its `/health` is. If that answers, the request gets its error and the
+server goes on. If not, the failure counts for its breaker, and a request without an answer yet becomes a suspect: the
+same request is refused for a while. All requests of its kind are refused only after a second crash, since an agent may
+send no other kind. While a breaker is open the server is asked again and again, and gets requests as soon as it
+answers.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from launcher.route.upstream import UpstreamError
 from launcher.route.view import View
 
 _AGAIN_S = 0.25
-"""Between two looks at a server whose breaker is open."""
+"""Seconds between two health checks while a server's breaker is open."""
 _AGAIN_OUTSIDE_S = 5.0
-"""As before, at one that is not ours."""
+"""The same for a server outside of the fleet."""
 _SETTLED_S = 0.05
-"""After a connection broke: until its owner knows how the process ended."""
+"""Seconds after a broken connection until the owner of the process knows how it ended."""
 _KINDS = 1024
-"""Bodies and kinds that are remembered."""
+"""Limit of remembered bodies and kinds."""
 _SMALL_BYTES = 1 << 18
-"""A bigger body is known by its length and both ends, and is of no kind."""
+"""A bigger body is identified by its length and both ends, and has no kind."""
 _ORDINARY = frozenset(
     (
         *("cache_prompt", "frequency_penalty", "id_slot", "input", "max_completion_tokens", "max_output_tokens"),
@@ -45,7 +45,7 @@ _ORDINARY = frozenset(
         *("temperature", "timings_per_token", "top_k", "top_p", "user"),
     )
 )
-"""Keys that nearly every request has: what one does with them alone, it does by their values."""
+"""Keys of nearly every request; they do not make a kind, because their effect depends on their values."""
 
 
 class _FrontState(Protocol):
@@ -56,12 +56,12 @@ class _FrontState(Protocol):
 
 
 class RequestTraits(NamedTuple):
-    """By what a request is known again."""
+    """Digests that identify a request, and its kind."""
 
     body: bytes
-    """Its path and body, whichever model it asks."""
+    """Digest of its path and body without the model."""
     kind: bytes | None
-    """Whose it is, its path and the names of its rarer keys; None: it has none."""
+    """Digest of its caller, its path and the names of its rarer keys; None: it has no such keys."""
 
 
 class _Strike(msgspec.Struct):
@@ -74,20 +74,20 @@ class _Strike(msgspec.Struct):
 
 
 class Faults:
-    """The failures of one front's servers."""
+    """Judges the failures of one front's servers."""
 
     def __init__(self, front: _FrontState) -> None:
         self.strikes: dict[bytes, _Strike] = {}
         self.guarded_until = 0.0
-        """Until when some request may be refused: only then is it worth looking at each (monotonic)."""
+        """Until when some request may be refused (monotonic clock): only then must each be checked."""
         self._front = front
         self._suspects: dict[Target, list[RequestTraits]] = {}
-        """By server that is being asked how it is: the requests that failed."""
+        """By server whose health is being checked: the requests that failed."""
         self._failures: dict[Target, int] = {}
         self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def failed(self, target: Target, error: UpstreamError, traits: RequestTraits | None) -> None:
-        """`target` failed a request; `traits`: those of one that may have ended it."""
+        """Take in that `target` failed a request; `traits`: those of a request that may have crashed it."""
         is_busy = error.problem is not None and error.problem.code == "upstream_busy"
         if target.is_control or error.reason == "out_of_memory" or is_busy:
             target.abandoned()
@@ -103,7 +103,7 @@ class Faults:
         self._look_after(target)
 
     def require_harmless(self, traits: RequestTraits) -> None:
-        """HttpError 422 for a request that ended a server a while ago, or for one of a kind that did so twice."""
+        """Raise HttpError 422 for a request that crashed a server lately, or one of a kind that did so twice."""
         now = monotonic()
         for trait, held_from, what in ((traits.body, 2, "this request"), (traits.kind, 4, "requests of this kind")):
             strike = None if trait is None else self.strikes.get(trait)
@@ -113,24 +113,24 @@ class Faults:
                 raise HttpError(422, "request_ended_server", message, retry_after_s=left)
 
     def forgive(self) -> None:
-        """Forget everything: servers and their settings may be others now."""
+        """Forget all evidence and close all breakers: servers and their settings may have changed."""
         self.strikes.clear()
         self.guarded_until = 0.0
         for target in self._front.view.targets.values():
             target.breaker = CLOSED
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop all health checks."""
         for task in self._tasks.values():
             task.cancel()
 
     def _look_after(self, target: Target) -> None:
-        """See how `target` is, unless somebody does."""
+        """Check the health of `target`, unless that is being done."""
         if target not in self._tasks and (target in self._failures or target.breaker.open_s):
             self._tasks[target] = asyncio.get_running_loop().create_task(self._judge(target))
 
     async def _judge(self, target: Target) -> None:
-        """Ask how it is: once after a failure, and as long as its breaker is open."""
+        """Check the health of `target` once after a failure, and as long as its breaker is open."""
         try:
             while target in self._failures or target.breaker.open_s:
                 await self._look(target)
@@ -157,7 +157,7 @@ class Faults:
                 target.breaker = CLOSED  # it will prove itself before it serves
 
     async def _is_well(self, target: Target) -> bool:
-        """Whether `target` answers about itself, and not that it is only starting."""
+        """Whether `target` answers its health path, and not with 503 (starting)."""
         timeout_s = self._front.view.table.front.connect_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -172,7 +172,7 @@ class Faults:
         return status != 503 if target.outside is None else not target.outside.refuses_us(status)
 
     def _accuse(self, suspects: list[RequestTraits]) -> None:
-        """These requests were with a server when it ended."""
+        """Note evidence against requests that were being answered when a server crashed."""
         bodies, kinds = {traits.body for traits in suspects}, {traits.kind for traits in suspects}
         for body in bodies:
             self._strike(body, alone=len(bodies) == 1)
@@ -194,7 +194,7 @@ class Faults:
 
 
 def traits_of(caller: str, path: str, body: bytes) -> RequestTraits:
-    """What a request is known by; a kind is bodies with the same rarer keys, such as `grammar` and `tools`."""
+    """The digests that identify a request; bodies with the same rarer keys, such as `grammar`, are of one kind."""
     if len(body) > _SMALL_BYTES:
         body = b"%d" % len(body) + body[:_SMALL_BYTES] + body[-_SMALL_BYTES:]
     try:

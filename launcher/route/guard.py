@@ -27,7 +27,7 @@ _LOCAL = ("/api/", "/v1/launch/reload")
 """Answered to this machine alone, whatever key is shown: a reload names a directory of it."""
 _FOR_EVERYBODY = ("/slots", "/props", "/lora-adapters", "/models/")
 _APP_ORIGIN = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*://\*")
-"""Any page of one kind of app."""
+"""Pattern for all pages of one kind of app, such as `vscode-webview://*`."""
 
 
 def is_loopback(host: str) -> bool:
@@ -36,12 +36,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_control(path: str) -> bool:
-    """Whether the control API answers this: below `/v1/launch/`, its old names below `/api/`, the page."""
+    """Whether the control API answers this path: below `/v1/launch/`, its old names below `/api/`, the page."""
     return path.startswith(("/v1/launch/", "/api/", "/ui")) and _CONTROL.fullmatch(path) is not None
 
 
 def require_key_for_public(host: str, api_key_file: str | None) -> None:
-    """ConfigError when the front would listen beyond this machine without asking for a key."""
+    """Raise ConfigError if the front would listen beyond this machine without requiring a key."""
     if is_loopback(host) or api_key_file is not None:
         return
     raise ConfigError.of(
@@ -56,7 +56,7 @@ class Guard:
     """The checks of one front. Raises ConfigError or HostError when it cannot be made safe."""
 
     def __init__(self, unit: FrontUnit, *, may_be_empty: bool = False) -> None:
-        """Read the key file, once. One without a key is refused, or if it `may_be_empty` lets nobody in."""
+        """Read the key file, once. A file without a key is refused or, with `may_be_empty`, admits nobody."""
         hosts = (unit.host, *unit.listen)
         for host in hosts:
             require_key_for_public(host, unit.api_key_file)
@@ -71,7 +71,7 @@ class Guard:
         self._hosts = _LOCAL_NAMES | allowed | {_bracketed(host).encode() for host in hosts}
 
     def check_host(self, host: bytes | None, http_version: str) -> None:
-        """HttpError 403 for a Host that this front does not answer to; 400 where HTTP/1.1 requires one."""
+        """Raise HttpError: 403 for a Host that is not this front's, 400 where HTTP/1.1 requires one."""
         if host is None:
             if http_version == "1.0":
                 return
@@ -80,7 +80,7 @@ class Guard:
             raise HttpError(403, "host_not_allowed", "this front does not answer to that Host; see allowed_hosts")
 
     def check_origin(self, origin: bytes | None, host: bytes | None, *, same: bool = False) -> None:
-        """HttpError 403 for a browser page of another site; with `same`, of any origin but this very one."""
+        """Raise HttpError 403 for a browser page of another site; with `same`, of any other origin."""
         if origin is None or is_same_origin(origin, host):
             return
         origin = origin.lower()
@@ -94,7 +94,7 @@ class Guard:
         raise HttpError(403, "origin_not_allowed", message)
 
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
-        """What the caller may do. HttpError 401 unless keys are off, or one is presented."""
+        """What the caller may do. Raises HttpError 401 without a valid key, unless no keys are configured."""
         if not self.has_keys:
             return EVERYTHING
         presented = x_api_key
@@ -111,13 +111,13 @@ class Guard:
 
 
 def is_same_origin(origin: bytes, host: bytes | None) -> bool:
-    """Whether a browser's page came from the very address that it asks."""
+    """Whether a browser's page comes from the address that it sends its request to."""
     authority = origin.partition(b"://")[2].lower()
     return bool(authority) and host is not None and authority == host.lower()
 
 
 def host_name(authority: bytes) -> bytes:
-    """The host of `host[:port]`, lowered; IPv6 keeps its brackets. Empty for anything else."""
+    """The host of `host[:port]` in lower case; IPv6 keeps its brackets. Empty for anything else."""
     match = _AUTHORITY.fullmatch(authority)
     return match[1].lower() if match else b""
 

@@ -1,7 +1,7 @@
-"""Connections over TLS: each has a place from its first packet on, and as long for the handshake as for a head. I/O.
+"""TLS connections: counted from their first packet, with the same time limit for the handshake as for a head. I/O.
 
-The event loop's own servers tell nobody of a connection before its handshake has ended: who never says a word would be
-counted nowhere, and keep its descriptor for a minute.
+The event loop's own servers report a connection only after its handshake: a client that never sends a byte would not be
+counted, and would keep its descriptor for a minute.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from launcher.route.sockets import client_of
 
 _LOG = logging.getLogger("launch.route")
 _AT_ONCE = 64
-"""Connections that are accepted before others have a turn."""
+"""Connections that are accepted before other events have a turn."""
 _AGAIN_S = 0.1
-"""How long nothing is accepted where the system refuses to."""
+"""Seconds without accepting, if the system has no resources left."""
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class SecretServer:
-    """Accepts what comes to a listening socket, and has it agree on TLS."""
+    """Accepts connections of a listening socket, and begins TLS on them."""
 
     def __init__(self, sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext) -> None:
-        """`clients`: those whom the next one belongs to."""
+        """`clients` returns the set that the next connection belongs to."""
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._clients = clients
@@ -43,7 +43,7 @@ class SecretServer:
         self._loop.add_reader(sock.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._sock.fileno())
@@ -68,7 +68,7 @@ class SecretServer:
 
 
 def agree(sock: socket.socket, clients: Clients, context: ssl.SSLContext) -> None:
-    """Begin with a connection that was accepted."""
+    """Begin the TLS handshake on an accepted connection, if there is room for it."""
     try:
         peer = sock.getpeername()
     except OSError:  # it is gone

@@ -1,4 +1,4 @@
-"""Nobody is answered by a stranger: who is behind a fresh connection is known before a request is sent on it. I/O."""
+"""Identifies the server behind a fresh connection before a request is sent on it, so that no stranger answers. I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 20
 
 
 class _Whole:
-    """Waits for the whole of a small answer."""
+    """Collects the whole of a small answer."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -23,7 +23,7 @@ class _Whole:
         self.body = b""
 
     def progress(self) -> None:
-        """Keep what came."""
+        """Called by the connection: keep what has arrived."""
         if self._connection.chunks:
             self.body += self._connection.take()
         is_over = self._connection.complete or self._connection.error is not None
@@ -32,7 +32,7 @@ class _Whole:
 
 
 async def answered(connection: Connection, target: Target, path: bytes) -> tuple[int, bytes]:
-    """Status and body of what is behind `connection`, asked for `path`. Raises UpstreamError."""
+    """GET `path` on `connection`; returns status and body. Raises UpstreamError."""
     head = b"GET %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (path, target.authority, target.authorization)
     answer = _Whole(connection)
     connection.send(answer, head, b"", head_only=False)
@@ -46,7 +46,7 @@ async def answered(connection: Connection, target: Target, path: bytes) -> tuple
 
 
 async def check_identity(upstreams: Upstreams, target: Target, connection: Connection) -> None:
-    """Return when `target` is behind `connection`. Raises UpstreamError `wrong_server`, or why it does not say."""
+    """Return if `target` is behind `connection`. Raises UpstreamError: `wrong_server`, or why it is unknown."""
 
     async def ask() -> bytes:
         status, body = await answered(connection, target, b"/v1/models")
@@ -69,9 +69,9 @@ async def check_identity(upstreams: Upstreams, target: Target, connection: Conne
 
 
 def _peer(connection: Connection) -> int | None:
-    """The process that made the unix socket listen which `connection` leads to; None of a port, or when it is closed.
+    """Pid of the process that listens (called listen) on the unix socket of `connection`; None for a TCP port.
 
-    Raises UpstreamError where the kernel does not say.
+    Raises UpstreamError where the kernel does not tell, because the connection is closed.
     """
     if not is_path(connection.address[0]):
         return None

@@ -1,4 +1,4 @@
-"""The request journal: a JSON line a request: who, which model, tokens, times; never the text. I/O: a file."""
+"""The request journal, a JSON line per request: caller, model, tokens, times; never the text. I/O: a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOK_S = 1.0
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One request. `at` is Unix time at its end, `seconds` from arrival to last byte, `decision` why for `auto`."""
+    """One request. `at`: Unix time at its end; `seconds`: from arrival to last byte; `decision`: reason for `auto`."""
 
     at: float
     request: str
@@ -67,7 +67,7 @@ class Journal:
             self._fd, self._is_cut = fd, False
 
     def add(self, **fields: Any) -> None:
-        """One request; `at` is now."""
+        """Write the entry of one request; `at` is now."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + _LOOK_S
             self._follow()
@@ -85,10 +85,10 @@ class Journal:
             self._lost = 0
 
     def close(self) -> None:
-        """No more entries."""
+        """Close the file."""
         os.close(self._fd)
 
 
 def open_journal(path: str | None) -> Journal | None:
-    """The journal that a table asks for, if it does. Raises HostError."""
+    """The journal that a routing table names; None if it names none. Raises HostError."""
     return None if path is None else Journal(path)

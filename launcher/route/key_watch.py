@@ -21,7 +21,7 @@ Facts = tuple[int, int, int, int, int]
 
 
 async def watch_keys(front: Front) -> None:
-    """Until cancelled. A file counts once two looks agree: who writes it in several steps is not caught between."""
+    """Run until cancelled. A change counts once two looks agree: a file written in steps is not read halfway."""
     known: tuple[str | None, Facts | None] = (front.unit.api_key_file, facts_of(front.unit.api_key_file))
     before = known
     while True:
@@ -37,7 +37,7 @@ async def watch_keys(front: Front) -> None:
 
 
 async def renew(front: Front) -> None:
-    """Take over what the key file says now; thousands of keys are read beside the event loop."""
+    """Take over the keys now in the file; it is read in a thread, because there may be thousands."""
     unit = front.unit
     try:
         guard = await asyncio.to_thread(Guard, unit, may_be_empty=True)
@@ -49,7 +49,7 @@ async def renew(front: Front) -> None:
 
 
 def facts_of(path: str | None) -> Facts | None:
-    """What a file's content cannot change without; None where there is none to look at."""
+    """What changes with every change of a file's content; None where there is no file."""
     if path is None:
         return None
     try:

@@ -1,9 +1,9 @@
-"""API keys: what the key file says, and whose key a request presents. I/O: the key file.
+"""API keys: the key file, and what each key allows. I/O: the key file.
 
-One key a line, as it is or as `sha256:HEX` of it; then, separated by blanks, `name=`, `scopes=` (infer, admin; infer
-alone when nothing is said), `models=` (the names that it may ask for, all when nothing is said), and what it may spend:
-`requests_per_minute=`, `tokens_per_minute=`, `in_flight=`; `priority=` (-100 to 100, 0 when nothing is said): whose
-requests go before others where they wait for a slot. `#` begins a comment line.
+One key per line, as it is or as its digest, `sha256:HEX`; then, separated by blanks: `name=`, `scopes=` (infer, admin;
+default: infer), `models=` (names that it may ask for; default: all), and its limits `requests_per_minute=`,
+`tokens_per_minute=`, `in_flight=`; `priority=` (-100 to 100, default 0): where requests wait for a slot, those with a
+higher one go first. `#` begins a comment line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEY = "runtime.front.api_key_file"
 SCOPES = frozenset({"infer", "admin"})
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})", re.IGNORECASE)
 _SHORTEST = 8
-"""Characters of a key: what is shorter is guessed, or a slip of the pen."""
+"""Least characters of a key: a shorter one can be guessed, or is a typing error."""
 _LIMITS = Limits.__struct_fields__
 _COUNT = re.compile(r"[1-9][0-9]{0,9}")
 _PRIORITY = re.compile(r"-?[0-9]{1,3}")
@@ -34,19 +34,19 @@ _PLAIN = re.compile(r"[\x21-\x7e]+")
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """What the bearer of a key may do. `models` None: ask for any."""
+    """What the bearer of a key may do. `models` None: all models."""
 
     name: str = ""
     scopes: frozenset[str] = SCOPES
     models: frozenset[str] | None = None
     limits: Limits | None = None
     priority: int = 0
-    """Whose requests wait less: more goes first."""
+    """Where requests wait for a slot, those with a higher priority go first."""
     digest: bytes = b""
-    """Whose limits they are; b"" where there are none."""
+    """Digest of the key, under which its usage is counted; b"" for a key without limits."""
 
     def check_scope(self, scope: str) -> None:
-        """HttpError 403 where the key was not made for this."""
+        """Raise HttpError 403 if the key lacks a scope."""
         if scope not in self.scopes:
             raise HttpError(403, "scope_missing", f"this API key has no scope {scope!r}")
 
@@ -61,9 +61,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 EVERYTHING = Grant()
-"""What callers may do where no keys are asked for."""
+"""What callers may do where no keys are configured."""
 NOTHING = Grant(scopes=frozenset(), models=frozenset())
-"""What they may do who show none."""
+"""What callers without a key may do."""
 
 
 class Keys:
@@ -75,14 +75,14 @@ class Keys:
     def grant(self, presented: bytes) -> Grant | None:
         """What a presented key grants; None for an unknown one.
 
-        What is looked up is its digest, which nobody can choose to come close to another one: how long that takes says
-        nothing of the keys.
+        The key is looked up by its digest, which cannot be brought close to another one on purpose: the time of the
+        lookup tells nothing about the keys.
         """
         return self._grants.get(hashlib.sha256(presented).digest())
 
 
 def read_keys(api_key_file: str, *, may_be_empty: bool = False) -> Keys:
-    """The keys in a file. Raises HostError, whose findings name lines and never repeat a key."""
+    """The keys in a file. Raises HostError; its findings name lines and never repeat a key."""
     try:
         mode = Path(api_key_file).stat().st_mode
         lines = read_regular(Path(api_key_file)).decode("utf-8-sig").splitlines()
@@ -106,7 +106,7 @@ def read_keys(api_key_file: str, *, may_be_empty: bool = False) -> Keys:
 
 
 def _parse(words: list[str]) -> tuple[bytes, Grant] | str:
-    """One line's digest and grant, or what is wrong with it."""
+    """Digest and grant of one line, or what is wrong with it."""
     hashed = _HASHED.fullmatch(words[0])
     if hashed is None and words[0].lower().startswith("sha256:"):
         return "sha256: is followed by 64 hexadecimal digits"

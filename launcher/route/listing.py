@@ -1,4 +1,4 @@
-"""Models as clients list them: OpenAI's and Anthropic's fields, llama.cpp's, and what is ours beside. Pure."""
+"""Models as clients list them: fields of OpenAI, Anthropic and llama.cpp, and our own. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STATUS: dict[ServerState, str] = {
 
 
 def n_ctx(unit: RouteTarget) -> int:
-    """Tokens that one request may have: what clients call the context size."""
+    """Tokens that one request may have, called context size by clients."""
     return unit.n_ctx_shared or unit.n_ctx_per_slot
 
 
 def model_entry(unit: RouteTarget, state: ServerState, created: int, name: str = "") -> dict[str, Any]:
-    """One server as clients list a model; `name` is what they ask for, where that is not the server's own name.
+    """One server in a list of models; `name`: the name asked for, where it is not the server's own.
 
     `meta`, `architecture`, `status`, `tags` and `aliases` (all names) are llama.cpp's, `max_model_len` is vLLM's,
     `context_length` OpenRouter's.
@@ -74,7 +74,7 @@ def _named_entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def auto_entry(name: str, created: int) -> dict[str, Any]:
-    """A name behind which somebody decides who answers."""
+    """A name for which the orchestrator chooses the server."""
     entry = {"id": name, "object": "model", "created": created, "owned_by": "launch", "type": "model"}
     return {**entry, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
 
@@ -84,8 +84,8 @@ def models_list(
 ) -> dict[str, Any]:
     """Every server that the caller may ask by some name, in the table's order, then `auto`, by the same rule.
 
-    Each server's faces follow it, and with `list_aliases` its aliases. All APIs' list fields; nothing is left for a
-    second page. `may_ask` is given a name and the server behind it.
+    Each server's faces follow it, and with `list_aliases` its aliases. The list fields of all APIs; there is no second
+    page. `may_ask` is called with a name and the server behind it.
     """
     named = {**table.names, **{pool.name: pool.servers for pool in table.pools}}
     data = []

@@ -1,4 +1,4 @@
-"""Servers that a client wants loaded, or gone until they are asked for. I/O."""
+"""Loads and unloads servers for clients. I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOADS: dict[Target, asyncio.Task[None]] = {}
 
 
 def load(exchange: Exchange, target: Target) -> None:
-    """Begin to start `target`, without waiting for it. Raises HttpError where the caller may not ask for it."""
+    """Begin to start `target`, without waiting for it. Raises HttpError if the caller may not."""
     _check(exchange, target)
     upstreams = exchange.services.upstreams
     if upstreams.state(target.name) not in SERVING and target not in _LOADS:
@@ -29,7 +29,7 @@ async def _load(upstreams: Upstreams, name: str, timeout_s: float) -> None:
 
 
 async def unload(exchange: Exchange, target: Target) -> None:
-    """Have `target` go until it is asked for. Raises HttpError."""
+    """Stop `target` until its next request. Raises HttpError."""
     _check(exchange, target)
     try:
         await exchange.services.upstreams.unload(target.name)
@@ -38,13 +38,13 @@ async def unload(exchange: Exchange, target: Target) -> None:
 
 
 def unavailable(error: UnavailableError) -> HttpError:
-    """As an answer: 409 where waiting does not help."""
+    """The error as an answer: 409 where waiting does not help, otherwise 503."""
     status = 409 if error.code in ("always_on", "not_unloaded") else 503
     return HttpError(status, error.code, error.message, retry_after_s=error.retry_after_s)
 
 
 def _check(exchange: Exchange, target: Target) -> None:
-    """HttpError for a caller that may not say which servers run, or not ask for this one."""
+    """Raise HttpError for a caller that may not decide which servers run, or not ask this one."""
     grant = exchange.head.grant
     grant.check_scope("admin")
     grant.check_model(target.name, target.name)

@@ -1,6 +1,6 @@
-"""Requests whose server cannot answer them (images, audio; text of who embeds): sent elsewhere or refused. Pure.
+"""Requests that their server cannot answer (images, audio, text from an embedder): rerouted or refused. Pure.
 
-Nothing is searched in a request that goes well: only where a server has to be waited for, or has refused.
+Requests that go well are not searched: only where a server has to be waited for, or has refused.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ MEDIA = frozenset(_PARTS.values())
 
 
 TEXT = "text"
-"""What a server that only embeds lacks: it writes none."""
+"""What a server for embeddings only cannot produce."""
 WRITTEN = frozenset({"chat", "completion", "infill"})
-"""Kinds of requests that are answered with text."""
+"""Kinds of requests whose answer is text."""
 
 
 class _Part(msgspec.Struct, frozen=True):
     type: str = ""
     content: list[_Part] | str | None = None
-    """Of a tool's result."""
+    """Parts of a tool's result."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ _DECODE = msgspec.json.Decoder(_Chat).decode
 
 
 def media_in(body: bytes) -> frozenset[str]:
-    """The media that a chat contains; none where it is no chat that can be read."""
+    """The media in a chat; none where the body is no readable chat."""
     try:
         chat = _DECODE(body[len(BOM_UTF8) :] if body[: len(BOM_UTF8)] == BOM_UTF8 else body)
     except UNREADABLE:
@@ -56,15 +56,15 @@ def media_in(body: bytes) -> frozenset[str]:
 
 
 def require_writes(asked: str, lacks: frozenset[str]) -> None:
-    """Raises HttpError 400 `modality_not_supported` where who was asked only embeds."""
+    """Raise HttpError 400 `modality_not_supported` if the requested model only embeds."""
     if TEXT in lacks:
         raise HttpError(400, "modality_not_supported", f"{asked!r} makes embeddings and writes no text", param="model")
 
 
 def takes_media(table: RoutingTable, asked: str, lacking: frozenset[str]) -> str:
-    """The name that answers a chat with media that who was asked lacks. Raises HttpError 400 `modality_not_supported`.
+    """The name that answers a chat with media that its model lacks. Raises HttpError 400 `modality_not_supported`.
 
-    The one that the routing names; for who asked for nobody in particular, any that takes them.
+    It is the one that the routing names; for the default name, any that takes them.
     """
     able = [name for name, unit in table.targets.items() if lacking <= set(unit.modalities)]
     named = [name for medium in sorted(lacking) if (name := table.media.get(medium)) is not None]

@@ -1,7 +1,7 @@
-"""Ollama's API in terms of OpenAI's: what is asked, and what is answered. Pure.
+"""Translates Ollama's API to OpenAI's: requests one way, answers the other. Pure.
 
-By Ollama's published description of its API (docs/api.md). What llama-server has no counterpart for is left out:
-`num_ctx` and `keep_alive` are the fleet's business, templates the model's.
+By Ollama's published description of its API (docs/api.md). What has no counterpart in llama-server is left out:
+`num_ctx` and `keep_alive` are decided by the fleet, templates by the model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 
 VERSION = "0.12.0"
-"""The version of Ollama whose API is followed: clients decide by it what they may ask."""
+"""The version of Ollama whose API is followed: clients choose by it what they may ask."""
 _SAME = frozenset(
     [
         "temperature",
@@ -41,7 +41,7 @@ _SAME = frozenset(
 )
 """Options that llama-server knows by the same name."""
 _IMAGES = {"/9j/": "jpeg", "iVBOR": "png", "R0lG": "gif", "UklG": "webp"}
-"""What the base64 of an image begins with."""
+"""Image formats by the first characters of their base64."""
 _NS_PER_MS = 1_000_000
 
 
@@ -85,12 +85,12 @@ class OllamaRequest(msgspec.Struct):
 
     @property
     def goes(self) -> bool:
-        """Whether the model shall go, once it has answered."""
+        """Whether `keep_alive` is 0: the model is to be unloaded after the answer."""
         return self.keep_alive in (0, "0", "0s", "0m")
 
 
 def asked_of(body: bytes) -> OllamaRequest:
-    """A body. Raises HttpError 400."""
+    """The request in a body. Raises HttpError 400."""
     try:
         asked = msgspec.json.decode(body.removeprefix(BOM) or b"{}", type=OllamaRequest)
     except UNREADABLE as error:
@@ -102,7 +102,7 @@ def asked_of(body: bytes) -> OllamaRequest:
 
 
 def chat_body(asked: OllamaRequest) -> dict[str, Any]:
-    """The body of `/v1/chat/completions`."""
+    """The body for `/v1/chat/completions`."""
     messages = asked.messages
     if not messages:
         system = [_Message("system", asked.system)] if asked.system else []
@@ -116,7 +116,7 @@ def chat_body(asked: OllamaRequest) -> dict[str, Any]:
 
 
 def raw_body(asked: OllamaRequest) -> dict[str, Any]:
-    """The body of `/v1/completions`."""
+    """The body for `/v1/completions`."""
     return _settings(asked) | {"prompt": asked.prompt or ""}
 
 
@@ -134,7 +134,7 @@ def _settings(asked: OllamaRequest) -> dict[str, Any]:
 
 
 def _message(message: _Message) -> dict[str, Any]:
-    """One message in OpenAI's form: calls and their answers are joined by the function's name."""
+    """One message in OpenAI's format: the function's name links a call with its result."""
     made: dict[str, Any] = {"role": message.role, "content": message.content or ""}
     if message.images:
         urls = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in message.images]
@@ -230,7 +230,7 @@ class OllamaAnswer:
         self._rest = b""
         self._finish = ""
         self._calls: dict[int, list[str]] = {}
-        """Name and arguments."""
+        """Name and arguments by the index of the call."""
         self._counted: dict[str, int] = {}
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
@@ -283,7 +283,7 @@ class OllamaAnswer:
         return head | {"response": text, **thought}
 
     def _count(self, usage: _Usage, timings: _Timings) -> None:
-        """Tokens and nanoseconds, as far as they are reported."""
+        """Keep token counts and nanoseconds, as far as they are reported."""
         for ours, count in (("prompt_eval_count", usage.prompt_tokens), ("eval_count", usage.completion_tokens)):
             if count is not None:
                 self._counted[ours] = count
@@ -294,7 +294,7 @@ class OllamaAnswer:
 
 
 def model_entry(name: str, unit: RouteTarget, created: int) -> dict[str, Any]:
-    """A model of `/api/tags` and `/api/ps`. The digest is of what we know of it, not of its file."""
+    """A model of `/api/tags` and `/api/ps`. The digest is of its name and size, not of its file."""
     digest = hashlib.sha256(f"{unit.model} {unit.size_bytes}".encode()).hexdigest()
     modified = datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z")
     entry = {"name": name, "model": name, "modified_at": modified, "size": unit.size_bytes, "digest": digest}
@@ -302,14 +302,14 @@ def model_entry(name: str, unit: RouteTarget, created: int) -> dict[str, Any]:
 
 
 def details(unit: RouteTarget) -> dict[str, Any]:
-    """As far as the routing table knows them."""
+    """The `details` of a model, as far as the routing table has them."""
     size = f"{unit.n_params / 1e9:.1f}B" if unit.n_params >= 1e9 else f"{unit.n_params / 1e6:.0f}M"
     known = {"parent_model": "", "format": "gguf", "family": "", "families": []}
     return known | {"parameter_size": size if unit.n_params else "", "quantization_level": ""}
 
 
 def shown(unit: RouteTarget) -> dict[str, Any]:
-    """The answer of `/api/show`. The architecture is `launch`: the keys beside it are what clients look for."""
+    """The answer of `/api/show`. The architecture is called `launch`: clients look for keys that begin with it."""
     capabilities = ["embedding"] if unit.embedding else ["completion", "tools"]
     capabilities += ["vision"] if "image" in unit.modalities else []
     info = {
@@ -330,7 +330,7 @@ def embeddings(body: bytes) -> tuple[list[list[float]], int]:
 
 
 def _read(data: bytes, kind: type[_Said]) -> _Said:
-    """What a server said, as it should have. Raises HttpError."""
+    """A server's answer as `kind`. Raises HttpError."""
     try:
         return msgspec.json.decode(data, type=kind)
     except UNREADABLE:
@@ -338,7 +338,7 @@ def _read(data: bytes, kind: type[_Said]) -> _Said:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """What a function is called with; a model that writes no object has it called with nothing."""
+    """The arguments of a function call; {} where the model did not write an object."""
     try:
         return msgspec.json.decode(text or "{}", type=dict)
     except (msgspec.DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Ollama's paths, answered by the fleet. I/O."""
+"""Answers requests of Ollama's API by the fleet's servers. I/O."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def answer(exchange: Exchange) -> None:
 
 
 def refuse(exchange: Exchange, error: HttpError) -> None:
-    """An error as this API writes it; in a stream, as its last line."""
+    """Send an error in the format of Ollama's API; in a stream, as its last line."""
     if exchange.ended:  # the answer is out, and what is written now would be part of the next one
         return
     data = msgspec.json.encode({"error": error.message, "code": error.code})
@@ -69,7 +69,7 @@ def _about(exchange: Exchange, path: str) -> dict[str, Any]:
 
 
 def _route(exchange: Exchange, asked: OllamaRequest) -> Route:
-    """Where a model's requests go; `:latest` may be left out, or said of any. Raises HttpError 404, 403."""
+    """The route of a model; `:latest` may be left out, or added to any name. Raises HttpError 404, 403."""
     view = exchange.view
     name = asked.model
     if name not in view.routes:

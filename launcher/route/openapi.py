@@ -1,4 +1,4 @@
-"""The control API's own description, OpenAPI 3.1, served at `/v1/launch/openapi.json`. Pure."""
+"""The description of the control API, OpenAPI 3.1, served at `/v1/launch/openapi.json`. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REF = "#/components/schemas/"
 
 
 def openapi(version: str, bodies: dict[str, type[msgspec.Struct]], max_lines: int) -> dict[str, Any]:
-    """The document. `bodies` are the request bodies by operation, `max_lines` is the most that `logs` gives."""
+    """The OpenAPI document. `bodies`: request bodies by operation; `max_lines`: limit of `lines` for `logs`."""
     _, schemas = msgspec.json.schema_components((FleetStatus, *bodies.values()), ref_template=_REF + "{name}")
     schemas["Error"] = {
         "type": "object",

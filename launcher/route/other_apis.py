@@ -1,6 +1,6 @@
-"""What the front answers in the place of other programs: llama.cpp's router, llama-swap, Ollama. I/O.
+"""APIs of other programs that the front answers: llama.cpp's router, llama-swap, Ollama. I/O.
 
-Each answers by what `Upstreams` knows and does; what loads or unloads needs the scope `admin` where keys are asked for.
+Each is answered by means of `Upstreams`; loading and unloading need the scope `admin` where keys are configured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from launcher.route.view import Route
 _LOOK_S = 0.25
 _OTHER_SITES = (b"cross-site", b"same-site")
 _SWAP_STATES = {"ready": "ready", "sleeping": "ready", "starting": "starting", "backoff": "starting"}
-"""A state as llama-swap calls it; the others do not run."""
+"""States in the terms of llama-swap; servers in other states count as not running."""
 _PATHS = {
     ("POST", "/models/load"): "llama_router",
     ("POST", "/models/unload"): "llama_router",
@@ -61,7 +61,7 @@ def api_of(method: str, path: str, apis: Collection[str]) -> str:
 
 
 class _Named(msgspec.Struct):
-    """The body of `/models/load` and `/models/unload`."""
+    """Body of `/models/load` and `/models/unload`."""
 
     model: str = ""
 
@@ -86,7 +86,7 @@ async def _router(exchange: Exchange) -> None:
 
 
 async def _tell_states(exchange: Exchange) -> None:
-    """Events about every model that the caller may ask for: what it is now, then what changes, until he leaves."""
+    """Stream the state of every model that the caller may ask for, then every change, until the client disconnects."""
     view, state_of, may_ask = exchange.view, exchange.services.upstreams.state, exchange.head.grant.may_ask
     exchange.begin(200, EVENTS % exchange.id, None)
     known: dict[str, str] = {}
@@ -121,7 +121,7 @@ async def _swap(exchange: Exchange) -> None:
 
 
 def to_named_server(exchange: Exchange) -> None:
-    """`/upstream/NAME/PATH`: have the server NAME answer PATH. Raises HttpError."""
+    """`/upstream/NAME/PATH`: let the server NAME answer PATH. Raises HttpError."""
     head, view = exchange.head, exchange.view
     parts = head.raw_path.split(b"/")  # a slash within a name may be written as %2F
     longest = 3 + max((name.count("/") for name in view.routes), default=0)
@@ -154,7 +154,7 @@ async def _start_big(exchange: Exchange, route: Route) -> None:
 
 
 async def _ollama(exchange: Exchange) -> None:
-    """Ollama, whose errors are a sentence."""
+    """Answer a request of Ollama's API, with errors in its format."""
     try:
         await ollama_api.answer(exchange)
     except UnavailableError as error:

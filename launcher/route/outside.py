@@ -1,7 +1,7 @@
-"""Servers with OpenAI's API that are not ours: what they are asked for, what they see of a request, what is no answer.
+"""Servers with OpenAI's API outside of the fleet: which requests they get, what they see, which answers count.
 
-Only what computes goes there: with the fleet's key, its other paths would let our clients change an account. Of a
-client's header lines only those that say how to read the body do, and its query, cookies and keys do not.
+Only requests that compute go there: with the fleet's key, other paths would let our clients change an account. Of a
+client's header lines only those that say how to read the body are passed on, and neither its query, cookies nor keys.
 I/O: reads certificates.
 """
 
@@ -29,9 +29,9 @@ _PATH = re.compile(
 )
 _FORWARDED = frozenset({b"accept", b"content-type", b"anthropic-version", b"anthropic-beta", b"openai-beta"})
 _DROPPED = frozenset({b"alt-svc", b"nel", b"report-to", b"set-cookie", b"strict-transport-security"})
-"""What is about its host, not about the answer."""
+"""Header lines about its host, not about the answer."""
 _AGAIN_S = 5.0
-"""When to come again, where a busy one does not say."""
+"""Retry-After in seconds, if a busy one does not say."""
 _AGAIN_MAX_S = 3600.0
 
 
@@ -59,7 +59,7 @@ class Outside:
         return HttpError(404, "not_offered", message)
 
     def head_for(self, head: Head, request_id: bytes, own: bytes, body_bytes: int) -> bytes:
-        """The head that goes there, with the blank line; `own` has the fleet's key."""
+        """The request head to send, with the blank line; `own`: the header line with the fleet's key."""
         is_v1 = head.path.startswith(V1 + "/")
         path = self.base + head.path.removeprefix(V1) if is_v1 else (self.root or "") + head.path
         lines = b"".join(b"%b: %b\r\n" % line for line in head.forwarded if line[0] in _FORWARDED)
@@ -68,7 +68,7 @@ class Outside:
         )
 
     def wrong_answer(self, status: int, came: RawHeaders) -> UpstreamError | None:
-        """What is no answer for a client: that it does not take our key, is busy, leads elsewhere, or is a page."""
+        """The error for what is no answer for a client: key refused, busy, a redirect, or an HTML page."""
         if status in (401, 403):
             message = f"{self.name!r} does not take the key that this fleet has for it (status {status})"
             return UpstreamError("refused", message, HttpError(502, "upstream_key_refused", message))
@@ -87,17 +87,17 @@ class Outside:
         return None
 
     def refuses_us(self, status: int) -> bool:
-        """Whether an answer about its health says that it is not well, or not for us."""
+        """Whether an answer to a health check means that it is not healthy, or refuses our key."""
         return status >= 500 or status in (401, 403)
 
 
 def kept(came: RawHeaders) -> RawHeaders:
-    """The lines of its answer that are about the answer."""
+    """The header lines that are about the answer."""
     return [line for line in came if line[0] not in _DROPPED]
 
 
 def body_for(body: bytes, unit: RouteTarget, asked: str, content_type: bytes) -> bytes:
-    """`body` as it gets it, being asked by the name `asked`: with its own name of the model. Raises HttpError."""
+    """`body` with the server's own name of the model; `asked`: the name asked for. Raises HttpError."""
     if not is_form(content_type):
         return for_target(body or b"{}", unit, asked)
     model = changes_for(unit, asked)[1].get("model", "")
@@ -105,12 +105,12 @@ def body_for(body: bytes, unit: RouteTarget, asked: str, content_type: bytes) ->
 
 
 def is_form(content_type: bytes) -> bool:
-    """Whether a body is a form: files, and fields beside them."""
+    """Whether a body is a multipart form: files, and fields beside them."""
     return content_type[:19].lower() == b"multipart/form-data"
 
 
 def _tls(name: str, ca_file: str | None) -> ssl.SSLContext:
-    """How it proves who it is. Raises HostError."""
+    """The TLS context that checks its certificate. Raises HostError."""
     try:
         if ca_file is not None and Path(ca_file).exists():
             read_regular(Path(ca_file))  # OpenSSL would wait for whoever writes into a pipe

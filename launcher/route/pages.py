@@ -1,4 +1,4 @@
-"""What the front says about itself: models, readiness, metrics, the plain page at `/`. Pure."""
+"""What the front reports about itself: readiness, metrics, figures for the status, the page at `/`. Pure."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from launcher.route.target import SERVING, Target
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What the front knows of a server, for `launch status`: who waits for a slot, how fast the last answer came."""
+    """What the front knows of a server, for `launch status`: requests waiting for a slot, speed of the last answer."""
 
     queued: int
     tokens_per_second: float | None
     breaker_s: float = 0.0
-    """Seconds until it is asked again after failures, unless it answers before; 0: it is asked."""
+    """Seconds until it is asked again after failures, unless its health check succeeds before; 0: it is asked."""
     first_token_s: float | None = None
 
 
@@ -27,7 +27,7 @@ StateOf = Callable[[str], ServerState]
 
 
 def figures(targets: Mapping[str, Target]) -> dict[str, Figures]:
-    """Of every server that is served now."""
+    """The figures of every server that is served now."""
     now = monotonic()
     return {
         name: Figures(len(t.gate.waiters), t.tokens.per_second, _pause_s(t, now), t.tokens.first_s)
@@ -36,17 +36,17 @@ def figures(targets: Mapping[str, Target]) -> dict[str, Figures]:
 
 
 def _pause_s(target: Target, now: float) -> float:
-    """Seconds for which its breaker keeps requests away."""
+    """Seconds for which the server's breaker keeps requests away; 0: none."""
     return max(0.1, target.breaker.open_until - now) if target.breaker.open_s else 0.0
 
 
 def _context(unit: RouteTarget) -> str:
-    """`4 × 1024`; where all slots share one context, `1024 for 4`."""
+    """Slots and their context: `4 × 1024`; if all slots share one context, `1024 for 4`."""
     return f"{unit.n_ctx_shared} for {unit.slots}" if unit.n_ctx_shared else f"{unit.slots} × {unit.n_ctx_per_slot}"
 
 
 def not_ready(table: RoutingTable, state_of: StateOf) -> list[dict[str, str]]:
-    """Servers of the resident set that do not serve; one serving member stands for an exclusive group."""
+    """Servers of the resident set that do not serve; an exclusive group counts as serving with one member."""
     waiting: list[dict[str, str]] = []
     groups: dict[str, list[dict[str, str]]] = {}
     served: set[str] = set()
@@ -70,7 +70,7 @@ def metrics_text(
     refused: Mapping[str, int],
     escalations: Mapping[tuple[str, str, str], int],
 ) -> str:
-    """Prometheus text. `refused`: by code, requests that no server answered; `escalations`: by from, to, why."""
+    """Prometheus text. `refused`: requests without an answer of a server, by code; `escalations`: by from, to, why."""
     now = monotonic()
     servers = [({"server": name}, target) for name, target in targets.items()]
 
@@ -122,7 +122,7 @@ def metrics_text(
 
 
 def home_page(table: RoutingTable, state_of: StateOf, url: str, may_ask: Callable[[str, str], bool]) -> str:
-    """A page for people: the models that the caller may ask, and how; who may ask none learns nothing of the fleet.
+    """A page for people: the models that the caller may ask, and how. A caller that may ask none sees no names.
 
     `url` is the front's own address.
     """

@@ -1,8 +1,8 @@
-"""Pings of life: what a client gets whose stream waits for a slot, a swap or a load. I/O.
+"""Comments to a client whose stream waits for a slot, a swap or a load, as a sign of life. I/O.
 
-After a while of silence the answer begins, with its header and a comment, `: ping` and what is waited for; comments are
-no events (WHATWG HTML, 9.2.6), clients skip them. From then on an error is an event, since the status is out already.
-Only a request that says `stream: true` gets them, and only of an API whose streams are server-sent events.
+After some seconds of silence the answer begins, with its header and a comment, `: ping` and what is waited for. Clients
+skip comments, which are no events (WHATWG HTML, 9.2.6). From then on an error is an event, since the status is sent
+already. Only a request with `stream: true` gets them, and only of an API whose streams are server-sent events.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from launcher.route.target import SERVING, Target
 
 EVENTS = b"content-type: text/event-stream\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: %b\r\n"
 STREAMING = frozenset({"chat", "completion", "infill"})
-"""Kinds of requests whose answers can be streams of events."""
+"""Kinds of requests whose answers can be event streams."""
 
 
 class _Asked(msgspec.Struct):
@@ -31,14 +31,14 @@ class _Asked(msgspec.Struct):
 
 
 class Pings:
-    """Those of one request, from when it begins to wait."""
+    """Pings of one request, from when it begins to wait."""
 
     __slots__ = ("_beating", "_body_reader", "_describe", "_every_s", "_reply", "_timer", "begun", "target")
 
     def __init__(
         self, reply: Reply, every_s: float, describe: Callable[[Target], str], body_reader: BodyReader
     ) -> None:
-        """`every_s`: seconds of silence, before the first and between two. `describe`: what is waited for."""
+        """`every_s`: seconds of silence before the first and between two. `describe`: what is waited for, as text."""
         self._reply = reply
         self._every_s = every_s
         self._describe = describe
@@ -46,16 +46,16 @@ class Pings:
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
         self.begun = False
-        """The answer's header is out."""
+        """The answer's header is sent."""
         self.target: Target | None = None
-        """Who is waited for."""
+        """The server that is waited for."""
 
     def watch(self) -> None:
-        """It waits from now on."""
+        """The request waits from now on."""
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._due)
 
     def rest(self) -> None:
-        """It waits no more, for now at least."""
+        """The request does not wait any more, for now at least."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -70,7 +70,7 @@ class Pings:
             self._beating = asyncio.get_running_loop().create_task(self._begin())
 
     async def _begin(self) -> None:
-        """The first: see whether it is a stream at all."""
+        """Before the first ping: check whether the request asks for a stream."""
         body = self._reply.body
         try:
             is_stream = _asks_stream(body if len(body) <= BIG_BYTES else await self._body_reader.outline(body))
@@ -81,7 +81,7 @@ class Pings:
             self._beat()
 
     def _beat(self) -> None:
-        """One comment, and the header before the first."""
+        """Send one comment, with the header before the first."""
         reply, target = self._reply, self.target
         if reply.ended or reply.started or target is None:
             return
@@ -104,7 +104,7 @@ def _asks_stream(body: bytes) -> bool:
 
 
 def waits_for(target: Target, upstreams: Upstreams) -> str:
-    """What a request waits for: the stage, the server, and what is known of how long."""
+    """What a request waits for: stage, server, and the estimated seconds if known."""
     state = upstreams.state(target.name)
     if state in SERVING:
         return f"queued server={target.name} waiting={len(target.gate.waiters)}"

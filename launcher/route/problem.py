@@ -1,4 +1,4 @@
-"""What goes wrong with a request, and how each API writes it: OpenAI's and Anthropic's error shapes. Pure."""
+"""Errors of requests, and their formats in the APIs of OpenAI and Anthropic. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ANTHROPIC_TYPES = {
 
 
 class HttpError(Refusal):
-    """A refusal of the front's own: `close` ends the client's connection, too."""
+    """A refusal by the front; `close`: the client's connection is closed, too."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class HttpError(Refusal):
 
     @property
     def retry_after(self) -> bytes | None:
-        """The value of Retry-After, whole seconds rounded up, at least one; None where a retry is not known to help."""
+        """Value of Retry-After, whole seconds rounded up, at least 1; None where a retry is not known to help."""
         return None if self.retry_after_s is None else b"%d" % max(1, math.ceil(self.retry_after_s))
 
 
 def as_http(refusal: Refusal) -> HttpError:
-    """A refusal as the front's own error."""
+    """A refusal as an HttpError."""
     if isinstance(refusal, HttpError):
         return refusal
     return HttpError(
@@ -65,20 +65,20 @@ def as_http(refusal: Refusal) -> HttpError:
 
 
 def refuses(status: int, body: bytes) -> bool:
-    """Whether a server's answer says that another one may do what it cannot: too long for it, or failed in it.
+    """Whether a stronger server may answer what this answer refuses: too long for the server, or it failed.
 
-    What is wrong with the request itself (400), and a server that is not ready (503), is none.
+    Not for a wrong request (400), nor for a server that is not ready (503).
     """
     return (status >= 500 and status != 503) or (status == 400 and b"exceed_context_size_error" in body)
 
 
 def stopping() -> HttpError:
-    """The answer to what the end of the drain cut off."""
+    """The error for requests cut off at the end of the drain."""
     return HttpError(503, "front_stopping", "the front is stopping", retry_after_s=1)
 
 
 def shape_of(path: str) -> Shape:
-    """The API whose errors a client of `path` understands."""
+    """The API whose error format a client of `path` expects."""
     return "anthropic" if path.startswith("/v1/messages") else "openai"
 
 
@@ -101,10 +101,10 @@ def error_body(error: HttpError, shape: Shape, request_id: str) -> bytes:
 
 
 def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bool) -> bytes:
-    """A server-sent event that says why a stream ends early.
+    """A server-sent event with the error that ends a stream early.
 
-    Anthropic's clients and OpenAI's responses API read the event's name, chat completions only its data.
-    `at_boundary` False means that an event was cut: a blank line ends it first.
+    Anthropic's clients and OpenAI's responses API read the event's name, chat completions only its data. `at_boundary`
+    False: an event was cut off, so a blank line ends it first.
     """
     shape = shape_of(path)
     value = _error_object(error, shape, request_id)
@@ -117,7 +117,7 @@ def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bo
 
 
 def answered_otherwise(status: int, body: bytes) -> HttpError:
-    """A server's answer that is not what was asked for, as an error: in its own words, where it says some."""
+    """The error for a server's answer that is not what was asked for, with the server's message if it has one."""
     try:
         found = msgspec.json.decode(body, type=dict)
     except UNREADABLE:

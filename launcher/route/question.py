@@ -105,7 +105,7 @@ class _StreamCollector(_Collector):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """A POST of JSON of our own. Whoever answers is one that `grant` allows who asks for the name `granted`."""
+    """A POST of JSON of our own. It goes to servers that `grant` allows for the name `granted`."""
 
     path: str
     body: bytes
@@ -113,9 +113,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     granted: str = ""
     grant: Grant = EVERYTHING
     decision: str = ""
-    """What was decided about who answers: for the journal."""
+    """The orchestrator's decision about the server, for the journal."""
     route: Route | None = None
-    """Where it goes, if that is not where the name leads."""
+    """Where to send it, if not by its name."""
 
 
 def _asked_by(services: Services[Exchange], collector: _Collector, question: Question) -> Exchange:

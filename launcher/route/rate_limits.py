@@ -1,7 +1,7 @@
-"""What a key may spend: requests and tokens a minute, requests at once. Pure.
+"""Limits of a key: requests and tokens per minute, requests at once. Pure.
 
-Two buckets that fill evenly: a minute's worth may come at once, then as much as has been filled since. Tokens are known
-when a server has reported them, so that a request may overdraw the bucket; the next ones wait until it is paid back.
+Two token buckets that fill evenly: a minute's worth may come at once, then as much as has been filled since. Tokens are
+known only after a server has reported them, so a request may overdraw the bucket; later ones wait until it is balanced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MINUTE_S = 60.0
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Of one key; 0: none."""
+    """Limits of one key; 0: no limit."""
 
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
@@ -42,7 +42,7 @@ class _Bucket:
 
 
 class Usage:
-    """What one key has spent."""
+    """What one key has used up."""
 
     __slots__ = ("_requests", "_tokens", "in_flight", "limits")
 
@@ -53,7 +53,7 @@ class Usage:
         self.in_flight = 0
 
     def admit(self, now: float) -> None:
-        """One more request begins. Raises HttpError 429 `rate_limited`, and then nothing is counted."""
+        """Count the begin of a request. Raises HttpError 429 `rate_limited`, and then nothing is counted."""
         limits = self.limits
         if limits.in_flight and self.in_flight >= limits.in_flight:
             raise _limited(f"have {limits.in_flight} requests at once", 1)
@@ -65,7 +65,7 @@ class Usage:
         self.in_flight += 1
 
     def ended(self, tokens: int) -> None:
-        """A request that was admitted has ended, and took so many tokens."""
+        """Count the end of an admitted request, and its tokens."""
         self.in_flight -= 1
         self._tokens.level -= tokens
 

@@ -1,4 +1,4 @@
-"""The front on a socket, started and drained by whoever owns the process. I/O."""
+"""Serves the front on its sockets until shutdown, then drains it. I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.route.key_watch import watch_keys
 from launcher.route.sockets import raise_descriptors
 
 _ENDED_WITHIN_S = 2.0
-"""What requests that the drain cut off may take to end."""
+"""Seconds that requests cut off by the drain may take to end."""
 
 
 async def serve(
@@ -32,11 +32,11 @@ async def serve(
     shutdown: asyncio.Event,
     drain_timeout_s: float,
 ) -> None:
-    """Serve `front` until `shutdown` is set; then finish what is in flight, for at most `drain_timeout_s`.
+    """Serve `front` until `shutdown` is set; then finish what is in flight, for at most `drain_timeout_s` seconds.
 
-    `sock` is a bound socket to use instead of `host` and `port`, `more` are others beside it; all are closed at the
-    end. `doors` were made of one already, by who moves them. Raises HostError when the address cannot be had,
-    ConfigError when it is public and no key is asked for.
+    `sock`: a bound socket to use instead of `host` and `port`; `more`: others beside it; all are closed at the end.
+    `doors`: given instead of these by a caller that moves the listeners itself. Raises HostError when the address is
+    not available, ConfigError when it is public and no key is required.
     """
     if doors is None:
         if sock is None:
@@ -67,7 +67,7 @@ async def serve(
 
 
 async def _drain(everybody: tuple[Clients, ...], timeout_s: float) -> None:
-    """Let what is in flight end, then cut it short."""
+    """Let requests in flight end, then cut them off."""
     for clients in everybody:
         clients.stop()
     await _none_left(everybody, timeout_s)
@@ -79,7 +79,7 @@ async def _drain(everybody: tuple[Clients, ...], timeout_s: float) -> None:
 
 
 async def _none_left(everybody: tuple[Clients, ...], timeout_s: float) -> None:
-    """Until the last connection has ended, or `timeout_s` passed."""
+    """Wait until the last connection has ended, or `timeout_s` has passed."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             for clients in everybody:
@@ -94,12 +94,12 @@ async def _keep_date(front: Front) -> None:
 
 
 def bind(front: Front, host: str, port: int) -> socket.socket:
-    """A listening socket for `front`. Raises HostError when the address cannot be had, ConfigError as `serve`."""
+    """A listening socket for `front`. Raises HostError if the address is not available, ConfigError like `serve`."""
     return listening_socket(msgspec.structs.replace(front.unit, host=host, port=port))
 
 
 def bind_more(front: Front) -> tuple[socket.socket, ...]:
-    """Sockets for all that `runtime.front.listen` says. Raises as `bind`; none is left open then."""
+    """Sockets for all addresses in `runtime.front.listen`. Raises like `bind`, and then leaves none open."""
     with contextlib.ExitStack() as opened:
         socks = []
         for host in front.unit.listen:

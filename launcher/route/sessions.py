@@ -1,7 +1,7 @@
-"""Who looks at the page: links that are good once, and the sessions that they open. Kept in memory alone.
+"""Access to the page: links that are valid once, and the sessions that they open. Kept in memory alone.
 
-A link is good for five minutes and one visit. A session is a cookie that scripts cannot read and that browsers send
-to no other site's requests; it ends with the runtime, after twelve hours, or with the key that it was opened by.
+A link is valid for five minutes and one visit. A session is a cookie that scripts cannot read and that browsers do not
+send with requests of other sites; it ends with the runtime, after twelve hours, or with the key that opened it.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ class Sessions:
         self._links: dict[bytes, tuple[float, str]] = {}
         self._sessions: dict[bytes, tuple[float, str]] = {}
         self.cookie = "launch"
-        """The cookie's name: with the front's port in it, for browsers keep cookies by host alone."""
+        """Name of the cookie; the front adds its port, because browsers keep cookies per host only."""
 
     def make_link(self) -> str:
-        """A new word that `enter` takes once."""
+        """A new token, which `enter` accepts once."""
         return self._new(self._links, LINK_S, "")
 
     def enter(self, word: str) -> str | None:
-        """A new session for a word of `make_link` that was not used yet; None for any other."""
+        """A new session for an unused token of `make_link`; None for any other."""
         due, _ = self._links.pop(_digest(word), (0.0, ""))
         return self.open() if due > self._clock() else None
 
     def open(self, key: str = "") -> str:
-        """A new session, for somebody who was found to be allowed: by an API key, or "" by a link."""
+        """A new session for an admitted caller: by an API key, or by a link ("")."""
         return self._new(self._sessions, SESSION_S, key)
 
     def end(self, cookies: bytes) -> None:
-        """End the session of a Cookie header, if it has one."""
+        """End the session in a Cookie header, if it has one."""
         for word in self._words(cookies):
             self._sessions.pop(_digest(word), None)
 
     def opened_by(self, cookies: bytes) -> str | None:
-        """The API key that a Cookie header's session was opened by, "" for a link; None without a good session."""
+        """The API key that opened the session in a Cookie header; "" for a link; None without a valid session."""
         now = self._clock()
         found = (self._sessions.get(_digest(word), (0.0, "")) for word in self._words(cookies))
         return next((key for due, key in found if due > now), None)
 
     def _words(self, cookies: bytes) -> Iterator[str]:
-        """What a Cookie header says of ours: several, where another port of this host set one of the same name."""
+        """Our cookies in a Cookie header: several, if another port of this host set one of the same name."""
         for part in cookies.decode("latin-1").split(";"):
             name, _, value = part.strip().partition("=")
             if name == self.cookie and value:
                 yield value
 
     def _new(self, kept: dict[bytes, tuple[float, str]], good_s: float, key: str) -> str:
-        """A new word in `kept`, from which what is over is dropped."""
+        """A new token in `kept`, from which expired ones are dropped."""
         now = self._clock()
         for digest in [d for d, (due, _) in kept.items() if due <= now]:
             del kept[digest]
@@ -70,5 +70,5 @@ class Sessions:
 
 
 def _digest(word: str) -> bytes:
-    """What is kept of a word: comparing digests tells nothing about how much of a guess was right."""
+    """The stored form of a token: comparing digests does not tell how much of a guess was right."""
     return hashlib.sha256(word.encode("utf-8", "replace")).digest()

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 SILENT_S = 5
-"""A host whose kernel acknowledges nothing for so long is gone; a server that computes still acknowledges."""
+"""Seconds without an acknowledgement after which a host is gone; the kernel of a busy server still acknowledges."""
 _PLAIN = b"reno"
 """Built into every Linux kernel, and allowed to everyone."""
 _TCP_INFO_BYTES = 128
@@ -24,10 +24,10 @@ _UNSENT_BYTES = 128 * 1024
 
 
 def without_pacing(sock: Any) -> None:
-    """Spare `sock`, and what it accepts, the machine's congestion control, if its own address is loopback.
+    """Use plain congestion control for `sock`, and for what it accepts, if its own address is loopback.
 
-    A machine that serves the internet often has BBR, which times every segment: 2 µs of 16 that a short request costs
-    the kernel here, for a path that cannot be congested. `sock`: a socket or what asyncio gives out as one.
+    A machine that serves the internet often has BBR, which times every segment: 2 µs of the 16 µs that a short request
+    costs the kernel here, for a path that cannot be congested. `sock`: a socket or what asyncio gives out as one.
     """
     with contextlib.suppress(OSError, ValueError):  # closed already, or no IP address
         if ip_address(sock.getsockname()[0]).is_loopback:
@@ -35,19 +35,20 @@ def without_pacing(sock: Any) -> None:
 
 
 def with_little_unsent(sock: Any) -> None:
-    """Have the kernel take little that it cannot send, of what is written to the connections that `sock` accepts.
+    """Limit what the kernel buffers unsent for each connection that `sock` accepts.
 
-    It would take up to 4 MB for a client that reads nothing: work and memory for nobody. What is under way to a client
-    that reads is not bounded by this, so a long fast line stays full.
+    It would buffer up to 4 MB for a client that reads nothing. Data under way to a client that reads is not limited by
+    this, so a long fast line stays full.
     """
     with contextlib.suppress(OSError):  # no TCP
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def expect_acknowledgements(sock: Any) -> None:
-    """Have `sock` fail (ETIMEDOUT) after `SILENT_S` without an acknowledgement, of data or of a probe while idle.
+    """Make `sock` fail (ETIMEDOUT) after `SILENT_S` without an acknowledgement, of data or of an idle probe.
 
-    A cut cable or a power failure sends no reset. Nothing on loopback and unix sockets, whose other end cannot vanish.
+    A cut cable or a power failure sends no reset. No effect on loopback and unix sockets, whose other end cannot
+    vanish.
     """
     with contextlib.suppress(OSError, ValueError):  # closed already, or no IP address: its next use tells
         if ip_address(sock.getpeername()[0]).is_loopback:
@@ -59,7 +60,7 @@ def expect_acknowledgements(sock: Any) -> None:
 
 
 def acknowledged_bytes(sock: Any) -> int | None:
-    """How much of what was written the peer's kernel has taken; None where that cannot be known."""
+    """Bytes written that the peer's kernel has acknowledged; None: unknown."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except (OSError, AttributeError):
@@ -71,19 +72,19 @@ def acknowledged_bytes(sock: Any) -> int | None:
 
 
 def reset_on_close(sock: Any) -> None:
-    """Have the peer see a broken transfer (RST), also where the connection's end would have ended the message."""
+    """Make closing send a reset (RST), so that a message which the close would end is seen as broken."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed already
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def descriptors() -> int:
-    """How many connections of clients this process can hold beside everything else that it opens."""
+    """Number of client connections that this process can hold beside its other descriptors."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft - min(_OTHERS, soft // 2)
 
 
 def raise_descriptors(connections: int) -> None:
-    """Allow this process, as far as it may, so many connections beside everything else."""
+    """Raise the limit of descriptors, as far as allowed, for so many connections beside everything else."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHERS
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -94,7 +95,7 @@ def raise_descriptors(connections: int) -> None:
 
 
 def client_of(peer: str) -> str:
-    """Whose connection one from `peer` is: its address, of IPv6 the first 64 bits, which one host may have all of."""
+    """The client behind an address: the address itself, for IPv6 its first 64 bits, which one host may have all of."""
     if ":" not in peer:
         return peer
     with contextlib.suppress(ValueError):

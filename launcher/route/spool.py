@@ -1,6 +1,6 @@
-"""Where big bodies lie when many come: in files that never have a name. I/O.
+"""Big bodies in unnamed files, when many arrive at once. I/O.
 
-Nobody else can open them, and nothing of them stays however the process ends. A body that is answered soon is dropped
+No other process can open these files, and they vanish however the process ends. A body that is answered soon is dropped
 before the kernel writes it to the disk.
 """
 
@@ -16,25 +16,26 @@ from typing import cast
 from weakref import WeakSet
 
 _FOLDER = Path("/var/tmp")  # noqa: S108 - what is made there has no name
-"""On a disk, where /tmp often is memory."""
+"""On a disk, while /tmp often is memory."""
 _WRITE_BYTES = 64 * 1024
 _AGAIN_S = 10.0
-"""How long a disk that took nothing is left alone."""
+"""Seconds without new files after a write failed."""
 _MOST = 128
-"""Files at once: a descriptor each, of those that are kept for others than clients (`launcher.route.sockets`)."""
+"""Limit of files: each takes one of the descriptors that are kept for others than clients
+(`launcher.route.sockets`)."""
 
 
 class Spool:
-    """A body that comes, in a file."""
+    """An arriving body, in a file."""
 
     def __init__(self, spools: Spools) -> None:
-        """Raises OSError."""
+        """Open an unnamed file. Raises OSError."""
         self._spools = spools
         self._rest = bytearray()
         self._fd = _nameless(spools.folder)
 
     def add(self, data: bytes | bytearray) -> None:
-        """So much more came. Raises OSError where it does not go into the file; it is part of the body nevertheless."""
+        """Append `data`. Raises OSError where the file takes no more; the body has `data` all the same."""
         if self._rest or len(data) < _WRITE_BYTES:  # of tiny chunks each would be a call of the system
             self._rest += data
             if len(self._rest) < _WRITE_BYTES:
@@ -43,7 +44,7 @@ class Spool:
         self._write(data)
 
     def whole(self) -> bytes:
-        """All of it, mapped, not read: what is as good as `bytes` to whoever takes buffers. Raises OSError."""
+        """The whole body, mapped: a buffer where `bytes` are expected. Raises OSError."""
         rest, self._rest = self._rest, bytearray()
         self._write(rest)
         mapped = mmap.mmap(self._fd, 0, prot=mmap.PROT_READ)
@@ -51,7 +52,7 @@ class Spool:
         return cast("bytes", mapped)
 
     def content(self) -> bytearray:
-        """All of it in memory, where the file takes no more."""
+        """The whole body in memory, for when the file takes no more."""
         content = bytearray(os.fstat(self._fd).st_size)
         done = 0
         while done < len(content):
@@ -69,22 +70,22 @@ class Spool:
             raise
 
     def __del__(self) -> None:
-        """The file goes with it."""
+        """Close the file, which removes it."""
         with contextlib.suppress(AttributeError, OSError):  # it was never had
             os.close(self._fd)
 
 
 class Spools:
-    """All files of one front."""
+    """All unnamed files of one front."""
 
     def __init__(self, folder: Path = _FOLDER) -> None:
         self.folder = folder
         self.open: WeakSet[object] = WeakSet()
-        """Those that hold a descriptor."""
+        """Objects that hold a descriptor."""
         self.not_before = 0.0
 
     def begin(self, data: bytes | bytearray) -> Spool | None:
-        """A file that begins with `data`; None where there can be none, and memory has to do."""
+        """A file that begins with `data`; None where no file can be had, so that memory has to do."""
         if len(self.open) >= _MOST or monotonic() < self.not_before:
             return None
         try:
@@ -98,7 +99,7 @@ class Spools:
 
 
 def _nameless(folder: Path) -> int:
-    """A descriptor of a file without a name. Raises OSError."""
+    """A descriptor of an unnamed file. Raises OSError."""
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:

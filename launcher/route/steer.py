@@ -1,6 +1,7 @@
-"""Requests about a generation under way: they go to the server that has it, and wake nobody. I/O.
+"""Requests about a running generation: sent to the server that has it; they start no server. I/O.
 
-Only the process that generates can answer them: another one knows nothing of it, and its 204 would mean nothing.
+Only the process that generates can answer them: another one does not know the generation, and its 204 would mean
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 _LOOKUP_S = 10.0
 _MODEL_MARK = b"::"
-"""llama.cpp's web UI names the model in the id, behind this, when it talks to a router."""
+"""llama.cpp's web UI appends the model's name to the id, after this, when it talks to a router."""
 
 
 class _Control(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ class _Lookup(msgspec.Struct, frozen=True):
 
 
 def steer(exchange: Exchange, model: str | None) -> None:
-    """Send a request about a generation to who has it; `model` is the name that it gives. Raises HttpError."""
+    """Send a request about a generation to its server; `model`: the name in the request. Raises HttpError."""
     services, head = exchange.services, exchange.head
     if head.path == LOOKUP:
         wanted = _decoded(exchange.body, _Lookup).conversation_ids
@@ -62,7 +63,7 @@ def steer(exchange: Exchange, model: str | None) -> None:
 
 
 def _owner(exchange: Exchange, known: Owners, key: bytes, model: str | None) -> Owner | None:
-    """Who has it: as remembered, else the one server of the model that is named."""
+    """The server of a generation: as remembered, otherwise the only server of the model named."""
     view, caller = exchange.view, exchange.head.grant.name
     owner = known.of(key, caller)
     if owner is not None and owner.server in view.targets:
@@ -80,7 +81,7 @@ def _route(exchange: Exchange, owner: Owner) -> Route:
 
 
 async def _look_up(exchange: Exchange, wanted: Iterable[str]) -> None:
-    """Ask every server that has some of `wanted` which of them it has; answer all that they say."""
+    """Ask every server that has some of `wanted` for their streams; answer with all that they report."""
     services, view, grant = exchange.services, exchange.view, exchange.head.grant
     ids: dict[Owner, list[str]] = {}
     for conversation in dict.fromkeys(wanted):
@@ -89,7 +90,7 @@ async def _look_up(exchange: Exchange, wanted: Iterable[str]) -> None:
             ids.setdefault(owner, []).append(conversation)
 
     async def found(owner: Owner, some: list[str]) -> list[msgspec.Raw]:
-        """What one server says; nothing where it does not."""
+        """The report of one server; [] if it fails."""
         body = msgspec.json.encode({"conversation_ids": some})
         route = _route(exchange, owner)
         question = Question(

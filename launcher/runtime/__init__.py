@@ -33,11 +33,11 @@ __all__ = [
 ]
 
 _LAST_WORDS_S = 2.0
-"""How long the end waits for `on_event` to take what came last."""
+"""Seconds that the end waits for `on_event` to take the last events."""
 
 
 def ignore_event(_: AnyEvent) -> None:
-    """For callers that do not watch."""
+    """Do nothing: the default for callers that do not watch."""
 
 
 def run(
@@ -51,12 +51,13 @@ def run(
 ) -> int:
     """Run the deployment in the foreground until SIGTERM, SIGINT or a stop over the control socket; 0 then.
 
-    `units`: the processes are systemd's units, which run on when a signal ends the runtime. `route_only` starts and
-    stops no server: the front alone, for fleets whose processes somebody else owns. Keys are read from `api_key_file`
-    where that is given (a unit's credential), else where the routes say.
-    `asked_ns` is when the start was asked for (`launcher.files.asked_at_ns`): if everything was told to stop since,
-    nothing is started. `on_event` is called in a thread of its own and may block: events that nobody takes are dropped.
-    A second signal kills instead of draining.
+    `units`: the processes are systemd units, which keep running when a signal ends the runtime. `route_only`: only the
+    front runs, for fleets whose processes are started and stopped by others. Keys are read from `api_key_file` where it
+    is given (a unit's credential), otherwise from the file that the routes name.
+
+    `asked_ns`: when the start was asked for (`launcher.files.asked_at_ns`); if everything was told to stop since,
+    nothing is started. `on_event` is called in a thread of its own and may block: events that it does not take in time
+    are dropped. A second signal kills instead of draining.
 
     Raises ConfigError (unreadable manifest), HostError (already running, port taken), SuperviseError (a fatal server
     did not become ready, or everything was told to stop before all were; everything that was started is stopped), each
@@ -95,7 +96,7 @@ def _runtime(
     units: UnitsOptions | None,
     api_key_file: Path | None,
 ) -> Runtime:
-    """One run of this deployment, by who has its processes. Raises ConfigError."""
+    """The runtime for this deployment: in a cluster a `ClusterRuntime`. Raises ConfigError."""
     made = Runtime(deployment_dir, emit, asked_ns, units=units, api_key_file=api_key_file)
     if made.in_cluster:
         from launcher.runtime.cluster import ClusterRuntime  # noqa: PLC0415 - httpx, 0.2 s that only a pod needs
@@ -107,7 +108,10 @@ def _runtime(
 def spawn_detached(
     deployment_dir: Path, *, on_event: Callable[[AnyEvent], None] = ignore_event, asked_ns: int | None = None
 ) -> int:
-    """Run the deployment in the background; return the runtime's pid once the fleet is ready. All else as `run`."""
+    """Run the deployment in the background; return the runtime's pid once the fleet is ready.
+
+    See `run` for `on_event`, `asked_ns` and the errors raised.
+    """
     manifest, _ = read_deployment(deployment_dir)
     state_dir = deployment_state_dir(manifest.deployment, manifest.supervisor.state_dir, create=True)
     return spawn_runtime(deployment_dir, state_dir, on_event, asked_ns)

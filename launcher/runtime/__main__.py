@@ -19,9 +19,8 @@ from launcher.supervise.events import AnyEvent, FleetFailed, FleetReady, encode_
 def main(argv: Sequence[str]) -> int:
     """`python -m launcher.runtime DIR [--route-only] [--events-fd N] [--asked-ns N]`.
 
-    Events go as JSON lines to stderr, with their times.
-
-    The events up to ready or failed also go to descriptor N. The exit code is that of the LaunchError.
+    Writes events to stderr as JSON lines, with their times, and those up to ready or failed also to descriptor N.
+    Returns the exit code: 0, or that of the LaunchError.
     """
     descriptor = int(argv[argv.index("--events-fd") + 1]) if "--events-fd" in argv else -1
     asked_ns = int(argv[argv.index("--asked-ns") + 1]) if "--asked-ns" in argv else None

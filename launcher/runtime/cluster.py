@@ -1,4 +1,4 @@
-"""The runtime on Kubernetes or Slurm: of several fronts one leads, the others pass their clients on to it. I/O."""
+"""The runtime on Kubernetes or Slurm: one of several fronts leads, the others relay their clients to it. I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.supervise.slurm import Jobs
 
 
 class ClusterRuntime(Runtime):
-    """One of several fronts. It waits until it leads, and ends as soon as it does no longer: it is started again."""
+    """One of several fronts. It waits until it leads, and ends when it no longer does; it is then started again."""
 
     _scheduler: Pods | Jobs
     _giving: asyncio.Task[None] | None = None
@@ -36,12 +36,12 @@ class ClusterRuntime(Runtime):
         return self._scheduler
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
-        """Jobs have other scripts; objects of Kubernetes are applied by others."""
+        """Pass `manifest` on for new job scripts; Kubernetes objects are applied by others."""
         if isinstance(self._scheduler, Jobs) and isinstance(manifest.slurm, SlurmUnit):
             self._scheduler.take_over(manifest)
 
     async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
-        """Wait for the lease, run the fleet until told or until another may lead, give the lease back."""
+        """Wait for the lease, run the fleet until told to end or the lease is lost, then give the lease back."""
         election = self._scheduler.election
         unit = self._table.front
         relay = Relay(election.leader, encrypted=unit.tls_cert_file is not None)
@@ -67,7 +67,7 @@ class ClusterRuntime(Runtime):
             await self._scheduler.close()
 
     def _on_signal(self, number: signal.Signals) -> None:
-        """As always; the next front leads while our last requests are answered, since processes run on."""
+        """Give the lease back at once: the next front leads while our last requests are answered."""
         super()._on_signal(number)
         self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
@@ -79,7 +79,7 @@ class ClusterRuntime(Runtime):
         await asyncio.gather(*waits, return_exceptions=True)
 
     async def _end_with(self, lost: asyncio.Event) -> None:
-        """End as after a signal when another may lead."""
+        """End as after a signal when the lease is lost."""
         await lost.wait()
         if not self._shutdown.is_set():
             self._on_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Reading a rendered deployment, and whether what it says may be executed. I/O."""
+"""Reads a rendered deployment, and checks whether its commands may be executed. I/O."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from launcher.manifest import argv_digest, decode_fleet, decode_routes
 def read_deployment(deployment_dir: Path, *, api_key_file: Path | None = None) -> tuple[FleetManifest, RoutingTable]:
     """`fleet.json` and `routes.json` of a rendered deployment. Raises ConfigError.
 
-    The directory and both files must be ours or root's, and nobody else's to write: what they say
-    is executed, and whoever asks for it need not be who wrote them. `api_key_file` stands in for the one of the routes.
+    The directory and both files must belong to one of `trusted_owners`, and be writable by their owner alone: the
+    commands in them are executed, and another user may have written them. `api_key_file` replaces the one in the
+    routes.
     """
     fleet, routes = _read_pair(deployment_dir)
     manifest = decode_fleet(fleet, str(deployment_dir / "fleet.json"))
@@ -36,7 +37,7 @@ def read_deployment(deployment_dir: Path, *, api_key_file: Path | None = None) -
 
 
 def _read_pair(directory: Path) -> tuple[bytes, bytes]:
-    """The bytes of both files, read through the descriptors that were looked at. Raises ConfigError."""
+    """The bytes of both files, read through the descriptors that were checked. Raises ConfigError."""
     path = directory
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -61,13 +62,13 @@ def _read_pair(directory: Path) -> tuple[bytes, bytes]:
 
 
 def trusted_owners() -> frozenset[int]:
-    """Whose files may say what is executed: ours, root's, and his who became root by sudo: he could do it himself."""
+    """Ids of users whose files may say what is executed: our own, root, and the one who became root by sudo."""
     sudo = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return frozenset({0, os.geteuid(), *((int(sudo),) if sudo.isascii() and sudo.isdigit() else ())})
 
 
 def require_ours(path: Path, facts: os.stat_result) -> None:
-    """Raises ConfigError unless `path` is ours or root's, and only its owner may write it."""
+    """Raise ConfigError unless `path` belongs to a trusted owner, and only its owner may write it."""
     if facts.st_uid not in trusted_owners():
         why = f"it belongs to user {facts.st_uid}, this runtime runs as {os.getuid()}"
     elif facts.st_mode & 0o022:

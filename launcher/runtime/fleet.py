@@ -1,4 +1,4 @@
-"""One run of one deployment: the lock, the doors, the fleet behind them, and what may be asked of it. I/O."""
+"""One run of one deployment: its lock, its listeners, its fleet, and the control of it. I/O."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOG = logging.getLogger("launch.runtime")
 
 
 class UnitsOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Which units are ours: `PREFIX-NAME.service`, of the machine's manager or of our user's."""
+    """The names of our units, `PREFIX-NAME.service`, in the system's service manager or in our `user`'s."""
 
     prefix: str
     user: bool = False
@@ -55,7 +55,7 @@ class Runtime:
         units: UnitsOptions | None = None,
         api_key_file: Path | None = None,
     ) -> None:
-        """Reads the manifest. Raises ConfigError. See `launcher.runtime.run`."""
+        """Read the manifest. Raises ConfigError. See `launcher.runtime.run`."""
         self._api_key_file = api_key_file
         self._asked_ns = asked_ns
         self._directory = deployment_dir.absolute()
@@ -71,7 +71,7 @@ class Runtime:
         self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
         self._observer = Observer(self._manifest, self._table, self._processes, emit=self.emit)
         self._events: EventLog | None = None
-        """Opened with the lock held: the store has one writer."""
+        """Opened once the lock is held: the store has one writer."""
         self._front: Any = None
         self._listening: socket.socket | None = None  # where clients come already, before the front is there
         self._doors: Any = None
@@ -83,15 +83,15 @@ class Runtime:
         self._started = False
         self._ending = False
         self._leaves = False
-        """The processes run on when we end."""
+        """The processes keep running when the runtime ends."""
 
     @property
     def in_cluster(self) -> bool:
-        """Whether a cluster has the processes, so that we are one of several fronts."""
+        """Whether a cluster runs the processes, so that this is one of several fronts."""
         return self._manifest.cluster is not msgspec.UNSET or self._manifest.slurm is not msgspec.UNSET
 
     def _make_owner(self, units: UnitsOptions | None) -> supervise.ProcessOwner:
-        """Who has the processes: systemd, or we."""
+        """The owner of the processes: systemd, or this runtime."""
         name, settings = self._manifest.deployment, self._manifest.supervisor
         write = functools.partial(files.write_atomic, mode=0o600)
         if units is not None:
@@ -100,7 +100,7 @@ class Runtime:
         return supervise.Children(name, self._state_dir, write, log_files=count, log_max_bytes=size)
 
     def _tell_owner(self, manifest: FleetManifest) -> None:
-        """What is started from now on is as `manifest` has it."""
+        """Pass on the settings of `manifest` for processes started from now on."""
         if isinstance(self._owner, supervise.Children):
             self._owner.log_files = manifest.supervisor.log_files
             self._owner.log_max_bytes = manifest.supervisor.log_max_bytes
@@ -108,7 +108,7 @@ class Runtime:
     # --- Control ---------------------------------------------------------------------------------------------
 
     def status(self) -> FleetStatus:
-        """Every process now."""
+        """The fleet's status now."""
         status = self._observer.status(self._with_figures(self._supervisor.status()))
         return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.trouble))
 
@@ -116,7 +116,7 @@ class Runtime:
         return self._with_figures(self._supervisor.status()).processes
 
     def _with_figures(self, status: FleetStatus) -> FleetStatus:
-        """`status` with what the front knows: how many wait for a slot, how fast answers came."""
+        """`status` with the front's figures: requests that wait for a slot, speeds of answers."""
         from launcher import route  # noqa: PLC0415 - late, as below
 
         known = route.figures(self._front.view.targets) if self._front is not None else {}
@@ -129,17 +129,17 @@ class Runtime:
         return msgspec.structs.replace(status, processes=processes)
 
     async def stop(self, names: tuple[str, ...]) -> None:
-        """Stop `names`; with none, have everything end (at once it returns: the answer itself is in flight)."""
+        """Stop `names`; with none, end everything (returns at once, as the answer itself is in flight)."""
         if names:
             await self._supervisor.stop(names)
         else:
             self._shutdown.set()
 
     async def reload(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
-        """Take over a manifest and its routes; several wait for each other.
+        """Take over a manifest and its routes; one reload at a time.
 
-        Raises ConfigError when they are not of this deployment, or unreadable, SuperviseError while the fleet is
-        still starting, and when it is stopping, also when that begins meanwhile.
+        Raises ConfigError when they are unreadable or of another deployment; SuperviseError while the fleet is still
+        starting, and when it is stopping, also when that begins meanwhile.
         """
         self._refuse_unless_up()
         task = asyncio.create_task(self._take_over(names, deployment_dir))
@@ -153,14 +153,14 @@ class Runtime:
             raise
 
     def _refuse_unless_up(self) -> None:
-        """Raises SuperviseError when everything was told to end, or has not come up yet."""
+        """Raise SuperviseError when the fleet is ending, or has not come up yet."""
         if self._ending or self._shutdown.is_set():
             raise SuperviseError([supervise.stopping_finding(self._manifest.deployment)])
         if not self._started:
             raise SuperviseError([supervise.starting_finding(self.status())])
 
     async def _take_over(self, names: tuple[str, ...], deployment_dir: str | None) -> dict[str, Any]:
-        """One reload, when it is its turn."""
+        """One reload, after those before it."""
         from launcher import route  # noqa: PLC0415 - late, as below
 
         async with self._reloading:
@@ -198,7 +198,7 @@ class Runtime:
             }
 
     def _read(self, deployment_dir: str | None) -> tuple[Path, FleetManifest, RoutingTable]:
-        """The deployment to take over (None = the present one), and where it is. Raises ConfigError."""
+        """The deployment to take over (None: the present one), and its directory. Raises ConfigError."""
         directory = self._directory if deployment_dir is None else Path(deployment_dir).absolute()
         manifest, table = read_deployment(directory, api_key_file=self._api_key_file)
         if manifest.deployment != self._manifest.deployment:
@@ -244,7 +244,7 @@ class Runtime:
         )
 
     def _remember(self) -> None:
-        """What commands read, should it be lost."""
+        """Keep copies of the files that commands read, in case they are lost."""
         served = (self._directory / name for name in ("fleet.json", "routes.json"))
         self._keeping.remember((self._state_dir / "request.json", *served))
 
@@ -291,7 +291,7 @@ class Runtime:
                 await self._observer.close()
 
     def _open_doors(self, control_address: Path) -> None:
-        """Make the front, and have it listen: clients may come, and are answered once it is served."""
+        """Make the front and let it listen: clients may connect, and are answered once it is served."""
         from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
 
         orchestrator = orchestrate.Orchestrator(self._table, lambda: self._state_dir)
@@ -318,7 +318,7 @@ class Runtime:
         return page_routes(pages)
 
     async def _end_reloads(self) -> None:
-        """Cut short the reloads that run or wait, and refuse more: they would start what is being stopped."""
+        """Cancel the reloads that run or wait, and refuse more: they would start what is being stopped."""
         self._ending = True
         reloads = tuple(self._reloads)
         for task in reloads:
@@ -326,7 +326,7 @@ class Runtime:
         await asyncio.gather(*reloads, return_exceptions=True)
 
     async def _run_fleet(self, serving: asyncio.Task[None]) -> None:
-        """Adopt, start, then wait to be told to end. Raises what made it impossible to go on."""
+        """Adopt, start, then wait to be told to end. Raises the error of a failed start or of the front."""
         shutdown = asyncio.create_task(self._shutdown.wait())
         starting = asyncio.create_task(self._start())
         try:
@@ -350,7 +350,7 @@ class Runtime:
         notify("READY=1")
 
     def _emit(self, event: AnyEvent) -> None:
-        """Pass an event on; whoever watches cannot stop the fleet by failing."""
+        """Pass an event on; an error of a watcher is logged and does not stop the fleet."""
         try:
             self._observer(event)
             self.emit(happened(event, is_up=self._started))
@@ -359,7 +359,7 @@ class Runtime:
             _LOG.exception("the watcher of events failed")
 
     def emit(self, what: Happened) -> None:
-        """One more event for people."""
+        """Store an event for people."""
         if self._events is not None:
             self._events.add(what)
 

@@ -1,4 +1,4 @@
-"""The front alone, for fleets whose processes somebody else keeps running. I/O."""
+"""The front alone, for fleets whose processes are run by others. I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger("launch.runtime")
 
 
 async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None], api_key_file: Path | None) -> None:
-    """The front alone, until SIGTERM: somebody else keeps the servers running."""
+    """Run the front alone until SIGTERM: the servers are run by others."""
     from launcher import orchestrate, route  # noqa: PLC0415 - late, as above
 
     manifest, table = read_deployment(deployment_dir, api_key_file=api_key_file)
@@ -34,7 +34,7 @@ async def route_only(deployment_dir: Path, on_event: Callable[[AnyEvent], None],
     shutdown = asyncio.Event()
 
     def on_signal(number: signal.Signals) -> None:
-        """SIGHUP: read the routes again, or keep the old ones; any other ends."""
+        """SIGHUP: read the routes again, or keep the old ones; any other signal ends."""
         if number != signal.SIGHUP:
             shutdown.set()
             return

@@ -30,7 +30,7 @@ def signals(on_signal: Callable[[signal.Signals], None]) -> Iterator[None]:
 
 
 def front_url(table: RoutingTable) -> str:
-    """Where the front is reached from this machine."""
+    """URL of the front from this machine."""
     unit = table.front
     host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
     scheme = "http" if unit.tls_cert_file is None else "https"
@@ -38,7 +38,7 @@ def front_url(table: RoutingTable) -> str:
 
 
 def notify(message: str) -> None:
-    """Tell systemd (`NOTIFY_SOCKET`), where it runs us."""
+    """Send a message to systemd (`NOTIFY_SOCKET`), if it runs us."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""The state directory while a fleet runs: what is lost of it is made again, what cannot be is said. I/O."""
+"""The state directory while a fleet runs: lost files are written again, failures are reported. I/O."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _LOG = logging.getLogger("launch.runtime")
 _POOL_LOG = logging.getLogger("launch.pool")
 LOOK_S = 1.0
 PINS_NAME = "pinned.json"
-"""Which models' files somebody pinned: a restart unpins nothing."""
+"""Files of models that are pinned in the warm pool, kept across restarts."""
 
 
 class Keeping:
     """The lock, the control socket and the files of one run. All methods are called in its event loop."""
 
     def __init__(self, state_dir: Path, holder: Callable[[], LockOwner], make: Callable[[], object]) -> None:
-        """`holder`: who we are, for the lock. `make`: make the directory, as at the start. Nothing is locked yet."""
+        """`holder`: our entry for the lock. `make`: creates the directory, as at the start. Locks nothing yet."""
         self.lock = OwnedLock(state_dir / LOCK_NAME)
         self.trouble: tuple[str, ...] = ()
-        """What the disk refuses now, for people."""
+        """What the disk refuses now, as text for people."""
         self._state_dir = state_dir
         self._holder = holder
         self._make = make
@@ -45,7 +45,7 @@ class Keeping:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Within the block the deployment is ours. Raises HostError where another runtime has it."""
+        """Hold the deployment's lock within the block. Raises HostError where another runtime has it."""
         mine = self._holder()
         try:
             with writing(self.lock.path):
@@ -61,14 +61,14 @@ class Keeping:
             self.lock.release()
 
     def claim(self) -> None:
-        """Have the lock say what we serve now; on a disk that takes nothing it goes on saying what it said."""
+        """Write our present entry into the lock; on a disk that takes nothing the old one stays."""
         try:
             self.lock.rename(self._holder())
         except OSError as error:
             _LOG.warning("%s is not up to date: %s", self.lock.path, error)
 
     def remember(self, paths: Iterable[Path]) -> None:
-        """Keep the content of those of `paths` that are in the state directory, as they are now."""
+        """Keep the present contents of those of `paths` that are in the state directory."""
         self._files = {}
         for path in paths:
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Keeping:
                     self._files[path] = read_regular(path)
 
     async def watch(self, app: Any, heal: Callable[[], tuple[str, ...]]) -> None:
-        """Until cancelled. `app` answers on the control socket; `heal` makes good what is others' in the directory."""
+        """Restore what is lost, until cancelled. `app` serves the control socket; `heal` restores files of others."""
         async with contextlib.AsyncExitStack() as doors:
             while True:
                 await asyncio.sleep(LOOK_S)
@@ -88,7 +88,7 @@ class Keeping:
                 self.trouble = trouble
 
     def _lock_again(self) -> Iterable[str]:
-        """A lock where commands look for it: ours may be in a directory that nobody sees any more."""
+        """Lock again where commands look for it: the old lock may be in a directory that was removed."""
         try:
             if not (self._state_dir / "servers").is_dir():
                 self._make()
@@ -135,7 +135,7 @@ def _reason(error: Exception) -> str:
 
 
 def keep_pins(pool: WarmPool, state_dir: Callable[[], Path]) -> None:
-    """Have `pool` pin what was pinned when the last run ended, and write down what is from now on."""
+    """Let `pool` pin what was pinned when the last run ended, and store its pins from now on."""
     pool.remember_pins(_read_pins(state_dir() / PINS_NAME), functools.partial(_write_pins, state_dir))
 
 
@@ -150,7 +150,7 @@ def _read_pins(path: Path) -> tuple[str, ...]:
 
 
 def _write_pins(state_dir: Callable[[], Path], pinned: Iterable[str]) -> None:
-    """Keep them; a disk that takes nothing costs the next run its pins, and this one nothing."""
+    """Store the pins; if the disk takes nothing, only the next run loses them."""
     path = state_dir() / PINS_NAME
     try:
         write_atomic(path, msgspec.json.encode(sorted(pinned)), mode=0o600)

@@ -1,4 +1,4 @@
-"""What the runtime sees of its fleet: the warm pool, swaps, failures, memory; as status and as metrics. I/O."""
+"""What the runtime observes of its fleet, as status and metrics: warm pool, swaps, failures, memory. I/O."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from launcher.supervise.room import available_bytes
 
 _GPU_EVERY_S = 5.0
 TARGETS_EVERY_S = 5.0
-"""Targets are held against what was measured last so often, and after every swap."""
+"""Seconds between two comparisons of targets with the last measurements; also after every swap."""
 SOURCES = ("pool", "disk")
-"""Where a swap found the files: kept in RAM by the warm pool, or not."""
+"""Where a swap found its files: in RAM, kept by the warm pool, or not."""
 TARGET_METRICS = {
     "limit": "What should be kept to: at most so many seconds, at least so many tokens a second.",
     "measured": "What was measured of it last.",
@@ -33,7 +33,7 @@ TARGET_METRICS = {
 
 
 class Observer:
-    """Hears every event of one runtime. All methods are called in its event loop."""
+    """Gets every event of one runtime. All methods are called in its event loop."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Observer:
         *,
         emit: Callable[[Happened], None],
     ) -> None:
-        """`processes`: every process now, with what it measures; `tell` hears what the warm pool does.
+        """`processes`: the present status of every process; `emit` gets events of the warm pool and of targets.
 
         Nothing runs before the fleet is ready.
         """
@@ -53,7 +53,7 @@ class Observer:
         self._emit = emit
         self._targets = manifest.targets
         self._met: dict[tuple[str, str], bool] = {}
-        """Target and server → what was told last."""
+        """Target and server → whether it was met at the last event."""
         self._swaps = _swaps(manifest)
         self._found: dict[str, str] = {}
         """Server → where its last start found its files."""
@@ -66,7 +66,7 @@ class Observer:
         self._tasks: list[asyncio.Task[None]] = []
 
     def _start(self) -> None:
-        """Begin to keep files warm, and to ask the GPUs: not before the fleet is up, whose loads come first."""
+        """Start the warm pool, and ask the GPUs: not before the fleet is up, whose loads come first."""
         self.pool.start()
         if not self._tasks:
             loop = asyncio.get_running_loop()
@@ -74,13 +74,13 @@ class Observer:
             self._tasks += [loop.create_task(self._watch_gpus())] if self._gpus else []
 
     async def close(self) -> None:
-        """End what was begun."""
+        """Stop the warm pool and all tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, self.pool.close(), return_exceptions=True)
 
     def take_over(self, manifest: FleetManifest, table: RoutingTable) -> None:
-        """Another manifest. Swaps are counted anew where their target, and with it a bucket, is another."""
+        """Take over another manifest. Swaps are counted anew where their target, and so a bucket, has changed."""
         if bounds(manifest.targets) != bounds(self._targets):
             self._swaps = _swaps(manifest)
         self._targets, self._met = manifest.targets, {}
@@ -88,7 +88,7 @@ class Observer:
         self.pool.take_over(manifest, table)
 
     def __call__(self, event: events.AnyEvent) -> None:
-        """Note one event."""
+        """Take in one event."""
         match event:
             case events.ServerStarting() | events.ServerAdopted():
                 kept = self.pool.residency(event.name)[1] in ("warm", "locked")
@@ -114,7 +114,7 @@ class Observer:
                 pass
 
     def look(self) -> None:
-        """Tell of targets that are missed now, or met again."""
+        """Emit an event for each target that is missed now, or met again."""
         if self._targets is not msgspec.UNSET:
             now = targets_now(self._targets, self._processes(), self._swap_s)
             for what in turned(self._met, now):
@@ -128,7 +128,7 @@ class Observer:
                 self.look()
 
     def status(self, status: FleetStatus) -> FleetStatus:
-        """`status` with how much of the workers' files is in RAM, and with the targets."""
+        """`status` with the shares of workers' files in RAM, and with the targets."""
         processes = []
         for process in status.processes:
             percent, doing = self.pool.residency(process.name)
@@ -138,7 +138,7 @@ class Observer:
         return msgspec.structs.replace(status, processes=tuple(processes), targets=targets)
 
     def metrics(self) -> str:
-        """Prometheus text: the seed document's names, then ours."""
+        """Prometheus text: first the metrics named in the seed document, then our own."""
         processes = tuple(self._processes())
         failures: Counter[str] = Counter()
         for name, model in self._models.items():
@@ -183,7 +183,7 @@ class Observer:
         return metrics.text(*families) + self.pool.metrics()
 
     async def _watch_gpus(self) -> None:
-        """Ask the drivers now and then, in a thread: they may take their time."""
+        """Ask the drivers every few seconds, in a thread, because they may be slow."""
         from launcher.hardware.cards import device_of, read_cards  # noqa: PLC0415 - only a fleet with GPUs pays
 
         while True:
@@ -195,12 +195,12 @@ class Observer:
 
 
 def _models(manifest: FleetManifest, table: RoutingTable) -> dict[str, str]:
-    """By server: its model as the front's own metrics spell it."""
+    """Server → its model, spelled as in the front's own metrics."""
     return {u.name: table.targets[u.name].model if u.name in table.targets else u.model for u in manifest.servers}
 
 
 def _swaps(manifest: FleetManifest) -> dict[str, Histogram]:
-    """Seconds of swaps by where the files were, nothing observed; a bucket stands at the target."""
+    """Empty histograms of swap seconds by source of the files; the target is one of the buckets."""
     return {source: Histogram(bounds(manifest.targets)) for source in SOURCES}
 
 

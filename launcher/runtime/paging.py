@@ -1,4 +1,4 @@
-"""What the page may ask of one runtime. I/O: the clock, child processes."""
+"""The interface between the page at /ui and one runtime. I/O: the clock, child processes."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class Pages:
         served: Callable[[], tuple[FleetManifest, RoutingTable]],
         state_dir: Callable[[], Path],
     ) -> None:
-        """`served`: the manifest and the routes that hold now. Nothing is looked at before somebody asks."""
+        """`served`: the present manifest and routes. Nothing is read before a request."""
         self._control, self._front, self._supervisor = control, front, supervisor
         self._log, self._observer = events, observer
         self._served, self._state_dir = served, state_dir
         self._compiling = asyncio.Lock()
 
     def status(self) -> FleetStatus:
-        """Every process now."""
+        """The fleet's status now."""
         return self._control.status()
 
     def events(self, after: int) -> tuple[Record, ...]:
-        """The events behind number `after`, oldest first, as far as they are kept."""
+        """The events after number `after`, oldest first, as far as they are kept."""
         return self._log.after(after)
 
     def listen(self, listener: Callable[[Record], None]) -> Callable[[], None]:
-        """Call `listener` with every event; returns what ends that."""
+        """Call `listener` with every event; returns a function that ends this."""
         return self._log.listen(listener)
 
     def running(self) -> list[Any]:
@@ -64,19 +64,19 @@ class Pages:
         return list(self._front.running())
 
     def ended(self, after: int) -> list[Any]:
-        """The requests that ended since number `after`."""
+        """The requests that ended after number `after`."""
         return list(self._front.requests.ended(after)) if self._front.requests.number > after else []
 
     def speeds(self) -> dict[str, list[tuple[int, float]]]:
-        """By server: Unix time of a minute of the last hour, and the mean tokens/s of the answers that ended in it."""
+        """By server: Unix time of each minute of the last hour, and mean tokens/s of the answers that ended in it."""
         return self._front.requests.speeds()
 
     def cancel(self, request_id: str) -> bool:
-        """End a request; False where it does not run."""
+        """End a request; False where it is not running."""
         return self._front.cancel(request_id)
 
     def fleet(self) -> dict[str, Any]:
-        """What the manifest says, less command lines and environments."""
+        """The manifest's contents without command lines and environments."""
         manifest, table = self._served()
         names = (
             *("name", "model", "slots", "n_ctx_per_slot", "tier", "start", "exclusive", "roles", "aliases"),
@@ -118,11 +118,11 @@ class Pages:
         }
 
     async def loads(self) -> Any:
-        """What each device does now; a driver may take its time."""
+        """The present load of each device; in a thread, because drivers may be slow."""
         return await asyncio.to_thread(device_loads)
 
     async def start(self, name: str) -> None:
-        """Start a server as a request would, after a stop by hand too. Raises UnavailableError."""
+        """Start a server as a request would, also after a stop by hand. Raises UnavailableError, KeyError."""
         process = {p.name: p for p in self.status().processes}[name]
         if process.state in ("stopped", "failed"):
             manifest, _ = self._served()
@@ -140,15 +140,15 @@ class Pages:
         await self._control.stop(names)
 
     async def restart(self, name: str) -> dict[str, Any]:
-        """Restart a server with the manifest that holds. Raises KeyError."""
+        """Restart a server with the present manifest. Raises KeyError."""
         return await self._control.reload((name,), None)
 
     async def change_rung(self, name: str, *, down: bool) -> None:
-        """Start a server one rung smaller, or as planned again. Raises UnavailableError, KeyError."""
+        """Run a server one fallback level smaller, or as planned again. Raises UnavailableError, KeyError."""
         await self._supervisor.change_rung(name, down=down)
 
     def pool(self, verb: str, name: str) -> None:
-        """What somebody wants of the warm pool; `name`: a worker, its role, its alias or its model. Raises KeyError."""
+        """Change the warm pool; `name`: a worker, its role, alias or model. Raises KeyError, SuperviseError."""
         pool = self._observer.pool
         workers = pool.workers()
         if not workers:
@@ -162,12 +162,12 @@ class Pages:
         raise KeyError(f"{name!r} is none of the pool's models; they are {', '.join(workers)}")
 
     async def projects(self) -> list[Any]:
-        """Every project, the one that was used last first."""
+        """Every project, the most recently used first."""
         found = await self._remembered(list_projects)
         return sorted(found or [], key=lambda project: -project.last_at)
 
     async def project(self, owner: str, name: str) -> list[dict[str, Any]]:
-        """Its last generations, the newest first."""
+        """The last generations of a project, the newest first."""
         return await self._remembered(recent_generations, owner, name) or []
 
     async def generation(self, generation_id: str) -> dict[str, Any] | None:
@@ -176,29 +176,29 @@ class Pages:
         return found
 
     async def _remembered(self, read: Callable[..., Any], *words: str) -> Any:
-        """What the project memory has, read in a thread; None where there is no memory."""
+        """Read the project memory in a thread; None where there is none."""
         path = self._state_dir() / FILE_NAME
         return await asyncio.to_thread(read, path, *words) if path.is_file() else None
 
     async def command(self, *words: str) -> dict[str, Any]:
-        """Run a command of `launch` on this fleet and read its JSON: this process compiles nothing.
+        """Run a `launch` command on this fleet and read its JSON: this process compiles nothing.
 
-        One after the other, however many pages ask: each compiles the whole fleet. A command that fails gives its
-        `findings`, and one that says no JSON the end of what it said.
+        One at a time, however many pages ask: each compiles the whole fleet. A command that fails gives its `findings`,
+        and one without JSON the end of its error output.
         """
         async with self._compiling:
             return await _launch(*words, "--fleet", self._served()[0].deployment)
 
     async def explain(self, code: str) -> dict[str, Any]:
-        """What a finding means."""
+        """The explanation of a finding's code."""
         return await _launch("explain", code, "--json")
 
     def make_link(self) -> str:
-        """A word that opens one session."""
+        """A token that opens one session."""
         return self._front.sessions.make_link()
 
     def enter(self, *, token: str, key: str) -> str | None:
-        """The Set-Cookie line of a new session, None for who may not."""
+        """The Set-Cookie value of a new session; None if neither token nor key is accepted."""
         sessions = self._front.sessions
         session = sessions.enter(token) if token else None
         if session is None and key and self._front.admits(key):
@@ -209,12 +209,12 @@ class Pages:
         return f"{sessions.cookie}={session}; HttpOnly; SameSite=Strict; Path=/{secure}"
 
     def leave(self, cookies: str) -> None:
-        """End the session of a Cookie header."""
+        """End the session named in a Cookie header."""
         self._front.sessions.end(cookies.encode("latin-1", "replace"))
 
 
 async def _launch(*words: str) -> dict[str, Any]:
-    """Run a command of `launch`; the JSON that it says, else the end of what it said."""
+    """Run a `launch` command; returns its JSON, or the end of its error output."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", _LAUNCH, *words),
         stdin=asyncio.subprocess.DEVNULL,

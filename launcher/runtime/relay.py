@@ -1,4 +1,4 @@
-"""A front that waits for its turn to lead: it passes its clients on, byte by byte, to the one that does. I/O."""
+"""The listener of a front that does not lead: it relays its clients, byte by byte, to the leading one. I/O."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ENDED = _problem(b"502 Bad Gateway", b"front_ended", b"the front that led ended
 
 
 class Relay:
-    """Listens where the front will. `leader`: host and port of the one that leads; None while nobody is known to.
+    """Listens where the front will. `leader`: host and port of the leading front; None: unknown.
 
-    TLS goes through as it is. Clients for whom there is nobody get a typed 503, and a typed 502 where who led ended or
-    its host fell silent before it answered; those of a front with TLS (`encrypted`) a closed connection.
+    TLS is relayed as it is. Clients get a 503 (JSON error) while no leader is known, and a 502 if the leader ended, or
+    its host fell silent, before it answered; clients of a front with TLS (`encrypted`) get a closed connection.
     """
 
     def __init__(self, leader: Callable[[], tuple[str, int] | None], *, encrypted: bool) -> None:
@@ -39,14 +39,14 @@ class Relay:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def open(self, sock: socket.socket) -> None:
-        """Accept the clients of `sock`, which listens."""
+        """Accept the clients of `sock`, which listens already."""
         self._sock = sock
         self._server = await asyncio.start_server(self._accepted, sock=sock, limit=_CHUNK_BYTES)
 
     def hand_over(self) -> socket.socket:
-        """Accept no more; the socket listens on, for who accepts from now on and closes it.
+        """Accept no more clients; returns a socket that still listens, for the front to accept from and to close.
 
-        Clients that are passed on stay with the front that they have, until it ends them.
+        Clients that are relayed stay with their front until it ends them.
         """
         assert self._sock is not None and self._server is not None  # noqa: S101, PT018 - it was opened
         left = self._sock.dup()
@@ -54,7 +54,7 @@ class Relay:
         return left
 
     async def end(self) -> None:
-        """End the clients that are left; those who were answered nothing are told so."""
+        """End the clients that are left; those that got no byte of an answer get the 502."""
         for task in self._clients:
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
@@ -102,7 +102,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _both_ways(client: Streams, server: Streams, answered: list[int]) -> int:
-    """Until the server has said its last, of which bytes are counted in `answered`; bytes from the client."""
+    """Relay until the server ends, counting its bytes in `answered`; returns the number of bytes from the client."""
     asked = [0]
     asking = asyncio.create_task(_ask(client[0], server[1], asked))
     try:
@@ -114,7 +114,7 @@ async def _both_ways(client: Streams, server: Streams, answered: list[int]) -> i
 
 
 async def _ask(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: list[int]) -> None:
-    """All that a client sends; the server sees when it says no more, or has left."""
+    """Relay all that a client sends, and to the server its end: half closed, or closed if it disconnected."""
     if await _pump(source, sink, count):
         sink.write_eof()
     else:
@@ -122,7 +122,7 @@ async def _ask(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: 
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: list[int]) -> bool:
-    """Bytes from `source` to `sink`, counted; whether it came to its end, and no connection broke."""
+    """Copy `source` to `sink`, counting bytes. Returns whether `source` ended and no connection broke."""
     try:
         while data := await source.read(_CHUNK_BYTES):
             sink.write(data)

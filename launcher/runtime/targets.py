@@ -1,4 +1,4 @@
-"""Targets while a fleet runs: what was measured last, whether it is met, as status and as metrics. Pure."""
+"""Targets while a fleet runs: the last measurements and whether they are met, as status and metrics. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from launcher.ir.fleet import TargetUnit
 from launcher.ir.live import ProcessStatus, TargetStatus
 
 AT_MOST = frozenset({"swap_seconds", "first_token_seconds"})
-"""Targets that are limits from above; the others are from below."""
+"""Targets that are upper limits; the others are lower limits."""
 
 
 def targets_now(
@@ -59,14 +59,14 @@ def _shown(value: float) -> str:
 
 
 def bounds(targets: Iterable[TargetUnit] | msgspec.UnsetType) -> tuple[float, ...]:
-    """Limits in seconds: each is to be a bucket of its histogram."""
+    """Limits in seconds that must be buckets of the swap histogram."""
     if isinstance(targets, msgspec.UnsetType):
         return ()
     return tuple(target.limit for target in targets if target.name == "swap_seconds")
 
 
 def samples(now: Iterable[TargetStatus], what: str) -> Iterator[tuple[dict[str, str], float]]:
-    """Labels and values of one metric: `limit`, `measured` or `met`; nothing where nothing was measured."""
+    """Labels and values of one metric: `limit`, `measured` or `met`; none for targets without a measurement."""
     for target in now:
         value = getattr(target, what)
         if value is not None:

@@ -1,4 +1,4 @@
-"""What the supervisor tells, as events for people: what happened, why, with which figures. Pure."""
+"""Events of the supervisor in words: what happened, why, and the figures. Pure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _WHY_STOPPED = {
 }
 
 _TAIL_LINES = 20
-"""Of a log that an event keeps: a thousand events are in memory, and the log itself is on disk."""
+"""Log lines that an event keeps: a thousand events are in memory, and the log itself is on disk."""
 
 
 _Sentence = tuple[Kind, str, str, dict[str, Any]]
-"""Kind, what happened, why, and the figures."""
+"""Kind, message, cause and details of an event."""
 _FleetEvent = (
     events.RuntimeStarted
     | events.StateIgnored
@@ -38,7 +38,7 @@ _FleetEvent = (
 
 
 def happened(event: events.AnyEvent, *, is_up: bool) -> Happened:
-    """`event` in plain words. `is_up`: the fleet is up, so that a request or a reload asked for a start."""
+    """`event` in plain words. `is_up`: the fleet is up, so a start has been asked for by a request or a reload."""
     kind, message, cause, details = _sentence(event, is_up=is_up)
     return Happened(kind=kind, name=getattr(event, "name", ""), message=message, cause=cause, details=details)
 

@@ -1,4 +1,4 @@
-"""Why a process cannot start, or has ended: what the host shows, beside what its log says. I/O."""
+"""The cause of a failed start or of an end: facts from the host, in addition to the log. I/O."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from launcher.supervise.spec import ProcessSpec
 _LOG = logging.getLogger("launch.supervise")
 _SENT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FROM_OUTSIDE = frozenset({None, 0, *(-number for number in _SENT), *(128 + number for number in _SENT)})
-"""Exit codes that no request need have caused; None: of an adopted process, whose end nobody is told."""
+"""Exit codes that no request need have caused (signals from outside); None: unknown, as for an adopted process."""
 
 UNEXPLAINED = frozenset({"supervise/exited", "supervise/crashed-loading"})
-"""Diagnoses after which a second start may well say why: as it ends, llama-server often loses its last lines."""
+"""Diagnoses without a cause, which a repeated start may show: llama-server often loses its last log lines as it
+ends."""
 
 
 def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
-    """Why a start cannot succeed, found before a process is made. Without `programs` it is not us who executes it."""
+    """Why a start must fail, found before a process is made: program, files and port; None: no reason.
+
+    `programs` False: the program is not looked for, because this process does not execute it (systemd units).
+    """
     if programs and shutil.which(spec.unit.argv[0]) is None:
         code = "supervise/container-engine-missing" if spec.unit.container else "supervise/binary-missing"
         remedy = _remedy(spec)
@@ -60,10 +64,10 @@ def _remedy(spec: ProcessSpec) -> str:
 
 
 def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagnosis:
-    """Why it ended; a port that is taken is named with its owner.
+    """The cause of an end; a port in use is named with its owner.
 
-    A llama-server that exits at once may lose its last lines (its logger is a thread), so that a taken port is
-    looked for even when the log does not say so.
+    A llama-server that exits at once may lose its last log lines (its logger is a thread), so a port in use is looked
+    for even when the log does not mention one.
     """
     if ending.refused is not None:
         return ending.refused
@@ -83,7 +87,7 @@ def cause_of_end(spec: ProcessSpec, ending: Ending, *, starting: bool) -> Diagno
 
 
 def overdue(spec: ProcessSpec, reason: str) -> Diagnosis:
-    """Why it was ended while it started, from the lifecycle's `reason`: with the setting that allows more."""
+    """The diagnosis of a start that was given up: the lifecycle's `reason`, and the setting that allows more time."""
     stalled = reason.startswith("stalled")
     code = "supervise/stalled" if stalled else "supervise/not-ready"
     setting = f"{spec.unit.kind}s.{spec.name}.{'stall_timeout_s' if stalled else 'start_timeout_s'}"

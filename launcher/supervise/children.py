@@ -23,7 +23,10 @@ _LOG = logging.getLogger("launch.supervise")
 
 
 class Children(RecordStore):
-    """See `launcher.supervise.owner.ProcessOwner`: it keeps a state file of each. `write(path, data)` replaces one."""
+    """A `launcher.supervise.owner.ProcessOwner` whose processes are children of the runtime.
+
+    Each has a state file, which `write(path, data)` replaces atomically.
+    """
 
     manager: Manager = "runtime"
     outlives = False
@@ -46,7 +49,7 @@ class Children(RecordStore):
         self.log_max_bytes = log_max_bytes
 
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> process.RunningProcess:
-        """Record, then spawn; what no disk records is found again by its mark. Raises RefusedError."""
+        """Write the state file, then spawn; without a file the process is found by its mark. Raises RefusedError."""
         del level  # `spec` is it
         problem = obstacle(spec)
         if problem is not None:
@@ -73,7 +76,7 @@ class Children(RecordStore):
         return found
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """By state files and marks, whatever `specs` there are now."""
+        """Our living processes, from state files and marks; `specs` is not used."""
         del specs
         records, rejected = await asyncio.to_thread(living_records, self, self._deployment)
         for bad in rejected:
@@ -81,14 +84,14 @@ class Children(RecordStore):
         return records, rejected
 
     async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
-        """SIGTERM, grace, SIGKILL."""
+        """End the processes of `records`: SIGTERM, and SIGKILL after the grace period."""
         ended = await asyncio.to_thread(stop_records, records)
         for orphan in ended:
             self.forget(orphan.name)
         return ended
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Remove containers, and state files whose process is gone."""
+        """Remove containers of `specs`, and state files and unix sockets whose process is gone."""
         for record in self.read()[0]:
             if mismatch(record) is not None:
                 self.forget(record.name)
@@ -98,7 +101,7 @@ class Children(RecordStore):
         await asyncio.gather(*(asyncio.to_thread(process.remove_container, argv) for argv in left))
 
     async def trim_log(self, name: str) -> None:
-        """Rotate it if it is too long."""
+        """Rotate the log of `name` if it is longer than `log_max_bytes`."""
         log = self.log_dir / f"{name}.log"
         if logs.size_bytes(log) > self.log_max_bytes:
             try:
@@ -107,5 +110,5 @@ class Children(RecordStore):
                 _LOG.exception("cannot rotate %s", log)
 
     def pss_bytes(self, pid: int) -> int | None:
-        """The kernel's own figure."""
+        """Proportional set size (PSS), as the kernel reports it."""
         return procfs.pss_bytes(pid)

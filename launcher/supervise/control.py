@@ -1,4 +1,4 @@
-"""Talking to a living runtime over its unix socket, and where that socket is."""
+"""A client of a living runtime's control socket, and the socket itself."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _STATUS_S = 10.0
 ERROR_CLASSES: dict[int, type[LaunchError]] = {
     c.exit_code: c for c in (ConfigError, CatalogError, PlanError, EngineError, HostError, SuperviseError)
 }
-"""By the exit code of a runtime that ends with one."""
+"""LaunchError classes by the exit code that a runtime reports."""
 
 
 class NoRuntimeError(Exception):
-    """Nobody answers for this deployment: no runtime lives, or it is just starting or ending."""
+    """No runtime answers for this deployment: none lives, or it is just starting or ending."""
 
 
 class _Error(msgspec.Struct):
@@ -57,7 +57,7 @@ class _ErrorBody(msgspec.Struct):
 
 @contextlib.contextmanager
 def socket_address(state_dir: Path) -> Iterator[str]:
-    """A path of the control socket that fits into an address, valid within the block."""
+    """A path of the control socket that is short enough for a socket address, valid within the block."""
     path = state_dir / SOCKET_NAME
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         yield str(path)
@@ -71,9 +71,9 @@ def socket_address(state_dir: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def control_socket(state_dir: Path) -> Iterator[socket.socket]:
-    """The control socket within the block, for its owner only; who connects waits until it is served.
+    """The listening control socket (mode 0600) within the block; connections wait until it is served.
 
-    The caller holds the lock, so an old one is a leftover.
+    The caller holds the runtime's lock, so an existing socket file is a leftover and is removed.
     """
     path = state_dir / SOCKET_NAME
     path.unlink(missing_ok=True)
@@ -95,11 +95,11 @@ async def serve_control(app: Any, sock: socket.socket) -> AsyncIterator[None]:
     import uvicorn  # noqa: PLC0415 - 0.1 s that clients need not pay
 
     class Server(uvicorn.Server):
-        """Without signal handlers: those are the runtime's."""
+        """A uvicorn server without signal handlers: the runtime has its own."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Any:
-            """Capture none."""
+            """Install no signal handlers."""
             yield
 
     config = uvicorn.Config(
@@ -115,7 +115,7 @@ async def serve_control(app: Any, sock: socket.socket) -> AsyncIterator[None]:
 
 
 def _check_socket(state_dir: Path) -> None:
-    """Raise NoRuntimeError unless somebody listens."""
+    """Raise NoRuntimeError unless a process listens on the control socket."""
     if not (state_dir / SOCKET_NAME).exists():
         raise NoRuntimeError(f"no runtime serves {state_dir}")
     with socket_address(state_dir) as address, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -128,7 +128,7 @@ def _check_socket(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def _pidfd(pid: int | None) -> Iterator[select.poll | None]:
-    """Something to poll for the end of `pid`; None when there is no such process."""
+    """A poll object that reports the end of process `pid`; None when there is no such process."""
     try:
         descriptor = os.pidfd_open(pid) if pid is not None else -1
     except OSError:
@@ -145,7 +145,7 @@ def _pidfd(pid: int | None) -> Iterator[select.poll | None]:
 
 
 class ControlClient:
-    """Asks the runtime of one deployment; blocking. A context manager.
+    """A blocking client of one runtime's control API. A context manager.
 
     Every method raises NoRuntimeError when no runtime answers, KeyError with a message for an unknown name, and the
     runtime's own LaunchError where it refuses.
@@ -176,13 +176,13 @@ class ControlClient:
         self._stack.close()
 
     def status(self) -> FleetStatus:
-        """Every process now."""
+        """The fleet's status now."""
         return msgspec.json.decode(self._call("GET", "/api/status", timeout_s=_STATUS_S), type=FleetStatus)
 
     def stop(self, names: tuple[str, ...] = (), *, wait_s: float | None = None) -> None:
         """Stop `names` and return when they are gone; with none, everything and the runtime itself.
 
-        `wait_s` bounds the wait for the runtime's end (None = as long as it takes); TimeoutError when it passed.
+        `wait_s` limits the wait for the runtime's end in seconds (None: no limit); TimeoutError when it has passed.
         """
         runtime = None if names else runtime_pid(self._state_dir)
         with _pidfd(runtime) as watched:
@@ -192,14 +192,14 @@ class ControlClient:
                 raise TimeoutError(f"the runtime still runs after {wait_s:g} s")
 
     def reload(self, names: tuple[str, ...] = (), deployment_dir: Path | None = None) -> dict[str, Any]:
-        """See `launcher.ir.live.Control.reload`; returns when what is started again is ready or has failed."""
+        """See `launcher.ir.live.Control.reload`; returns when restarted processes are ready or have failed."""
         directory = None if deployment_dir is None else str(deployment_dir.absolute())
         raw = self._call("POST", "/api/reload", {"names": names, "deployment_dir": directory})
         changes: dict[str, Any] = msgspec.json.decode(raw)
         return changes
 
     def page_link(self) -> str:
-        """A word that opens one session of the page at /ui."""
+        """A token that opens one session of the page at /ui."""
         word: str = msgspec.json.decode(self._call("POST", "/v1/launch/link", {}, timeout_s=_STATUS_S))["token"]
         return word
 
@@ -208,12 +208,12 @@ class ControlClient:
         self._call("POST", f"/v1/launch/pool/{quote(name, safe='')}/{verb}", {}, timeout_s=_STATUS_S)
 
     def requests(self) -> dict[str, Any]:
-        """The requests that run or wait (`now`), and the last that ended (`ended`)."""
+        """The requests that run or wait (`now`), and the last ones that ended (`ended`)."""
         found: dict[str, Any] = msgspec.json.decode(self._call("GET", "/v1/launch/requests", timeout_s=_STATUS_S))
         return found
 
     def _call(self, method: str, path: str, body: Any = None, *, timeout_s: float | None = None) -> bytes:
-        """One request; the body of a good answer. `timeout_s` bounds the wait for it."""
+        """Send a request; returns the body of a 200 answer. `timeout_s`: limit of the wait for it, None: no limit."""
         import httpx  # noqa: PLC0415 - as above
 
         content = None if body is None else msgspec.json.encode(body)

@@ -1,4 +1,4 @@
-"""A runtime of its own in the background, whose start is watched through a pipe of events."""
+"""Start a runtime as a background process, and watch its start through a pipe of events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOG_NAME = "runtime.log"
 _LOG_FILES = 3
 _TAIL_LINES = 20
 _STOPPED_CODES = (0, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-"""How a runtime ends that was told to, the signals before it listens for them."""
+"""Exit codes of a runtime that was told to end; the signals: before it had installed its handlers."""
 
 
 def spawn_runtime(
@@ -29,8 +29,8 @@ def spawn_runtime(
     """Start `python -m launcher.runtime` for `deployment_dir` in a session of its own; return its pid once ready.
 
     `asked_ns`: see `launcher.runtime.run`. Its output goes to `STATE_DIR/runtime.log`. Raises the LaunchError that it
-    ended with, SuperviseError when it died without one, or was told to end before the fleet was ready. Interrupted
-    (Ctrl-C), it is stopped with all its servers, then KeyboardInterrupt goes on.
+    ended with, or SuperviseError when it died without one or was told to end before the fleet was ready. On
+    KeyboardInterrupt (Ctrl-C) the runtime is stopped with all its servers, then the exception is raised again.
     """
     log = state_dir / _LOG_NAME
     asked = () if asked_ns is None else ("--asked-ns", str(asked_ns))
@@ -62,7 +62,7 @@ def spawn_runtime(
 
 
 def _start(argv: tuple[str, ...], log: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start `argv` with its output in `log`; the process, and a descriptor from which its events are read."""
+    """Start `argv` with its output in `log`; returns the process and a descriptor to read its events from."""
     logs.shift(log, _LOG_FILES)
     reading, writing = os.pipe()
     output = logs.open_log(log)

@@ -164,8 +164,8 @@ _NO_CONTEXT = Diagnosis(
     cause="it crashed (SIGSEGV) while it loaded and did not say why; most often memory was refused to it",
     remedy="compare planned and free memory (`launch check`), lower `n_ctx` or `slots`; else other K/V types or builds",
 )
-"""b10068 crashes where its context could not be made, and its logger, a thread, loses the lines that say why: two of
-three times on a busy machine. b11434 ends with 1, and with all its lines."""
+"""Build b10068 crashes when its context cannot be created, and its logger, a thread, loses the lines that say why: two
+of three times on a busy machine. b11434 exits with code 1 and keeps all lines."""
 _OOM_KILLED = Diagnosis(
     code="supervise/oom-killed",
     cause="killed by the kernel, which was out of memory",
@@ -188,7 +188,7 @@ _BY_CODE = {
     0: Diagnosis(code="supervise/exited", cause="it exited by itself without an error", remedy="read its log"),
     127: Diagnosis(code="supervise/not-found", cause="a program was not found (127)", remedy="check `binary`"),
 }
-"""What an exit code alone says."""
+"""Diagnoses that follow from the exit code alone; negative: a signal."""
 
 
 def diagnose(
@@ -196,9 +196,8 @@ def diagnose(
 ) -> Diagnosis:
     """The likeliest cause of an end with `exit_code` (negative = signal, None = unknown) after the lines `tail`.
 
-    `oom_killed`: meanwhile the kernel's count of processes killed for want of memory rose. `loading`: it is a
-    llama-server that was not ready yet. Signatures rank by their place in the table; among lines the first match is
-    taken.
+    `oom_killed`: the kernel's count of OOM kills has risen meanwhile. `loading`: the process is a llama-server that was
+    not ready yet. Signatures rank by their place in the table; of the log lines, the first match is taken.
     """
     for pattern, signature in _COMPILED:
         for line in tail:

@@ -1,4 +1,4 @@
-"""Reaching and ending a runtime from outside, also while it is just starting or ending. I/O; blocks."""
+"""Reach or end a runtime from outside, also while it is just starting or ending. I/O; blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.supervise.offline import LOCK_NAME, runtime_holder
 from launcher.supervise.process import signal_exactly
 
 _PATIENCE_S = 2.0
-"""How long a runtime that holds its lock may take to open its control socket, or to let go of the lock."""
+"""Seconds that a runtime which holds its lock may take to open its control socket, or to release the lock."""
 _PAUSE_S = 0.05
 _SAY_AFTER_S = 2.0
 
@@ -22,7 +22,7 @@ _SAY_AFTER_S = 2.0
 def reach_runtime(state_dir: Path) -> ControlClient:
     """A client of the runtime of `state_dir`, waited for if it is just starting.
 
-    Raises SuperviseError `supervise/no-answer` when none lives (any more), or when it does not listen within 2 s.
+    Raises SuperviseError `supervise/no-answer` when no runtime lives (any more), or when it does not listen within 2 s.
     """
     patience = time.monotonic() + _PATIENCE_S
     while True:
@@ -37,10 +37,11 @@ def reach_runtime(state_dir: Path) -> ControlClient:
 def end_runtime(state_dir: Path, *, wait_s: float, report: Callable[[str], None]) -> None:
     """End the runtime of `state_dir` with all its servers, and return when its lock is free; at once if it is.
 
-    It is asked over its control socket; when it holds the lock and does not listen for 2 s, it gets SIGTERM. One that
-    is stopped by a signal is continued first: else it could hear neither.
-    `say` gets a line for people when that takes long. Raises SuperviseError: `supervise/still-running` after
-    `wait_s`, `supervise/lock-unnamed` when nobody answers and the lock names no living process.
+    It is asked over its control socket; if it holds the lock and does not listen for 2 s, it gets SIGTERM. One that is
+    stopped by a signal gets SIGCONT first, without which it can react to neither.
+
+    `report` gets a line of text for people when this takes long. Raises SuperviseError: `supervise/still-running` after
+    `wait_s`, `supervise/lock-unnamed` when no runtime answers and the lock names no living process.
     """
     begun = time.monotonic()
     deaf_since = begun
@@ -71,7 +72,7 @@ def end_runtime(state_dir: Path, *, wait_s: float, report: Callable[[str], None]
 
 
 def no_answer_finding(state_dir: Path) -> Finding:
-    """Why a command did not reach its runtime."""
+    """The finding for a command that could not reach its runtime."""
     holder = runtime_holder(state_dir)
     why = "it is just starting or ending"
     notes: tuple[str, ...] = ("`launch status` shows what runs; try again",)
@@ -83,7 +84,7 @@ def no_answer_finding(state_dir: Path) -> Finding:
 
 
 def early_finding(deployment: str) -> Finding:
-    """Why a start did not come to its end."""
+    """The finding for a start that was told to stop before the fleet was ready."""
     message = f"{deployment} was told to stop before it was ready; everything that had been started is stopped"
     return fault("supervise/stopped-early", "", message)
 

@@ -1,4 +1,4 @@
-"""What the runtime tells whoever started it, as values: for live progress and for the pipe of `--detach`. Pure."""
+"""Events of the runtime, for live progress and for the pipe of `--detach`. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag=st
 
 
 class RuntimeStarted(Event, frozen=True, kw_only=True):
-    """The lock is held and the state directory is ours. `front` is the URL that will answer, if any."""
+    """The runtime holds the deployment's lock. `front`: URL at which the front will answer, if there is one."""
 
     deployment: str
     pid: int
     state_dir: str
     front: str | None
     processes: tuple[str, ...]
-    """Names that are started at boot, in order."""
+    """Names of the processes that are started at boot, in order."""
 
 
 class ServerStarting(Event, frozen=True, kw_only=True):
@@ -31,20 +31,23 @@ class ServerStarting(Event, frozen=True, kw_only=True):
     log_file: str
     restart: int = 0
     socket: str = ""
-    """Path of the unix socket on which it listens, where that is no port (0)."""
+    """Path of the unix socket on which it listens, in place of a port (then `port` is 0)."""
 
 
 class ServerAdopted(Event, frozen=True, kw_only=True):
-    """A process that an earlier runtime had started, and that is as compiled, was taken over."""
+    """A process of an earlier runtime that runs as compiled was taken over."""
 
     name: str
     pid: int
     by_hand: bool = False
-    """Somebody started it behind the runtime."""
+    """It was started outside of this runtime while that ran (`systemctl start`)."""
 
 
 class ServerSlow(Event, frozen=True, kw_only=True):
-    """It still starts after its `start_timeout_s`, and is left alone because it gets on. `expected_s`: reading it."""
+    """The process still starts after its `start_timeout_s`, and is not ended because it makes progress.
+
+    `expected_s`: seconds to load, estimated from the size of the model and the speed of the medium; None: unknown.
+    """
 
     name: str
     seconds: float
@@ -52,7 +55,7 @@ class ServerSlow(Event, frozen=True, kw_only=True):
 
 
 class ServerReady(Event, frozen=True, kw_only=True):
-    """Readiness was proven, `seconds` after the spawn."""
+    """The process was proven ready, `seconds` after the spawn."""
 
     name: str
     pid: int
@@ -60,7 +63,10 @@ class ServerReady(Event, frozen=True, kw_only=True):
 
 
 class ServerFailed(Event, frozen=True, kw_only=True):
-    """It ended, or never became ready. `final`: it is not tried again; `retry_s` else. `code` is a finding's code."""
+    """The process ended, or never became ready.
+
+    `code` is a finding's code. `final`: it is not restarted; otherwise it is, after `retry_s` seconds.
+    """
 
     name: str
     code: str
@@ -74,17 +80,17 @@ class ServerFailed(Event, frozen=True, kw_only=True):
 
 
 class RungTaken(Event, frozen=True, kw_only=True):
-    """Out of memory: it is started by another fallback, `rung` (`1/4: q3_k_m`); "" = restored, as planned."""
+    """The server is run at another fallback level, `rung` (`1/4: q3_k_m`); "": as planned again. `why`: the cause."""
 
     name: str
     rung: str
     why: str
     by_hand: bool = False
-    """Somebody asked for it: nothing ran out of memory."""
+    """An operator asked for it; no memory ran out."""
 
 
 class Swapped(Event, frozen=True, kw_only=True):
-    """`name` serves in place of `instead_of`, `seconds` after these took no more requests."""
+    """`name` serves in place of `instead_of`, `seconds` after those stopped taking requests."""
 
     name: str
     instead_of: tuple[str, ...]
@@ -92,9 +98,10 @@ class Swapped(Event, frozen=True, kw_only=True):
 
 
 class RoomMade(Event, frozen=True, kw_only=True):
-    """`going` are stopped so that `name` fits, which needs so many bytes by device; what was weighed of each.
+    """The servers `going` are stopped so that `name` fits, which needs `needs` bytes by device.
 
-    `weighed`: seconds since it was last used, seconds to have it back, and the second by the first: the least goes.
+    `weighed`, for each of `going`: seconds since its last use (`idle_s`), seconds to load it again (`reload_s`), and
+    the second divided by the first (`score`); the lowest score is stopped first.
     """
 
     name: str
@@ -104,7 +111,7 @@ class RoomMade(Event, frozen=True, kw_only=True):
 
 
 class SlotsRestored(Event, frozen=True, kw_only=True):
-    """A server that was swapped back confirmed `tokens` of the `slots` that were saved when it was swapped out."""
+    """A server that was swapped back restored `tokens` tokens in `slots` slots, saved when it was swapped out."""
 
     name: str
     slots: int
@@ -112,14 +119,14 @@ class SlotsRestored(Event, frozen=True, kw_only=True):
 
 
 class ServerStopping(Event, frozen=True, kw_only=True):
-    """SIGTERM was sent. `why`: stop, idle, unloaded, evicted, exclusive, changed, unhealthy, by_hand."""
+    """SIGTERM was sent. `why`: stop, idle, unloaded, evicted, exclusive, changed, restore, by_hand."""
 
     name: str
     why: str
 
 
 class ServerStopped(Event, frozen=True, kw_only=True):
-    """Its process is gone, as asked."""
+    """The process has ended, as asked."""
 
     name: str
 
@@ -149,14 +156,14 @@ class FleetReady(Event, frozen=True, kw_only=True):
 
 
 class FleetFailed(Event, frozen=True, kw_only=True):
-    """The start was given up, and everything that was started is stopped. `exit_code` is the process's."""
+    """The start was given up, and all processes are stopped. `exit_code` is the runtime's."""
 
     exit_code: int
     findings: tuple[Finding, ...]
 
 
 class FleetReloaded(Event, frozen=True, kw_only=True):
-    """Another manifest was taken over."""
+    """A reload is complete: names by what it did to them."""
 
     started: tuple[str, ...]
     stopped: tuple[str, ...]
@@ -165,7 +172,7 @@ class FleetReloaded(Event, frozen=True, kw_only=True):
 
 
 class Stopping(Event, frozen=True, kw_only=True):
-    """The runtime winds down. `reason` is a signal's name or `control`."""
+    """The runtime stops everything. `reason`: a signal's name, `control`, or `a fatal failure`."""
 
     reason: str
 
@@ -198,7 +205,7 @@ AnyEvent = (
 
 
 def encode_event(event: Event) -> bytes:
-    """One line of JSON."""
+    """One event as a line of JSON."""
     return msgspec.json.encode(event) + b"\n"
 
 

@@ -1,8 +1,8 @@
 """How far a server has fallen back after out-of-memory, and which of its specs is in use.
 
-Level 0 is what was planned; level n is the n-th fallback of the manifest. A server goes down one level an out-of-memory
-and never below the last: after as many as there are fallbacks it has failed. It is restored one level at a time, not
-before a pause that doubles with every restoration that did not hold, so that a server which cannot stay up there is not
+Level 0 is the plan; level n is the n-th fallback of the manifest. A server goes down one level per out-of-memory, and
+never below the last: after as many as there are fallbacks it has failed. It is restored one level at a time, after a
+pause that doubles with every restoration that did not hold, so that a server which cannot stay up there is not
 restarted for ever. `degrade`, `restore` and `may_restore` are pure.
 """
 
@@ -29,14 +29,14 @@ OUT_OF_MEMORY_CODES = frozenset(
         "supervise/vram-out-of-memory",
     }
 )
-"""Diagnoses after which the same start would most likely end the same way, and a smaller one would not."""
+"""Diagnoses after which the same start would most likely fail again, and a smaller one would not."""
 
 
 class Degradation(msgspec.Struct, frozen=True, kw_only=True):
-    """`level` in use; `count`: how often it was degraded, ever; the `_at` on the clock of `now`.
+    """The fallback `level` in use, and how often the server was degraded in total (`count`).
 
-    `restore_at`: when the level above may be tried (None on level 0, and where somebody chose the level). `pause_s`:
-    how long after the next degradation.
+    The times (`_at`) are on the clock of `now` (loop time). `restore_at`: when the level above may be tried (None on
+    level 0, and where an operator chose the level). `pause_s`: seconds from the next degradation to its `restore_at`.
     """
 
     level: int = 0
@@ -48,9 +48,10 @@ class Degradation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def degrade(now_at: Degradation, levels: int, now: float) -> Degradation | None:
-    """One level down of `levels`; None when there is none.
+    """The state one level further down; None on the last of `levels`.
 
-    Soon after a restoration it doubles the pause; after one that had held for a whole pause it begins anew.
+    A degradation soon after a restoration doubles the pause, up to an hour; one after a restoration that had held for a
+    whole pause sets it back to a minute.
     """
     if now_at.level >= levels:
         return None
@@ -63,7 +64,7 @@ def degrade(now_at: Degradation, levels: int, now: float) -> Degradation | None:
 
 
 def restore(now_at: Degradation, now: float) -> Degradation:
-    """One level up; the next one may be tried after another pause."""
+    """The state one level up; the next level may be tried after another pause."""
     level = max(0, now_at.level - 1)
     restore_at = now + now_at.pause_s if level else None
     return msgspec.structs.replace(now_at, level=level, restored_at=now, restore_at=restore_at)
@@ -72,10 +73,10 @@ def restore(now_at: Degradation, now: float) -> Degradation:
 def may_restore(
     now_at: Degradation, now: float, here: Mapping[str, int], above: Mapping[str, int], available: Mapping[str, int]
 ) -> bool:
-    """Whether the level above may be tried: its pause is over, and what it takes more is available.
+    """Whether the level above may be tried: its pause is over, and the memory that it needs in addition is available.
 
-    Bytes by device; `here` is what the server holds now (nothing when it does not run). A device whose available
-    memory is not known does not stand in the way: the pause alone decides.
+    Bytes by device; `here`: what the server holds now (empty when it does not run). A device whose available memory is
+    unknown is not considered: then the pause alone decides.
     """
     if now_at.level == 0 or now_at.restore_at is None or now < now_at.restore_at:
         return False
@@ -93,24 +94,24 @@ class Fallbacks:
         self._landed: tuple[str, int] | None = None
 
     def land(self, address: tuple[str, int] | None) -> None:
-        """Where its process listens, as far as its spec does not say so before."""
+        """Set the address at which its process listens, if a scheduler chose it; None: that of the spec."""
         if address != self._landed:
             self._landed = address
             self._use(self.degradation)
 
     @property
     def label(self) -> str:
-        """`1/4: q3_k_m`, or "" as planned."""
+        """The level in use, for people: `1/4: q3_k_m`; "" as planned."""
         level = self.degradation.level
         return f"{level}/{len(self.planned.fallbacks)}: {self.spec.fallback_label}" if level else ""
 
     @property
     def left(self) -> int:
-        """Levels below."""
+        """Number of levels below the one in use."""
         return len(self.planned.fallbacks) - self.degradation.level
 
     def take(self, planned: ProcessSpec) -> None:
-        """Another manifest's spec: on the same level where that is still the same command, else as planned."""
+        """Take over the spec of another manifest; the level stays if a fallback still has the same command line."""
         same = any(fallback.unit.argv == self.spec.unit.argv for fallback in planned.fallbacks)
         self.planned = planned
         if self.degradation.level and same:
@@ -119,7 +120,7 @@ class Fallbacks:
             self._use(Degradation(count=self.degradation.count))
 
     def adopt(self, argv: tuple[str, ...]) -> bool:
-        """Whether a process with `argv` is this server, as planned or fallen back; then that level is in use."""
+        """Whether `argv` is a command line of this server, planned or fallback; its level is then in use."""
         if argv == self.spec.unit.argv:
             return True
         level = _level_of(self.planned, argv)
@@ -130,7 +131,7 @@ class Fallbacks:
         return bool(level)
 
     def degrade(self) -> bool:
-        """Go one level down; whether there was one."""
+        """Go one level down. Returns False on the last level."""
         lower = degrade(self.degradation, len(self.planned.fallbacks), asyncio.get_running_loop().time())
         if lower is None:
             return False
@@ -138,7 +139,7 @@ class Fallbacks:
         return True
 
     def restore(self, available: Mapping[str, int], *, running: bool) -> bool:
-        """Go one level up if its time has come and there is room; whether it did."""
+        """Go one level up if its pause is over and there is room. Returns whether it did."""
         level, now = self.degradation.level, asyncio.get_running_loop().time()
         if not level:
             return False
@@ -149,12 +150,12 @@ class Fallbacks:
         return True
 
     def by_hand(self, *, down: bool) -> None:
-        """One level down, or as planned again, because somebody wants it: nothing restores it by itself."""
+        """Go one level down, or back to the plan, for an operator: the level is not restored automatically."""
         level = self.degradation.level + 1 if down else 0
         self._use(msgspec.structs.replace(self.degradation, level=level, restore_at=None))
 
     def degraded_since(self, since: float) -> bool:
-        """Whether it went down at or after `since`, a time of the loop."""
+        """Whether the server was degraded at or after `since` (loop time)."""
         return self.degradation.degraded_at is not None and self.degradation.degraded_at >= since
 
     def _use(self, degradation: Degradation) -> None:
@@ -167,5 +168,5 @@ class Fallbacks:
 
 
 def _level_of(planned: ProcessSpec, argv: tuple[str, ...]) -> int:
-    """Which level has this command, 0 for none."""
+    """The level that has this command line; 0: none."""
     return next((n for n, fallback in enumerate(planned.fallbacks, 1) if fallback.unit.argv == argv), 0)

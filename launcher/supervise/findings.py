@@ -1,4 +1,4 @@
-"""Why a fleet, or one of its processes, does not go on, as findings."""
+"""Findings of a running fleet: refused stops and reloads, failed processes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _TAIL_IN_FINDING = 20
 
 
 def stopping_finding(deployment: str) -> Finding:
-    """Why nothing is taken over any more."""
+    """The finding for a change that comes while the fleet is stopping."""
     message = f"{deployment} is stopping: nothing is started or changed any more"
     return fault("supervise/stopping", "", message, "when it has ended, `launch up` starts it again")
 
 
 def starting_finding(status: FleetStatus) -> Finding:
-    """The finding for a reload that comes too early: two that start the same servers would meet."""
+    """The finding for a reload that comes too early: both would start the same servers."""
     waiting = ", ".join(f"{p.name} ({p.state})" for p in status.processes if p.state not in ("ready", "sleeping"))
     message = f"{status.deployment} is still starting: {waiting or 'its hooks run'}"
     return fault("supervise/starting", "", message, "`launch status` shows when it is ready; reload then")
 
 
 def front_finding(name: str, stopped: Sequence[str]) -> Finding:
-    """Why the builtin front is not stopped by its name."""
+    """The finding for a stop of the builtin front by its name."""
     beside = f"; {', '.join(stopped)} stopped" if stopped else ""
     message = f"{name} is the runtime's own front, and ends with it{beside}"
     notes = ("`launch stop --all` ends both", f"`launch reload {name}` has it read its routes and keys again")
@@ -33,13 +33,13 @@ def front_finding(name: str, stopped: Sequence[str]) -> Finding:
 
 
 def state_moved_finding(deployment: str) -> Finding:
-    """Why a reload does not change where state is kept: locks, logs and sockets are open there."""
+    """The finding for a reload that would move the state directory: locks, logs and sockets are open there."""
     message = f"the state directory of {deployment} changed: no reload moves it, and nothing was reloaded"
     return fault("supervise/state-moved", "runtime.state_dir", message, "`launch stop --all`, then `launch up`")
 
 
 def failure_finding(runner: Runner) -> Finding:
-    """Why a process failed, with the remedy and the end of its log as notes."""
+    """The finding for a failed process, with the remedy and the end of its log as notes."""
     spec, event = runner.spec, runner.failed_event()
     lines = event.tail[-_TAIL_IN_FINDING:]
     notes = [event.remedy] if event.remedy else []
@@ -52,13 +52,13 @@ def failure_finding(runner: Runner) -> Finding:
 
 
 def is_fatal(runner: Runner) -> bool:
-    """Whether its failure stops the fleet; an absent container engine never does."""
+    """Whether the failure of `runner` stops the fleet; a missing container engine never does."""
     missing_engine = runner.failure is not None and runner.failure.code == "supervise/container-engine-missing"
     return runner.spec.unit.fatal and not missing_engine
 
 
 def refuse_none_started(runners: Iterable[Runner]) -> None:
-    """Raises SuperviseError with the failure of every server, when none is left that could ever answer."""
+    """Raise SuperviseError with the failure of every server, if all that may be started have failed."""
     servers = [r for r in runners if r.spec.unit.kind == "server" and r.spec.unit.start != "never"]
     if servers and all(r.life.state == "failed" for r in servers):
         raise SuperviseError([failure_finding(runner) for runner in servers])

@@ -25,30 +25,30 @@ _CALL = (
     "import importlib, sys; m, _, f = sys.argv[1].partition(':'); done = getattr(importlib.import_module(m), f)();"
     " sys.exit('it returned False' if done is False else 0)"
 )
-"""Calls `module:function`; one that returns False has failed, as one that raises."""
+"""Calls `module:function`; a function that returns False has failed, like one that raises."""
 _TAIL_LINES = 5
 
 
 class Hooks:
-    """The hooks of one manifest and what became of each. Used in one event loop."""
+    """The hooks of one manifest and their results. Used in one event loop."""
 
     def __init__(self, units: Iterable[HookUnit], emit: Callable[[events.AnyEvent], None]) -> None:
-        """None ran yet; `emit` gets a `HookDone` for each that did."""
+        """`emit` gets a `HookDone` for each hook that ran."""
         self._emit = emit
         self._units = {unit.name: unit for unit in units}
         self._results: dict[str, HookStatus] = {}
 
     def take_over(self, units: Iterable[HookUnit]) -> None:
-        """The hooks of another manifest; the results of those that are the same stay."""
+        """Take over the hooks of another manifest; the results of unchanged hooks are kept."""
         before, self._units = self._units, {unit.name: unit for unit in units}
         self._results = {n: r for n, r in self._results.items() if before[n] == self._units.get(n)}
 
     def status(self) -> tuple[HookStatus, ...]:
-        """Every hook, in order."""
+        """Status of every hook, in order."""
         return tuple(self._results.get(name) or _pending(unit) for name, unit in self._units.items())
 
     async def run(self, specs: Mapping[str, ProcessSpec], state_dir: Path) -> None:
-        """Run all in order. Raises SuperviseError when one fails that must not; those behind it do not run."""
+        """Run all hooks in order, up to one with `on_failure=fail` that fails: then SuperviseError is raised."""
         for unit in self._units.values():
             error = await self._run(unit, specs, state_dir)
             if error is not None and unit.on_failure == "fail":
@@ -56,13 +56,13 @@ class Hooks:
                 raise SuperviseError.of("supervise/hook-failed", message, key=f"hooks.{unit.name}")
 
     async def run_again(self, servers: Collection[str], specs: Mapping[str, ProcessSpec], state_dir: Path) -> None:
-        """Run those that ask one of `servers`, which were started anew, and those that never ran."""
+        """Run the hooks that call one of `servers`, which were restarted, and those that never ran."""
         for unit in tuple(self._units.values()):
             if unit.server in servers or unit.name not in self._results:
                 await self._run(unit, specs, state_dir)
 
     async def _run(self, unit: HookUnit, specs: Mapping[str, ProcessSpec], state_dir: Path) -> str | None:
-        """Run one and keep its result; None when it succeeded."""
+        """Run one hook and keep its result. Returns the error; None: success."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._results[unit.name] = msgspec.structs.replace(_pending(unit), state="running")
@@ -89,7 +89,7 @@ def _pending(unit: HookUnit) -> HookStatus:
 
 
 async def _post(hook: HookUnit, specs: Mapping[str, ProcessSpec]) -> str | None:
-    """POST the body to the server's path; any 2xx is success."""
+    """POST the body to the server's path. Returns the error; None: any 2xx answer."""
     spec = specs.get(hook.server or "")
     if spec is None:
         return f"there is no server {hook.server!r}"
@@ -106,9 +106,9 @@ async def _post(hook: HookUnit, specs: Mapping[str, ProcessSpec]) -> str | None:
 
 
 async def _execute(argv: tuple[str, ...], timeout_s: float, state_dir: Path, name: str) -> str | None:
-    """Run a program to its end; exit code 0 is success. On timeout its whole session is killed.
+    """Run a program to its end. Returns the error; None: exit code 0.
 
-    Its output goes to `logs/hook-NAME.log`; `LAUNCH_STATE_DIR_OF_FLEET` is set.
+    On timeout its whole session is killed. Its output goes to `logs/hook-NAME.log`; `LAUNCH_STATE_DIR_OF_FLEET` is set.
     """
     log = state_dir / "logs" / f"hook-{name}.log"
     log.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""A small HTTP client for loopback and unix sockets, with a bound on time and size.
+"""A small HTTP client for loopback and unix sockets, with limits of time and size.
 
-httpx takes 0.2 s to import and a millisecond a request; a tiny model is ready in 30 ms.
+httpx takes 0.2 s to import and a millisecond per request; a tiny model is ready in 30 ms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from launcher.base.unix_socket import peer_pid
 
 _MAX_BYTES = 4 * 1024**2
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104
-"""Where a listener on an address is reached from here: wildcards become loopback."""
+"""The address at which a listener is reached from this machine: wildcards become loopback."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
     def json(self) -> Any:
-        """The body as JSON, or None when it is something else."""
+        """The body as JSON; None if it is not JSON."""
         try:
             return msgspec.json.decode(self.body)
         except UNREADABLE:
@@ -41,21 +41,21 @@ class _Answer(msgspec.Struct):
     reusable: bool = False
 
     def on_body(self, data: bytes) -> None:
-        """Keep a piece of the body."""
+        """Called by httptools for each piece of the body."""
         self.body += data
 
     def on_message_complete(self) -> None:
-        """The response is whole; only now the parser knows whether another may follow."""
+        """Called by httptools at the end; only now the parser knows whether the connection can be reused."""
         self.done = True
         self.reusable = self.parser.should_keep_alive()
 
 
 class HttpConnection:
-    """Requests to `host:port`, one after the other, on one connection that is opened anew where it was closed.
+    """Requests to `host:port`, one after the other, on one connection, which is reopened when it was closed.
 
     `port` 0: `host` is the path of a unix socket.
 
-    Asking a loading server every few milliseconds costs a tenth of what it does with a connection each.
+    Polling a loading server every few milliseconds costs a tenth of what it does with a connection per request.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -63,16 +63,17 @@ class HttpConnection:
         self._authority = "localhost" if is_path(host) else spelled(host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.opened = 0
-        """How many connections were made: while it stays the same, the same process answers."""
+        """Number of connections made: while it stays the same, the same process answers."""
         self.peer = 0
-        """Of a unix socket: the process that the last connection led to; 0: none that can be seen from here."""
+        """Pid of the process at the other end of the last unix-socket connection; 0: none, or not visible from here."""
 
     async def request(
         self, path: str, *, timeout_s: float, body: Any = None, headers: dict[str, str] | None = None
     ) -> Reply:
         """GET `path`, or POST `body` as JSON.
 
-        Raises OSError (TimeoutError and ConnectionError are such) when there is no whole HTTP answer in `timeout_s`.
+        Raises OSError (TimeoutError and ConnectionError are such) when no complete HTTP answer comes within
+        `timeout_s`.
         """
         content = b"" if body is None else msgspec.json.encode(body)
         lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {self._authority}"]
@@ -101,7 +102,7 @@ class HttpConnection:
             self._streams = None
 
     async def _exchange(self, raw: bytes) -> Reply:
-        """Send `raw`, read one response; the connection is closed unless it can be used again. Raises _StaleError."""
+        """Send `raw`, read one response; close the connection unless it can be reused. Raises _StaleError."""
         assert self._streams is not None  # noqa: S101 - the caller opened it
         reader, writer = self._streams
         answer = _Answer()
@@ -126,11 +127,11 @@ class HttpConnection:
 
 
 class NotHttpError(ConnectionError):
-    """Somebody answers, and not in HTTP."""
+    """The answer is not HTTP."""
 
 
 class _StaleError(ConnectionError):
-    """The server closed the connection before a byte of an answer came."""
+    """The server closed the connection before the first byte of an answer."""
 
 
 async def request(

@@ -1,8 +1,9 @@
-"""Which process is ours: one typed state file a server, the check that comes before every signal, and marks.
+"""Which process is ours: one typed state file per server, the check before every signal, and marks.
 
-A state file is only a claim. A pid counts as ours when this boot, the start time and the argv agree with it. Where the
-file is lost or spoilt, a process is known by the mark that it carries in its environment: the path of its state file,
-set when we spawned it. It names no stranger: who copies it into a process of his own can only have that process ended.
+A state file is only a claim. A pid counts as ours when this boot, the start time and the argv agree with it. If the
+file is lost or corrupt, the process is known by the mark in its environment: the path of its state file, set when we
+spawned it. A copied mark endangers no other process: whoever sets it for a process of their own can only get that one
+ended.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _LOG = logging.getLogger("launch.supervise")
 _LOOKS = 20
 _LOOK_PAUSE_S = 0.001
 _LATEST_S = 1e11
-"""Unix time that no clock shows. An earlier one in the future is a clock that was set back since, which means nothing:
-pid, start ticks and boot say which process it is."""
+"""Largest Unix time that is accepted. An earlier time in the future means that the clock was set back since, which does
+not matter: pid, start ticks and boot id identify the process."""
 _LONGEST_S = 1e7
 _HIGHEST_PID = 1 << 22
 """PID_MAX_LIMIT of Linux on 64 bits."""
@@ -39,9 +40,9 @@ MARKER = "LAUNCH_STATE_FILE"
 
 
 class ServerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The state file of one process. `pid` 0: about to be spawned (its writer died in between if it stays so).
+    """The state file of one process. `pid` 0: about to be spawned; if it stays 0, the runtime died in between.
 
-    `started_at` is Unix time; `start_ticks` and `boot_id` see `launcher.base.procfs`.
+    `started_at` is Unix time; for `start_ticks` and `boot_id` see `launcher.base.procfs`.
     """
 
     schema: Literal["launch.state/v1"] = "launch.state/v1"
@@ -77,7 +78,7 @@ class RecordStore:
     """The state files of one deployment, in `STATE_DIR/servers/NAME.json`.
 
     `write(path, data)` must replace a file atomically; None makes the store read-only. What the disk refuses is
-    remembered, and done later (`heal`): a process is found by its mark meanwhile.
+    repeated later (`heal`); until then the process is found by its mark.
     """
 
     def __init__(self, state_dir: Path, write: Callable[[Path, bytes], None] | None = None) -> None:
@@ -85,13 +86,13 @@ class RecordStore:
         self.directory = state_dir / "servers"
         self._write = write
         self._saved: dict[str, ServerRecord] = {}
-        """What should be there, by name."""
+        """Records that should be on disk, by name."""
         self._over: set[str] = set()
-        """Names whose files should be gone, and are not."""
+        """Names whose state files are still to be removed."""
         self._trouble: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
-        """Where the state file of `name` lies."""
+        """Path of the state file of `name`."""
         return self.directory / f"{name}.json"
 
     def keep(self, record: ServerRecord) -> None:
@@ -125,7 +126,7 @@ class RecordStore:
             Path(bad.path).unlink(missing_ok=True)
 
     def heal(self) -> tuple[str, ...]:
-        """Have every file be there, or gone, as it should; what the disk refuses still, a line each."""
+        """Repeat failed writes and removals, rewrite files that are gone. Returns what still fails, one line each."""
         for name in tuple(self._over):
             self.forget(name)
         for record in tuple(self._saved.values()):
@@ -134,14 +135,14 @@ class RecordStore:
         return tuple(self._trouble[name] for name in sorted(self._trouble))
 
     def _failed(self, name: str, what: str, error: OSError) -> None:
-        """Remember and log it, once as long as it stays the same."""
+        """Remember and log a problem; it is logged once as long as it stays the same."""
         problem = f"the state file {self.path(name)} cannot be {what}: {error.strerror or error}"
         if self._trouble.get(name) != problem:
             self._trouble[name] = problem
             _LOG.warning("%s", problem)
 
     def read(self, deployment: str | None = None) -> tuple[tuple[ServerRecord, ...], tuple[Rejected, ...]]:
-        """Every state file, sorted by name, and those that are torn, foreign, empty, or of another version.
+        """The valid records, sorted by name, and the rejected files: torn, foreign, empty, or of another version.
 
         A file is foreign when it names another server than its own name says, or another deployment.
         """
@@ -167,7 +168,7 @@ def _read(path: Path, deployment: str | None) -> ServerRecord | Rejected:
 
 
 def _impossible(record: ServerRecord) -> str | None:
-    """A value that no runtime writes, and that would break whoever uses it; None when there is none."""
+    """A value that no runtime writes and that would break its users; None: there is none."""
     limits = (
         ("started_at", record.started_at, _LATEST_S),
         ("stop_grace_s", record.stop_grace_s, _LONGEST_S),
@@ -201,9 +202,9 @@ def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
 
 
 def shows(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
-    """The same of a process that is ours by other marks: a wrapper of the user may have put another program there.
+    """Like `argv_agrees`, for a process that other facts show to be ours: a user's wrapper may run another program.
 
-    `exec /elsewhere/llama-server "$@"` leaves the arguments as they were.
+    `exec /elsewhere/llama-server "$@"` keeps the arguments.
     """
     return argv_agrees(argv, running) or (len(argv) > 1 and argv[1:] == running[1:])
 
@@ -229,7 +230,7 @@ def mismatch(record: ServerRecord) -> str | None:
 
 
 def _settled_cmdline(pid: int) -> tuple[str, ...]:
-    """The argv of `pid`; empty only if it ended meanwhile (in the middle of an exec it is empty for an instant)."""
+    """The argv of `pid`; empty only if it has ended (in the middle of an exec it is empty for an instant)."""
     for _ in range(_LOOKS):
         running = procfs.cmdline(pid)
         stat = procfs.proc_stat(pid)
@@ -240,9 +241,9 @@ def _settled_cmdline(pid: int) -> tuple[str, ...]:
 
 
 def marked_deployments(root: Path) -> frozenset[str]:
-    """Names of the deployments with state below `root` of which a process runs, by its mark: whatever became of files.
+    """Names of the deployments with state below `root` that have a running process, by its mark alone.
 
-    Only processes that we may ask: our own, or as root everybody's.
+    Only processes whose environment may be read: of our own user, or as root of everybody.
     """
     marks = (procfs.environment(pid, MARKER) for pid in procfs.pids())
     states = (Path(mark).parent.parent for mark in marks if mark is not None)
@@ -252,8 +253,8 @@ def marked_deployments(root: Path) -> frozenset[str]:
 def unrecorded(directory: Path, known: Collection[str], begun: Iterable[ServerRecord] = ()) -> list[ServerRecord]:
     """Records, as far as /proc tells, of marked processes whose names are not `known`.
 
-    `directory` is that of the state files. `begun` are those without a pid: the runtime died between spawn and write.
-    Of others the `input_digest` is empty: what they run is known, what they are is not.
+    `directory`: that of the state files. `begun`: records without a pid, whose runtime died between spawn and write.
+    Without a fitting record the `input_digest` is empty: the command line is known, the plan behind it is not.
     """
     written = {record.name: record for record in begun}
     found = []
@@ -313,7 +314,7 @@ def new_record(spec: ProcessSpec, deployment: str, input_digest: str, log_file: 
 
 
 def completed(record: ServerRecord, spec: ProcessSpec) -> ServerRecord:
-    """`record` with what `spec` says about it, if it was found by its mark and runs what `spec` would run."""
+    """`record` completed from `spec`, if it was found by its mark and runs the command line of `spec`."""
     if record.input_digest or not argv_agrees(spec.unit.argv, record.argv):
         return record
     known = new_record(spec, record.deployment, "", record.log_file, record.restarts)

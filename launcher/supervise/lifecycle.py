@@ -1,9 +1,8 @@
 """Life of one process as a pure function `(life, event, now) → (life, actions)`. Pure.
 
-Its states and what leads from one to another are drawn in `lifecycle.mmd`, which a test compares with `step`.
-
-Time is a float of seconds from any fixed point; jitter comes in with the event that needs it. `Spawn` is asked
-for only while nothing is alive, and `alive` ends only with `Exited`, so that there are never two processes.
+States and transitions are drawn in `lifecycle.mmd`, which a test compares with `step`. Time is a float of seconds from
+any fixed point; jitter comes in with the event that needs it. The action `spawn` is asked for only while no process is
+alive, and `alive` ends only with `Exited`, so that there are never two processes.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from msgspec.structs import replace
 from launcher.ir.live import ServerState
 
 SILENT_RETRIES = 2
-"""How often a first start that failed without saying why is repeated (llama-server's logger is a thread: as it exits
-it may lose its last lines, about one time in five; it loses all of them one time in forty)."""
+"""How often a first start is repeated that failed without saying why (llama-server's logger is a thread: as it exits it
+may lose its last lines, about one time in five; it loses all of them one time in forty)."""
 FAILED_PAUSE_S = 30.0
-"""After which a request may try a failed server again that is started on demand (`Retry-After` of its 503)."""
+"""Seconds after which a request may start a failed on-demand server again (`Retry-After` of its 503)."""
 CHATTER = 10
-"""How many times `start_timeout_s` a start may take that writes to its log and loads nothing."""
+"""Limit of a start that writes to its log but loads nothing, as a multiple of `start_timeout_s`."""
 KILL_WAIT_S = 5.0
-"""How long after SIGKILL an exit may take (a process in uninterruptible sleep) before we say so."""
+"""Seconds that a process may take to exit after SIGKILL (uninterruptible sleep) before it is reported as failed."""
 
 
 Flag = Literal["draining", "held", "closed", "returning", "suspended", "over"]
@@ -34,8 +33,8 @@ _ENDED = ("stopped", "backoff", "failed")
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """Time limits and restart rules of one process, in seconds.
 
-    `stall_timeout_s` 0 = never stalled, and ended at `start_timeout_s` whatever it does; else a start that still makes
-    progress then goes on.
+    `stall_timeout_s` 0: no stall is detected, and a start ends at `start_timeout_s` in any case; otherwise a start that
+    still makes progress goes on after it.
     """
 
     start_timeout_s: float
@@ -48,11 +47,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one process is in its life.
+    """State of one process.
 
-    `wanted`: it should run. `alive`: a process exists. `proven`: it was ready since it was last asked to start,
-    so a failure now is worth a restart. `failing`: why we are stopping it although it is wanted. `since`: when the
-    state began. `failures`: where on the clock of seconds served (`served_s`) it failed.
+    `wanted`: it should run. `alive`: a process exists. `proven`: it was ready since it was last asked to start, so a
+    failure now is worth a restart. `failing`: why it is being stopped although it is wanted. `since`: when the state
+    began. `failures`: times of its failures on the clock of seconds served (`served_s`).
     """
 
     state: ServerState = "stopped"
@@ -62,12 +61,12 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     killed: bool = False
     failing: str | None = None
     why: str = "stop"
-    """What it was last asked to stop for."""
+    """The reason given with the last `Stop`."""
     error: str | None = None
     since: float = 0.0
     progress_at: float = 0.0
     loaded_at: float = 0.0
-    """When it last loaded something while starting."""
+    """When it last made progress in loading."""
     slow: bool = False
     """It is still starting after `start_timeout_s`, because it makes progress."""
     deadline: float | None = None
@@ -87,9 +86,9 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     returning: bool = False
     """A reload stops it in order to start it again: requests wait for it."""
     suspended: bool = False
-    """Its process is stopped by a signal (SIGSTOP, a debugger): it answers nothing, and may go on any time."""
+    """Its process is stopped by a signal (SIGSTOP, a debugger): it does not answer, and may resume at any time."""
     over: bool = False
-    """Its process has ended, and how is still being found out."""
+    """Its process has ended, and how is not known yet."""
 
     @property
     def usable(self) -> bool:
@@ -98,29 +97,29 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> ServerState:
-        """The state that people are shown; one that drains is as good as stopping."""
+        """The state to show to people: one that drains is shown as stopping."""
         return "stopping" if self.draining else self.state
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Somebody wants it to run. `adopt`: its process exists already."""
+    """The process should run. `adopt`: it exists already."""
 
     adopt: bool = False
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Nobody wants it to run; `why` is for people. `force`: kill at once."""
+    """The process should not run; `why` is for people. `force`: SIGKILL at once."""
 
     why: str = "stop"
     force: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Readiness was proven."""
+    """The process was proven ready."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """It wrote to its log while starting, or `loading`: it read or holds more than before."""
+    """The process wrote to its log while starting; `loading`: it has read, or holds in memory, more than before."""
 
     loading: bool = False
 
@@ -132,14 +131,14 @@ class Slept(msgspec.Struct, frozen=True):
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """It is alive and cannot be used: `reason`. `final`: another try would end the same way."""
+    """The process is alive and cannot be used: `reason`. `final`: another try would end the same way."""
 
     reason: str
     final: bool = False
 
 
 class Exited(msgspec.Struct, frozen=True):
-    """The process ended, or none came to be. `reason` says how; `jitter` in [0, 1) spreads restarts.
+    """The process ended, or none could be made. `reason` says how; `jitter` in [0, 1) spreads restarts.
 
     `unexplained`: neither its log nor its exit code says why.
     """
@@ -148,9 +147,10 @@ class Exited(msgspec.Struct, frozen=True):
     jitter: float = 0.5
     unexplained: bool = False
     again: bool = False
-    """It ran out of memory, and there is a smaller way to run it: that begins at once, and counts as no failure."""
+    """It ran out of memory and has a smaller fallback, which is started at once; this counts as no failure."""
     final: bool = False
-    """Another try would end the same way, until something changes that somebody else looks at."""
+    """Another try would end the same way, until something else changes that is watched elsewhere (a missing RPC
+    peer)."""
 
 
 class Marked(msgspec.Struct, frozen=True):
@@ -167,11 +167,11 @@ class Tick(msgspec.Struct, frozen=True):
 Event = Start | Stop | Ready | Progress | Slept | Broken | Exited | Tick | Marked
 Action = Literal["spawn", "probe", "terminate", "kill", "say_slow"]
 Step = tuple[Life, tuple[Action, ...]]
-"""What follows, and what must be done for it, in order."""
+"""The next life, and the actions to carry out, in order."""
 
 
 def step(life: Life, event: Event, now: float, policy: Policy) -> Step:
-    """What follows on `event` at the time `now`."""
+    """The life after `event` at the time `now`, and the actions to carry out."""
     following: Life = life
     actions: tuple[Action, ...] = ()
     match event:
@@ -198,7 +198,7 @@ def step(life: Life, event: Event, now: float, policy: Policy) -> Step:
 
 
 def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
-    """The state that requests go by: what will soon be back is worth waiting for."""
+    """The state by which requests are routed: a process that will soon be back is worth waiting for."""
     if life.returning and (life.draining or life.state in ("stopping", "stopped")):
         return "starting"
     if life.draining:
@@ -212,7 +212,7 @@ def routing_state(life: Life, now: float, *, on_demand: bool) -> ServerState:
 
 
 def deadline_of(life: Life, policy: Policy) -> float | None:
-    """When the next `Tick` is due, or None."""
+    """When the next `Tick` is due; None: never."""
     if life.state == "starting" and policy.stall_timeout_s > 0:
         stalled = life.progress_at + policy.stall_timeout_s
         return stalled if life.deadline is None else min(stalled, life.deadline)
@@ -220,13 +220,13 @@ def deadline_of(life: Life, policy: Policy) -> float | None:
 
 
 def backoff_s(failures: int, jitter: float, policy: Policy) -> float:
-    """Pause before restart number `failures`: doubling from `backoff_s` to `backoff_max_s`, of which half is jitter."""
+    """Seconds before restart number `failures`: doubling from `backoff_s` to `backoff_max_s`, half of them jitter."""
     doubled = min(policy.backoff_max_s, policy.backoff_s * 2.0 ** min(failures - 1, 60))
     return doubled * (0.5 + 0.5 * jitter)
 
 
 def _start(life: Life, event: Start, now: float, policy: Policy) -> Step:
-    """Begin, unless a process exists; one that is stopping is followed by a new one."""
+    """Start, unless a process exists; one that is stopping is followed by a new one."""
     if (life.closed or life.held) and not event.adopt:
         return life, ()
     life = replace(life, held=False, draining=False)
@@ -239,7 +239,7 @@ def _start(life: Life, event: Start, now: float, policy: Policy) -> Step:
 
 
 def _served(life: Life, now: float) -> Life:
-    """Add the time it was ready to its account: the crash-loop window counts only that (a load takes minutes)."""
+    """Add the time since it was ready to `served_s`: the crash-loop window counts only that (a load takes minutes)."""
     if life.state not in _USABLE:
         return life
     return replace(life, served_s=life.served_s + now - life.since)
@@ -262,7 +262,7 @@ def _begin(life: Life, now: float, policy: Policy, *, adopt: bool = False) -> St
 
 
 def _stop(life: Life, event: Stop, now: float, policy: Policy) -> Step:
-    """End it: at once where nothing is alive, else SIGTERM, grace, SIGKILL."""
+    """Stop: at once where no process is alive, otherwise SIGTERM, grace, SIGKILL."""
     life = replace(life, wanted=False, why=event.why)
     if not life.alive:
         return replace(life, state="stopped", deadline=None, since=now, failures=()), ()
@@ -282,7 +282,7 @@ def _terminate(life: Life, failing: str | None, now: float, policy: Policy, *, f
 
 
 def _broken(life: Life, event: Broken, now: float, policy: Policy) -> Step:
-    """Stop it because it is of no use; whether it comes back is decided when it is gone."""
+    """Stop a process that cannot be used; whether it is restarted is decided when it has exited."""
     if life.state not in ("starting", *_USABLE):
         return life, ()
     if event.final:
@@ -291,7 +291,7 @@ def _broken(life: Life, event: Broken, now: float, policy: Policy) -> Step:
 
 
 def _exited(life: Life, event: Exited, now: float, policy: Policy) -> Step:
-    """Stopped as asked, or a failure: back off while it was ever ready and is no crash loop, else FAILED."""
+    """Stopped as asked, or a failure: backoff if it was ever ready and is in no crash loop, otherwise failed."""
     if not life.alive:
         return life, ()
     life = _served(replace(life, alive=False, suspended=False, over=False, ended_at=now), now)
@@ -339,7 +339,7 @@ def _tick(life: Life, now: float, policy: Policy) -> Step:
 
 
 def _overdue(life: Life, now: float, policy: Policy) -> Step:
-    """A start that stalled, or is late: late is no reason to end it as long as it gets on."""
+    """End a start that stalled, or that is late and makes no progress any more."""
     if life.deadline is None or now < life.deadline:
         reason = f"stalled: no log output and no memory loaded for {policy.stall_timeout_s:g} s"
         return _terminate(life, reason, now, policy)

@@ -1,8 +1,8 @@
-"""Log files of servers: written by the server itself, so they survive us; read from their end when asked.
+"""Log files of servers: written by the servers themselves, so they survive the runtime; read from their end.
 
-The server has the file open for appending (no pipe: a pipe's reader would die with us, and a grandchild could hold
-it). One file a run: `NAME.log` is moved to `NAME.log.1` and so on before a start. While it runs, a file above its
-limit is copied to `NAME.log.1` and truncated; lines written in that instant are lost, which a log may.
+The server has the file open for appending (no pipe: its reader would die with the runtime, and a grandchild could keep
+it open). One file per run: `NAME.log` is moved to `NAME.log.1` and so on before a start. During a run, a file above its
+limit is copied to `NAME.log.1` and truncated; lines written in that instant are lost, which is acceptable for a log.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def open_log(path: Path) -> int:
 
 
 def shift(path: Path, files: int) -> None:
-    """Make room for a new `path`: `.1` becomes `.2`, `path` becomes `.1`; at most `files` files in all remain.
+    """Make room for a new `path`: `.1` becomes `.2`, `path` becomes `.1`; at most `files` files remain in total.
 
-    Where the disk refuses, what is written next is appended.
+    If the disk refuses, later output is appended to the old file.
     """
     try:
         if not path.exists() or path.stat().st_size == 0:
@@ -53,9 +53,9 @@ def shift(path: Path, files: int) -> None:
 
 
 def cut(path: Path, files: int, max_bytes: int) -> bool:
-    """Keep a file that is being written below `max_bytes`; whether it was above. Blocks for the copy.
+    """Keep a file that is being written below `max_bytes`. Returns whether it was above. Blocks for the copy.
 
-    Where no copy can be kept (a full disk), it is cut all the same: that makes room.
+    If no copy can be kept (full disk), the file is truncated all the same, which makes room.
     """
     if not path.exists() or path.stat().st_size <= max_bytes:
         return False
@@ -94,7 +94,7 @@ def tail(path: Path, lines: int = TAIL_LINES) -> tuple[str, ...]:
 
 
 def size_bytes(path: Path) -> int:
-    """Size of the log now; 0 when there is none."""
+    """Size of the log in bytes; 0 when there is none."""
     try:
         return path.stat().st_size
     except OSError:

@@ -18,9 +18,9 @@ _DRIVER_S = 1.0
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one process and its session: `pss_bytes` None where the kernel does not say; GPU bytes by device.
+    """Memory of one process and its session: PSS (None: not reported by the kernel), GPU bytes by device.
 
-    `container_bytes`: resident in the container whose client it is.
+    `container_bytes`: resident bytes of the container whose client the process is; None: it is no such client.
     """
 
     pss_bytes: int | None = None
@@ -48,11 +48,11 @@ class Measurer:
         self._asking: asyncio.Task[tuple[Card, ...]] | None = None
 
     def of(self, pid: int | None) -> Measured:
-        """The last figures of `pid`."""
+        """The last figures of `pid`; empty if it was not measured."""
         return self.figures.get(pid or 0, Measured())
 
     def measure(self, clients: Mapping[int, tuple[str, ...]]) -> dict[int, Measured]:
-        """Figures of `clients` now, by pid, each with its command: that of a container's client leads to it. Blocks."""
+        """Measure `clients` (command line by pid; that of a container's client leads to the container). Blocks."""
         stats = [stat for pid in procfs.pids() if (stat := procfs.proc_stat(pid)) is not None]
         boxes = {leader: _tree(main_process(argv), stats) for leader, argv in clients.items()}
         members = {
@@ -88,7 +88,7 @@ class Measurer:
         return {device: gpu for device, gpu in found.items() if device is not None}
 
     def _on_cards(self, pids: Collection[int]) -> list[tuple[int, str, int]]:
-        """Process, device and bytes of what `pids` take of the fleet's GPUs."""
+        """Pid, device and bytes of what `pids` take of the fleet's GPUs."""
         if not self.gpus:
             return []
         from launcher.hardware.cards import device_of, read_uses  # noqa: PLC0415 - only a fleet with GPUs pays

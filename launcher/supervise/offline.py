@@ -1,4 +1,4 @@
-"""What can be said and done about a fleet whose runtime is gone: from its state files alone."""
+"""Status and stop of a fleet whose runtime is gone, from its state files alone."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _LOOK_PAUSE_S = 0.025
 
 
 class RuntimeAliveError(Exception):
-    """A runtime holds the deployment: ask it instead."""
+    """A runtime holds the deployment's lock: ask that runtime instead."""
 
 
 class OrphanReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `stop_orphans` did: processes ended, and state files that were not trusted (nothing was signalled)."""
+    """Result of `stop_orphans`: processes ended, and state files that were not trusted (nothing was signalled)."""
 
     stopped: tuple[Orphan, ...]
     rejected: tuple[Rejected, ...]
 
 
 def living_records(store: RecordStore, deployment: str | None = None) -> tuple[list[ServerRecord], list[Rejected]]:
-    """What lives and is ours, by its state file or else by its mark; and the files that cannot be trusted, and why.
+    """Records of our living processes, by state file or mark; and state files that cannot be trusted, with why.
 
-    A file whose process simply ended is neither.
+    A file whose process has simply ended is in neither.
     """
     records, rejected = store.read(deployment)
     living, bad = [], list(rejected)
@@ -57,11 +57,11 @@ def living_records(store: RecordStore, deployment: str | None = None) -> tuple[l
 
 
 def offline_status(state_dir: Path) -> FleetStatus:
-    """What runs of the fleet in `state_dir`, from its state files: the processes that live.
+    """Status of a fleet whose runtime is gone: the processes that live, from the state files in `state_dir`.
 
-    For a fleet whose runtime is gone; `runtime_pid` is set when one lives after all (ask that one), and 0 when its
-    lock is held by nobody knows whom. `deployment` is
-    the directory's name; a state file that is not trusted gives a `failed` entry with the reason.
+    `runtime_pid` is set when a runtime lives after all (ask that one), and 0 when its lock is held by an unknown
+    process. `deployment` is the directory's name; a state file that is not trusted gives a `failed` entry with the
+    reason.
     """
     store = RecordStore(state_dir)
     living, rejected = living_records(store)
@@ -110,8 +110,8 @@ def offline_status(state_dir: Path) -> FleetStatus:
 def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float | None = None) -> OrphanReport:
     """Stop exactly the processes that a dead runtime of `state_dir` left: SIGTERM, grace, SIGKILL. Blocks.
 
-    With `names`, only those. `grace_s` None uses each server's own. Raises RuntimeAliveError when a runtime lives;
-    holds its lock meanwhile.
+    With `names`, only those. `grace_s` None: each server's own. Holds the runtime's lock meanwhile, so that none
+    starts. Raises RuntimeAliveError when a runtime lives.
     """
     with _no_runtime(state_dir):
         store = RecordStore(state_dir)
@@ -132,7 +132,7 @@ def stop_orphans(state_dir: Path, names: Collection[str] = (), *, grace_s: float
 
 
 def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = None) -> tuple[Orphan, ...]:
-    """End the processes of `records`, all at once, and wait; those that are not what they were are left alone."""
+    """End the processes of `records`, all at once, and wait; a pid that is another process now is left alone."""
     taken = [(record, running) for record in records if (running := adopt(record)) is not None]
     for _, running in taken:
         running.terminate()
@@ -159,15 +159,15 @@ def stop_records(records: Sequence[ServerRecord], *, grace_s: float | None = Non
 
 
 def runtime_pid(state_dir: Path) -> int | None:
-    """The process that holds the runtime's lock; 0: the lock names none that lives; None: it is free."""
+    """Pid of the holder of the runtime's lock; 0: a process that the lock does not name; None: the lock is free."""
     holder = runtime_holder(state_dir)
     return None if holder is None else holder.pid
 
 
 def runtime_holder(state_dir: Path) -> LockOwner | None:
-    """Who holds the runtime's lock now (`pid` 0: nobody knows); None when nobody does.
+    """The holder of the runtime's lock (`pid` 0: unknown); None when it is free.
 
-    A lock without a true name is looked at again for 0.25 s: its holder is just taking or dropping it.
+    A lock file that names no living process is read again for 0.25 s: its holder is just taking or dropping the lock.
     """
     for attempt in range(_LOOKS):
         if attempt:
@@ -181,7 +181,7 @@ def runtime_holder(state_dir: Path) -> LockOwner | None:
 
 
 def _holder_of_lost(state_dir: Path) -> LockOwner | None:
-    """A runtime that lives although its lock was removed: the parent of a marked process that has it open still."""
+    """A runtime that lives although its lock was removed: the parent of a marked process that still has it open."""
     if (state_dir / LOCK_NAME).exists():
         return None
     for record in unrecorded(state_dir / "servers", ()):
@@ -193,7 +193,7 @@ def _holder_of_lost(state_dir: Path) -> LockOwner | None:
 
 
 def _named_holder(lock: Path) -> LockOwner | None:
-    """Whom the lock file names, if that process lives."""
+    """The holder that the lock file names, if that process lives."""
     holder = read_json(lock, LockOwner)
     if holder is None or holder.pid <= 1 or holder.boot_id != procfs.boot_id():
         return None

@@ -1,7 +1,7 @@
-"""What the runtime may ask of whoever owns the processes: its children, systemd's units, pods, or jobs. Pure types.
+"""Interface of the owners of processes: the runtime's children, systemd's units, pods, or Slurm jobs. Pure types.
 
-The runtime decides (wake, swap, evict, degrade, reload) and acts through `ProcessOwner`; nothing above it knows which
-of the four it has. All calls are made in the runtime's event loop, and none of them waits but the `async` ones.
+The runtime decides (wake, swap, evict, degrade, reload) and acts through `ProcessOwner`; no code above it depends on
+which of the four it has. All calls are made in the runtime's event loop, and only the `async` ones wait.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from launcher.supervise.spec import ProcessSpec
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. `code` is negative for a signal, None where nobody knows.
+    """How a process ended. `code` is negative for a signal; None: unknown.
 
-    `tail`: the last lines of its log. `oom_killed`: the kernel ended it for want of memory, or ended something of ours
-    meanwhile. `refused`: it never ran, and why.
+    `tail`: the last lines of its log. `oom_killed`: the kernel has killed a process for want of memory meanwhile, most
+    likely this one. `refused`: why it never ran; None: it did.
     """
 
     code: int | None
@@ -32,7 +32,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusedError(Exception):
-    """A process cannot be started; nothing runs."""
+    """A process cannot be started (`why`); nothing runs."""
 
     def __init__(self, why: Diagnosis) -> None:
         super().__init__(why.cause)
@@ -40,7 +40,7 @@ class RefusedError(Exception):
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one process that was ended. `survived`: not even SIGKILL ended it in time."""
+    """The outcome for one process that was ended. `survived`: not even SIGKILL ended it in time."""
 
     name: str
     pid: int
@@ -61,30 +61,30 @@ class OwnedProcess(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its main process; 0 until it is `started`, and always of one on another machine."""
+        """Pid of its main process; 0 until it is `started`, and always 0 on another machine."""
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """Host and port where it listens, once it is `started`; None: where its spec says."""
+        """Host and port at which it listens, once it is `started`; None: those of its spec."""
 
     @property
     def waits(self) -> bool:
-        """Whether it has yet to be given a place to run at, so that the time that its start may take has not begun."""
+        """Whether it still waits for a node, so that its start timeout has not begun."""
 
     async def started(self) -> int:
-        """Wait until there is a process, which at once there may be; its pid. Cancelled when it never comes to be."""
+        """Wait until the process exists; returns its pid. Cancelled when it never comes to exist."""
 
     def terminate(self) -> None:
-        """Ask it to end."""
+        """Ask it to end (SIGTERM)."""
 
     def kill(self) -> None:
-        """End it by force."""
+        """End it by force (SIGKILL)."""
 
     def release(self) -> None:
         """Stop watching; the process itself is left alone."""
 
     async def log_mark(self) -> object:
-        """Something that differs when it wrote to its log since."""
+        """A value that changes whenever it has written to its log."""
 
 
 class ProcessOwner(Protocol):
@@ -95,40 +95,40 @@ class ProcessOwner(Protocol):
 
     manager: Manager
     outlives: bool
-    """Whether processes are meant to run on when the runtime is told to end by a signal."""
+    """Whether processes are meant to keep running when a signal ends the runtime."""
     local: bool
-    """Whether they run on this machine, which can be asked about them."""
+    """Whether processes run on this machine, so that /proc shows them."""
 
     @property
     def log_dir(self) -> Path | None:
         """Where the log of each, `NAME.log`, is written; None where they are in the journal."""
 
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> OwnedProcess:
-        """Start `spec`, which is fallback `level` of what was planned, 0 for that itself. Raises RefusedError."""
+        """Start `spec`, which is fallback `level` of the plan (0: the plan itself). Raises RefusedError."""
 
     def adopt(self, record: ServerRecord, watcher: Watcher) -> OwnedProcess | None:
         """The living process of `record`; None when it is gone, or another one has its pid."""
 
     def keep(self, record: ServerRecord) -> None:
-        """Remember what is known of a process for the next runtime, as far as the disk allows."""
+        """Store the record of a process for the next runtime, as far as the disk allows."""
         del record
 
     def forget(self, name: str) -> None:
-        """The process of `name` has ended."""
+        """Remove the record of `name`, whose process has ended."""
         del name
 
     def heal(self) -> tuple[str, ...]:
-        """Write and remove what the disk refused before; what it refuses still, for people."""
+        """Repeat writes and removals that the disk refused. Returns those that still fail, as text for people."""
         return ()
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """What runs of this deployment, and the claims about it that cannot be trusted, which are dropped."""
+        """The running processes of this deployment, and records that cannot be trusted, which are dropped."""
 
     async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
-        """End these processes and wait."""
+        """End the processes of `records`, wait, and return the outcome of each."""
 
     async def clear(self, specs: Iterable[ProcessSpec]) -> None:
-        """Remove what processes of `specs`, of which none lives, left behind (containers without their client)."""
+        """Remove what processes of `specs` left behind (containers without their client); none of them lives."""
         del specs
 
     async def trim_log(self, name: str) -> None:
@@ -136,6 +136,6 @@ class ProcessOwner(Protocol):
         del name
 
     def pss_bytes(self, pid: int) -> int | None:
-        """RAM of our process `pid`, shared pages divided where that is known; None where nobody says. Blocks."""
+        """RAM of our process `pid`, shared pages divided (PSS) where possible; None: unknown. Blocks."""
         del pid
         return None

@@ -1,6 +1,7 @@
-"""RPC servers that hold parts of a server's model: it is started when all greet, and ended when one is lost. I/O.
+"""RPC servers that hold parts of a server's model: it is started when all answer, and ended when one is lost. I/O.
 
-What is started without one would run with fewer devices, or end at once; and a second client of one waits for ever.
+A server started without one of them would run with fewer devices, or end at once; and an RPC server lets a second
+client wait for ever.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from launcher.supervise.ports import connected
 from launcher.supervise.spec import ProcessSpec
 
 MISSING = "supervise/peer-missing"
-"""The code of a start that ended since a peer did not greet: it is begun again when all do."""
+"""Code of a start that was given up because a peer did not answer; it is repeated when all do."""
 _PATIENCE_S = 20.0
-"""How long a start waits for them: several hosts boot side by side."""
+"""Seconds that a start waits for its peers: several hosts boot at the same time."""
 _LOOK_S = 0.25
 _ASK_S = 2.0
 _CAPABILITIES = 24
 _HELLO = struct.pack("<BQ", 14, _CAPABILITIES) + bytes(_CAPABILITIES)
-"""llama.cpp's RPC_CMD_HELLO, with the length of what follows: what we can do beside TCP, which is nothing."""
+"""llama.cpp's RPC_CMD_HELLO: the command, the length of what follows, and our capabilities beside TCP: none."""
 _LONGEST = 256
 
 
 async def hello(endpoint: str) -> bool:
-    """Whether an RPC server at `host:port` greets within two seconds. One that has a client already does not."""
+    """Whether an RPC server at `host:port` answers within two seconds. One that already has a client does not."""
     host, _, port = endpoint.rpartition(":")
     try:
         async with asyncio.timeout(_ASK_S):
@@ -47,14 +48,14 @@ async def hello(endpoint: str) -> bool:
 
 
 async def absent(endpoints: Iterable[str]) -> list[str]:
-    """Which of them do not greet, or have another client."""
+    """The `endpoints` that do not answer, or that have another client."""
     known = list(endpoints)
     answers = await asyncio.gather(*map(hello, known))
     return [endpoint for endpoint, answered in zip(known, answers, strict=True) if not answered]
 
 
 def lost(endpoints: Iterable[str]) -> list[str]:
-    """To which of them this machine has no connection. The server that uses them keeps one to each while it runs."""
+    """The `endpoints` to which this machine has no connection. A running server keeps one to each of its peers."""
     return [endpoint for endpoint in endpoints if not connected(*endpoint.rsplit(":", 1))]
 
 
@@ -65,7 +66,7 @@ def _missing(peers: list[str]) -> Diagnosis:
 
 
 class AfterPeers:
-    """A process that is started once all its peers greet: see `launcher.supervise.owner.OwnedProcess`."""
+    """A `launcher.supervise.owner.OwnedProcess` that is started once all its RPC peers answer."""
 
     def __init__(self, spec: ProcessSpec, start: Callable[[], OwnedProcess], on_exit: Callable[[Ending], None]) -> None:
         """`start` starts it, as `spec`; `on_exit` hears where that never comes to be."""
@@ -80,45 +81,45 @@ class AfterPeers:
 
     @property
     def pid(self) -> int:
-        """0 until it is started."""
+        """Pid of the process; 0 until it is started."""
         return self._inner.pid if self._inner is not None else 0
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """As the interface says."""
+        """See `OwnedProcess`."""
         return self._inner.address if self._inner is not None else None
 
     @property
     def waits(self) -> bool:
-        """As the interface says; peers have a time of their own, which is less than a start may take."""
+        """See `OwnedProcess`; the wait for peers has its own limit, which is below the start timeout."""
         return self._inner is not None and self._inner.waits
 
     async def started(self) -> int:
-        """Its pid, once its peers were there."""
+        """Wait until the peers have answered and the process exists; returns its pid."""
         return await (await asyncio.shield(self._ready)).started()
 
     def terminate(self) -> None:
-        """End it; nothing is started any more where nothing was."""
+        """End the process; if it is not started yet, it never is."""
         if self._inner is not None:
             self._inner.terminate()
         else:
             self._never()
 
     def kill(self) -> None:
-        """The same."""
+        """Kill the process; if it is not started yet, it never is."""
         if self._inner is not None:
             self._inner.kill()
         else:
             self._never()
 
     def release(self) -> None:
-        """As the interface says."""
+        """See `OwnedProcess`."""
         self._task.cancel()
         if self._inner is not None:
             self._inner.release()
 
     async def log_mark(self) -> object:
-        """Something new each time while it waits."""
+        """See `OwnedProcess`; a new value for each call while it waits for peers."""
         return next(self._looks) if self._inner is None else await self._inner.log_mark()
 
     async def _wait(self) -> None:

@@ -1,4 +1,4 @@
-"""Who listens on a TCP port or a unix socket: to name a stranger, and to know that the listener is our child."""
+"""Which process listens on a TCP port or a unix socket: to name a stranger, or to know that it is our child."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LOOKS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ports")
 _CONNECTED_STATE = 1
 _LISTEN_STATE = 10
 _MAPPED = bytes(10) + b"\xff\xff"
-"""What comes before an IPv4 address that is written as an IPv6 one."""
+"""Prefix of an IPv4 address that is written as an IPv6 one (::ffff:0:0/96)."""
 
 
 class Listener(NamedTuple):
-    """One listening socket; `address` is 4 or 16 bytes in network order, `uid` the user whose it is.
+    """One listening socket; `address` is 4 or 16 bytes in network order, `uid` its owner.
 
-    `name`: as a descriptor of it shows it.
+    `name`: as links in /proc/PID/fd show it, `socket:[INODE]`.
     """
 
     address: bytes
@@ -36,9 +36,9 @@ class Listener(NamedTuple):
 
 
 class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that listens on `port`, 0 of a unix socket. `pid` is None when it is not ours to see.
+    """A process that listens on `port` (0: on a unix socket). `pid` None: a process that we may not see.
 
-    `fleet`: what it is to the fleet that started it, if one did: `coder of epyc-full in DIR`.
+    `fleet`: its part in the fleet that started it, if one did: `coder of epyc-full in DIR`.
     """
 
     port: int
@@ -47,15 +47,15 @@ class PortOwner(msgspec.Struct, frozen=True, kw_only=True):
     fleet: str = ""
 
     def __str__(self) -> str:
-        """`llama-server (pid 4711)`, or with `fleet` behind it."""
+        """`llama-server (pid 4711)`; with `fleet`, it follows the pid."""
         fleet = f", {self.fleet}" if self.fleet else ""
         return f"{self.name} (pid {self.pid}{fleet})" if self.pid is not None else self.name
 
 
 def listeners(port: int, host: str = "") -> list[Listener]:
-    """What listens on TCP `port` in this network namespace: on any address, or where it is in the way of `host`.
+    """Sockets that listen on TCP `port` in this network namespace; with `host`, those that conflict with it.
 
-    Of /proc/net, whose addresses are words in the machine's order.
+    From /proc/net, whose addresses are 32-bit words in the machine's byte order.
     """
     found = []
     for table in ("tcp", "tcp6"):
@@ -76,7 +76,10 @@ def listeners(port: int, host: str = "") -> list[Listener]:
 
 
 def connected(host: str, port: str) -> bool:
-    """Whether this network namespace has a whole connection to a TCP port of an IPv4 address; True of any name."""
+    """Whether this network namespace has an established TCP connection to an IPv4 address and port.
+
+    True where that cannot be checked: for a host name or an IPv6 address, or when /proc/net cannot be read.
+    """
     try:
         (address,) = struct.unpack("=I", socket.inet_aton(host))
         there = f"{address:08X}:{int(port):04X}"
@@ -87,9 +90,10 @@ def connected(host: str, port: str) -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Whether the process `pid`, or one of its session, listens on `port`; of another user's, whether that user does.
+    """Whether the process `pid`, or one of its session, listens on `port`.
 
-    A unit's user is its own (DynamicUser=), so that its sockets are nobody else's.
+    For a process of another user: whether that user does. A systemd unit has a user of its own (DynamicUser=), so its
+    sockets belong to no other program.
     """
     sockets = listeners(port)
     if any(_holds(pid, s) for s in sockets):
@@ -98,10 +102,10 @@ def listens(pid: int, port: int) -> bool:
 
 
 def intruder(pid: int, port: int, host: str) -> str | None:
-    """Who else listens where the process `pid` should alone; None when it does. Blocks for a look at /proc.
+    """Another process that listens where only `pid` should; None: there is none. Blocks (reads /proc).
 
-    Raises ProcessLookupError when the process has ended, or nobody listens (it ends just now).
-    Two may share a port (SO_REUSEPORT, which llama-server sets), and the kernel then gives connections to either.
+    Raises ProcessLookupError when the process has ended, or nothing listens (it is just ending). Two processes may
+    share a port (SO_REUSEPORT, which llama-server sets), and the kernel then gives connections to either.
     """
     sockets = listeners(port, host)
     others = [s for s in sockets if not _holds(pid, s)]
@@ -116,12 +120,12 @@ def intruder(pid: int, port: int, host: str) -> str | None:
 
 
 async def look_for_intruder(pid: int, port: int, host: str) -> str | None:
-    """See `intruder`; looks are taken one after another in one thread of their own."""
+    """See `intruder`; the calls are made one after another in one thread."""
     return await asyncio.get_running_loop().run_in_executor(_LOOKS, intruder, pid, port, host)
 
 
 def _holds(pid: int, socket_: Listener) -> bool:
-    """Whether the socket is the process's; of another user's process, whether it is that user's (see `listens`)."""
+    """Whether the socket is the process's; for another user's process, whether it is that user's (see `listens`)."""
     try:
         user = Path(f"/proc/{pid}").stat().st_uid
     except OSError:
@@ -130,9 +134,9 @@ def _holds(pid: int, socket_: Listener) -> bool:
 
 
 def stranger_behind(pid: int, peer: int) -> str | None:
-    """Who `peer` is, which a unix socket led to where the process `pid` should be; None when it is that one's session.
+    """The process `peer` that answers a unix socket in place of `pid`; None: it belongs to the session of `pid`.
 
-    Raises ProcessLookupError when the process has ended.
+    Raises ProcessLookupError when the process `pid` has ended.
     """
     if peer == pid or any(member.pid == peer for member in procfs.session_members(pid)):
         return None
@@ -143,9 +147,9 @@ def stranger_behind(pid: int, peer: int) -> str | None:
 
 
 def port_owner(port: int, host: str = "") -> PortOwner | None:
-    """Who listens on `port` now (of any address, or where it is in the way of `host`), or None when nobody does.
+    """The process that listens on `port` now, with `host` in conflict with it; None: there is none.
 
-    `host` may be the path of a unix socket, which what is no socket holds as well.
+    `host` may be the path of a unix socket; a file there that is no socket counts as an owner, too.
     """
     if is_path(host):
         try:
@@ -161,7 +165,7 @@ def port_owner(port: int, host: str = "") -> PortOwner | None:
 
 
 def process_at(pid: int, port: int = 0) -> PortOwner:
-    """The process `pid`, which listens on `port`; 0: one that is not ours to see."""
+    """Describe the process `pid` that listens on `port`; `pid` 0: one that we may not see."""
     if not pid:
         return PortOwner(port=port, pid=None, name="a process of another user")
     argv = procfs.cmdline(pid)
@@ -169,7 +173,7 @@ def process_at(pid: int, port: int = 0) -> PortOwner:
 
 
 def _fleet_of(pid: int) -> str:
-    """What `pid` is to a fleet: a server by its mark, a runtime by the lock that it holds open; "" for a stranger."""
+    """The part of `pid` in a fleet: a server by its mark, a runtime by the lock that it holds open; "": a stranger."""
     mark = procfs.environment(pid, MARKER)
     if mark is not None:
         state = Path(mark).parent.parent
@@ -179,7 +183,7 @@ def _fleet_of(pid: int) -> str:
 
 
 def _meets(address: bytes, host: str) -> bool:
-    """Whether a listener on `address` and one on `host` get in each other's way: equal, or one is a wildcard."""
+    """Whether listeners on `address` and on `host` conflict: they are equal, or one is a wildcard."""
     if not any(address):
         return True
     if host == "localhost":

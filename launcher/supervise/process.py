@@ -1,10 +1,10 @@
-"""One running process: started in a session of its own, watched, signalled, and known to be the one that was meant.
+"""One running process: started in a session of its own, watched, signalled, and never confused with another.
 
-Of `podman run` or `docker run` it is only the client: one that is killed leaves its container running, on our port and
-without a state file of ours; so the container is removed by name whenever its client has ended, and before any start.
+With `podman run` or `docker run` the process is only the client: when it is killed, its container keeps running, on our
+port and without a state file. So the container is removed by name whenever its client has ended, and before any start.
 
-Servers are meant to outlive a runtime that is killed (a model takes a minute to load; the next runtime adopts
-them), so there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5.3 or newer (pidfd).
+Servers are meant to outlive a runtime that is killed (a model takes a minute to load; the next runtime adopts them), so
+there is no PR_SET_PDEATHSIG: the state files find them again. Linux 5.3 or newer (pidfd).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from launcher.supervise.owner import Ending, Watcher
 
 _LOG = logging.getLogger("launch.supervise")
 _NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""systemd's messages to us, not to our children."""
+"""Variables that systemd sets for the runtime, not for its children."""
 _CLEAR_ATTEMPTS = 50
 _CLEAR_PAUSE_S = 0.02
 _ENGINES = frozenset({"podman", "docker"})
@@ -66,7 +66,7 @@ class RunningProcess:
     _removing: asyncio.Task[None] | None = None
 
     async def started(self) -> int:
-        """At once."""
+        """See `OwnedProcess`; returns at once."""
         return self.pid
 
     def watch(self, watcher: Watcher) -> None:
@@ -78,18 +78,18 @@ class RunningProcess:
         asyncio.get_running_loop().add_reader(self.pidfd, self._ended, watcher)
 
     def terminate(self) -> None:
-        """SIGTERM to the whole session, and SIGCONT, without which a stopped process never gets to act on it."""
+        """Send SIGTERM to the whole session, then SIGCONT, without which a stopped process could not react."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL to the whole session."""
+        """Send SIGKILL to the whole session."""
         self._signal(signal.SIGKILL)
 
     def wait_gone(self, timeout_s: float) -> bool:
-        """Block until the process ended, at most `timeout_s`; then what it left in its session is killed too.
+        """Block until the process has ended, at most `timeout_s`; returns whether it has.
 
-        For use without an event loop, on adopted processes.
+        Then what is left in its session is killed. For use without an event loop, on adopted processes.
         """
         if self.pidfd >= 0:
             poller = select.poll()
@@ -111,11 +111,11 @@ class RunningProcess:
             self.pidfd = -1
 
     async def log_mark(self) -> object:
-        """The size of its log."""
+        """The size of its log in bytes."""
         return logs.size_bytes(Path(self.record.log_file))
 
     def _ended(self, watcher: Watcher, attempts: int = _CLEAR_ATTEMPTS) -> None:
-        """Kill what is left of its session, remove its container; report when that is gone too, or takes too long."""
+        """Kill what is left of its session, remove its container; report when both are done or take too long."""
         left = []
         with contextlib.suppress(OSError):  # no descriptor left: the end is reported all the same
             if self.pidfd >= 0:
@@ -141,7 +141,7 @@ class RunningProcess:
         watcher.on_exit(Ending(code=code, tail=logs.tail(Path(record.log_file)), oom_killed=killed))
 
     def _signal(self, number: signal.Signals) -> None:
-        """Send `number` to the process, then to the others of its session, while it is certain whose that is."""
+        """Send `number` to the process, then to the others of its session, while that is certainly its own."""
         if self.pidfd < 0:
             return
         if self.popen is not None:
@@ -158,10 +158,10 @@ class RunningProcess:
 
 
 def inherited() -> dict[Literal["server", "service"], dict[str, str]]:
-    """What a process gets of our environment.
+    """Environment variables that a process inherits from us, by kind.
 
-    A llama-server inherits a short list (`launcher.base.environment`); a service, any program, all that is not
-    systemd's word to us.
+    A llama-server inherits a short list (`launcher.base.environment`); a service, which is any program, all but the
+    variables that systemd sets for the runtime.
     """
     ours = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     return {"server": passed_on(ours), "service": ours}
@@ -201,9 +201,9 @@ def spawn(
 
 
 def _adjust_oom_score(pid: int, adjust: int) -> None:
-    """Have the kernel prefer or spare `pid` when memory runs out; lowering needs CAP_SYS_RESOURCE.
+    """Make the OOM killer prefer or spare `pid`; lowering its score needs CAP_SYS_RESOURCE.
 
-    Without it the server keeps our own score, which is what systemd or the shell gave us.
+    Without it the server keeps the runtime's score, which systemd or the shell has set.
     """
     path = Path(f"/proc/{pid}/oom_score_adj")
     try:
@@ -216,7 +216,7 @@ def _adjust_oom_score(pid: int, adjust: int) -> None:
 
 @functools.cache
 def _not_allowed(adjust: int) -> None:
-    """Say so once, not at every start: anybody but root is refused a lower score."""
+    """Warn once, not at every start: all but root are refused a lower score."""
     _LOG.warning("servers are not protected from the OOM killer: oom_score_adjust %d needs CAP_SYS_RESOURCE", adjust)
 
 
@@ -234,7 +234,7 @@ def adopt(record: ServerRecord) -> RunningProcess | None:
 
 
 def signal_exactly(pid: int, start_ticks: int, number: signal.Signals) -> bool:
-    """Send `number` to `pid` if it still is the process that started at `start_ticks`; whether it was sent."""
+    """Send `number` to `pid` if it still is the process started at `start_ticks`. Returns whether it was sent."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -252,7 +252,7 @@ def signal_exactly(pid: int, start_ticks: int, number: signal.Signals) -> bool:
 
 
 def describe_exit(code: int | None) -> str:
-    """`exited with code 1`, `killed by SIGKILL`, as people say it."""
+    """The exit in words: `exited with code 1`, `killed by SIGKILL`."""
     if code is None:
         return "ended (exit code unknown: started by an earlier runtime)"
     return f"exited with code {code}" if code >= 0 else f"killed by {signal_name(-code)}"
@@ -277,7 +277,7 @@ def remove_container(argv: tuple[str, ...]) -> None:
 
 
 def main_process(argv: tuple[str, ...]) -> int | None:
-    """The first process of the container that `argv` runs; None when there is none, or nobody says. Blocks."""
+    """Pid of the first process in the container that `argv` runs; None: none, or unknown. Blocks."""
     found = engine_and_name(argv)
     if found is None:
         return None
@@ -287,7 +287,7 @@ def main_process(argv: tuple[str, ...]) -> int | None:
 
 
 def engine_and_name(argv: tuple[str, ...]) -> tuple[str, str] | None:
-    """Program and container of `podman run … --name=NAME … image`; None for another command."""
+    """Engine and container name of `podman run … --name=NAME … image`; None for another command."""
     if len(argv) < 2 or Path(argv[0]).name not in _ENGINES or argv[1] != "run":
         return None
     name = next((word.removeprefix("--name=") for word in argv[2:] if word.startswith("--name=")), "")
@@ -295,7 +295,7 @@ def engine_and_name(argv: tuple[str, ...]) -> tuple[str, str] | None:
 
 
 def _ask_engine(argv: tuple[str, ...], timeout_s: float) -> str:
-    """What the engine prints; nothing when it is not there, refuses, or takes too long."""
+    """Output of a container engine's command; "" when the engine is missing, fails, or takes too long."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
         return done.stdout.decode(errors="replace") if done.returncode == 0 else ""

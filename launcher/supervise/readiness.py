@@ -21,14 +21,14 @@ from launcher.supervise.spec import ProcessSpec
 
 _POLL_FIRST_S = 0.004
 _POLL_MAX_S = 0.02
-"""Half of it is what a start is seen late by, on average. A look costs 0.2 ms, on one connection."""
+"""On average, readiness is noticed half of it late. One poll costs 0.2 ms, on one connection."""
 _POLL_GROWTH = 1.1
 _ASK_S = 2.0
 """/health and /props answer from the HTTP threads, at once."""
 _NONSENSE = 20
-"""Answers in another protocol before it is taken at its word: some 0.2 s."""
+"""Answers that are not HTTP before the server counts as unfit: some 0.2 s."""
 _STEP_BYTES = 4 * 1024**2
-"""Of what was read, or is held in RAM: less is not worth a word."""
+"""Growth of bytes read, or resident in RAM, that counts as progress."""
 _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/completion", {"prompt": "a", "n_predict": 1, "cache_prompt": False, "temperature": 0}),
     "embedding": ("/embedding", {"content": "a"}),
@@ -37,11 +37,11 @@ _TOKEN_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class UnfitError(Exception):
-    """It answers, but it is not what was planned, and waiting does not change that."""
+    """The server answers, but is not what was planned, and waiting does not change that."""
 
 
 async def begun(process: OwnedProcess, interval_s: float, on_progress: Callable[[bool], None]) -> int:
-    """Wait until there is a process; its pid. While it waits for a place that is progress: then it is not late."""
+    """Wait until the process exists; returns its pid. Waiting for a node counts as progress, not as a late start."""
     if not process.waits:
         return await process.started()
     starting = asyncio.ensure_future(process.started())
@@ -54,11 +54,11 @@ async def begun(process: OwnedProcess, interval_s: float, on_progress: Callable[
 
 
 async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
-    """Return once the process `pid` is proven ready as `spec`; waits without an end of its own.
+    """Return once the process `pid` is proven ready as `spec`; there is no time limit.
 
-    `pid` 0 is a process on another machine: there it is its own name that says who it is.
-    `token` False leaves out the last step (a server that was proven before and may be busy).
-    Raises UnfitError when a stranger has the port, or the model or slots differ, or no token can come out.
+    `pid` 0: a process on another machine, which is identified by the name that it reports. `token` False leaves out the
+    last step (for a server that was proven before and may be busy). Raises UnfitError when a stranger has the port,
+    model or slots differ, or no token is generated; OSError when the last step gets no answer.
     """
     if spec.unit.protocol == "rpc":
         while pid and not ports.listens(pid, spec.unit.port):  # noqa: ASYNC110 - of /proc, which tells nobody
@@ -80,7 +80,7 @@ async def prove(spec: ProcessSpec, pid: int, *, token: bool = True) -> None:
 
 
 async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
-    """Whether `/health` answers 2xx within `timeout_s`; of what speaks RPC, whether it listens (it has one client)."""
+    """Whether `/health` answers 2xx within `timeout_s`; for an RPC server (it has one client), whether it listens."""
     if spec.unit.protocol == "rpc":
         return ports.port_owner(spec.unit.port, spec.unit.host) is not None
     try:
@@ -93,7 +93,7 @@ async def healthy(spec: ProcessSpec, timeout_s: float) -> bool:
 async def asleep(spec: ProcessSpec, timeout_s: float) -> bool | None:
     """Whether llama-server has unloaded its model by itself (`--sleep-idle-seconds`); asking does not wake it.
 
-    None when it does not say in time.
+    None: it did not answer in time.
     """
     try:
         reply = await http.request(
@@ -114,7 +114,7 @@ async def watch_progress(
 ) -> None:
     """Call `on_progress` whenever the log of `process` grew (False), or what it read or holds in RAM (True).
 
-    Until cancelled. What it read counts beside, because weights on their way to a GPU do not stay in its RAM.
+    Runs until cancelled. Bytes read count too, because weights on their way to a GPU do not stay in RAM.
     """
     mark: object = None
     most: tuple[int, ...] | None = None
@@ -144,9 +144,9 @@ def auth_headers(spec: ProcessSpec) -> dict[str, str]:
 
 
 async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> None:
-    """Look, a few milliseconds apart at first, until `/health` is 2xx from our own process.
+    """Poll, at first every few milliseconds, until `/health` is 2xx from our own process. Raises UnfitError.
 
-    Who it is that answers is looked at once a connection, best while it still loads.
+    The process that answers is checked once per connection, preferably while it is still loading.
     """
     pause, known, nonsense = _POLL_FIRST_S, 0, 0
     while True:
@@ -178,7 +178,7 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
 
 
 def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | ports.PortOwner | None:
-    """Who listens where `spec` should, if it is not the process `pid`; of a unix socket, where `line` led to."""
+    """The process that listens in place of the process `pid`; for a unix socket, the one that `line` led to."""
     if not pid:
         return None
     if is_path(spec.unit.host):
@@ -192,7 +192,7 @@ def _stranger(spec: ProcessSpec, pid: int, line: http.HttpConnection) -> str | p
 
 
 async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) -> http.Reply:
-    """GET `path`, again while the server is not there or still loading."""
+    """GET `path`, repeated while the server does not answer or is still loading (503)."""
     while True:
         try:
             reply = await line.request(path, timeout_s=_ASK_S, headers=headers)
@@ -204,7 +204,7 @@ async def _ask(line: http.HttpConnection, path: str, headers: dict[str, str]) ->
 
 
 async def _prove_token(spec: ProcessSpec, line: http.HttpConnection, headers: dict[str, str]) -> None:
-    """One token, vector or score comes out. Raises UnfitError when none does."""
+    """Get one token, vector or score from the server. Raises UnfitError when there is none."""
     probe = spec.unit.probe
     path, body = _TOKEN_PROBES[probe]
     limit_s = spec.policy.start_timeout_s
@@ -223,7 +223,7 @@ async def _prove_token(spec: ProcessSpec, line: http.HttpConnection, headers: di
 
 
 def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
-    """`/props` must show the planned model and slots."""
+    """`/props` must show the planned model and slots. Raises UnfitError."""
     props = reply.json()
     if reply.status != 200 or not isinstance(props, dict):
         raise UnfitError(f"/props answers {reply.status}: {_short(reply)}")
@@ -235,7 +235,7 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
 
 
 def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
-    """`/v1/models` must show its name. Raises UnfitError."""
+    """`/v1/models` must show the server's name. Raises UnfitError."""
     who = claimed_name.stranger(spec.name, reply.body)
     if who is not None:
         raise UnfitError(f"{spec.unit.host}:{spec.unit.port} is answered by another server: {who}")

@@ -1,4 +1,4 @@
-"""Out of memory while serving: one level down, the request asked again; and up again when there is room."""
+"""Out of memory while serving: down one level, and the request is retried; up again when there is room."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NOTICE_S = 5.0
 
 
 async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_timeout_s: float) -> bool:
-    """Whether a request that failed may be asked again, because its server ran out of memory and is started with less.
+    """Whether a failed request may be retried: its server ran out of memory and is restarted at a smaller level.
 
-    `since`: when it was granted its lease, a time of the loop: the server may have ended before it was sent.
-    `error_text`: the server's own words, when it lives and answered that it is out of memory; then it is drained and
-    started anew. A server without a fallback left gives no chance.
+    `since`: when the request got its lease (loop time); the server may have ended before it was sent. `error_text`: the
+    message of a server that lives and answered that it is out of memory; it is then drained and restarted. False when
+    no fallback is left.
     """
     fallbacks = runner.fallbacks
     if not fallbacks.planned.fallbacks:
@@ -45,7 +45,10 @@ async def retry_after_oom(runner: Runner, since: float, error_text: str, drain_t
 
 
 def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
-    """One level up, if nothing is in it, its time has come and `available` is enough; whether it is restored."""
+    """Go one level up, if no request is in the server, its pause is over and `available` is enough.
+
+    Returns whether it did.
+    """
     running = runner.life.usable
     if runner.busy or not (running or runner.life.state in ("stopped", "failed")):
         return False
@@ -60,9 +63,9 @@ def restore_if_free(runner: Runner, available: Mapping[str, int]) -> bool:
 
 
 async def change_rung(runner: Runner, drain_timeout_s: float, *, down: bool) -> None:
-    """By hand: one level down, or as planned again; one that runs is drained and started anew, and waited for.
+    """Go one level down, or back to the plan, for an operator; a running server is drained, restarted, waited for.
 
-    Raises UnavailableError where there is no such level, or while it starts or ends.
+    Raises UnavailableError if there is no such level, or while the server starts or ends.
     """
     name, fallbacks = runner.name, runner.fallbacks
     if down and not fallbacks.left:

@@ -11,7 +11,7 @@ from launcher.supervise.spec import ProcessSpec
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """Names by what a reload does to them, each sorted. `failed` of `started` and `restarted` did not come up."""
+    """Names by what a reload does to them, each sorted. `failed`: of `started` and `restarted`, those not ready."""
 
     started: tuple[str, ...]
     stopped: tuple[str, ...]
@@ -21,9 +21,9 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def needs_restart(old: ProcessSpec, new: ProcessSpec, running_argv: tuple[str, ...] | None) -> bool:
-    """Whether the process must be started anew: its command, environment or address changed.
+    """Whether the process must be restarted: its command line, environment or address has changed.
 
-    Timeouts, tiers and roles are ours alone and change in place. `running_argv` None = it does not run.
+    Timeouts, tiers and roles concern the runtime alone and change in place. `running_argv` None: it does not run.
     """
     if running_argv is not None and running_argv != new.unit.argv:
         return True
@@ -38,11 +38,11 @@ def compare_specs(
     names: tuple[str, ...],
     held: frozenset[str] = frozenset(),
 ) -> Changes:
-    """What to do on the way from `old` to `new`, where `running` gives the argv of what runs.
+    """The changes on the way from `old` to `new`; `running`: command lines of the running processes.
 
-    With `names`, only these are touched (restarted even if unchanged); else everything that changed. Only what runs
-    is restarted, and only boot processes are started, but none that an operator stopped (`held`) and that `names`
-    does not name. The builtin front is nobody's process.
+    With `names`, only these are touched (restarted even if unchanged); otherwise everything that changed. Only running
+    processes are restarted, and only boot processes are started, but none that an operator stopped (`held`) unless
+    `names` has it. The builtin front is no process.
     """
     chosen = set(names)
     started: list[str] = []
@@ -71,9 +71,9 @@ def waves(
 ) -> tuple[tuple[str, ...], ...]:
     """The names of `restarted` in waves: each is stopped and ready again before the next one is touched.
 
-    Replicas are servers that share a role, or a model, both before and after; a wave has at most one of them. One
-    whose address changes goes first whatever it is: the routes lead to its new address already. So does everything
-    where an address is wanted that another one still holds. Each name comes once; there is no empty wave.
+    Replicas are servers that share a role, or a model, both before and after; a wave has at most one of them. A server
+    whose address changes is in the first wave in any case: the routes already lead to its new address. Everything is
+    one wave where one needs an address that another still holds. Each name comes once; there is no empty wave.
     """
     names = sorted(restarted)
     if _addresses_meet(names, old, new):
@@ -99,14 +99,14 @@ def replicas_of(name: str, others: Iterable[str], specs: Mapping[str, ProcessSpe
 
 
 def _replicas(one: str, other: str, old: Mapping[str, ProcessSpec], new: Mapping[str, ProcessSpec]) -> bool:
-    """Whether two servers stand in for each other, before and after."""
+    """Whether two servers are replicas of each other, before and after."""
     if one not in old or other not in old:
         return False
     return _alike(old[one], old[other]) and _alike(new[one], new[other])
 
 
 def _alike(one: ProcessSpec, other: ProcessSpec) -> bool:
-    """Whether requests for one name may go to either."""
+    """Whether both are servers that share a role or a model."""
     if (one.unit.kind, other.unit.kind) != ("server", "server"):
         return False
     return bool(set(one.unit.roles) & set(other.unit.roles)) or (one.unit.model == other.unit.model != "")
@@ -119,5 +119,5 @@ def _addresses_meet(names: list[str], old: Mapping[str, ProcessSpec], new: Mappi
 
 
 def _place(spec: ProcessSpec) -> str:
-    """What of its address another cannot have: the port, or the path."""
+    """The part of its address that no other process can have: the port, or the path."""
     return place(spec.unit.host, spec.unit.port)

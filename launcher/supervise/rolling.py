@@ -1,4 +1,4 @@
-"""A reload carried out: what changed ends and is started again, replicas one after the other. I/O."""
+"""Carry out a reload: what changed is stopped and started again, replicas one after the other. I/O."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from launcher.supervise.waker import Waker
 
 @dataclass(eq=False, kw_only=True)
 class Rolling:
-    """One reload, from `specs` to `new`; `specs` and `runners` are changed in place. The caller has the groups' turns.
+    """One reload, from `specs` to `new`; `specs` and `runners` are changed in place.
 
-    `asked` are the names that somebody gave, `parallel` bounds starts, `go_on` raises once the fleet is stopping.
+    The caller holds the turns of all exclusive groups involved. `asked`: names that the operator gave; `parallel`:
+    limit of parallel starts; `go_on` raises once the fleet is stopping.
     """
 
     runners: dict[str, Runner]
@@ -32,9 +33,9 @@ class Rolling:
     go_on: Callable[[], None]
 
     async def roll(self, changes: Changes) -> Changes:
-        """Carry out `changes`; gives what became of them.
+        """Carry out `changes`; returns what was really done.
 
-        When a restarted replica does not come up, those that would follow are left as they are: they still serve.
+        When a restarted server does not become ready, its replicas in later waves are not restarted: they still serve.
         """
         runners = self.runners
         first, *later = waves(changes.restarted, self.specs, self.new) or ((),)
@@ -76,7 +77,7 @@ class Rolling:
         self.go_on()
 
     def _take_over(self, changes: Changes, *, later: Collection[str]) -> None:
-        """Replace the specs, those of `later` then; what is gone is never started again by who still waits for it."""
+        """Replace the specs, except of `later`; removed processes are closed, so no waiting request starts them."""
         for name in changes.stopped:
             self.runners.pop(name).mark("closed", on=True)
         kept = {n: self.specs[n] for n in changes.kept if n not in self.new}
@@ -93,7 +94,7 @@ class Rolling:
     async def _bring_back(self, names: tuple[str, ...]) -> None:
         """Start `names`, a few at a time, and wait until each is ready or failed.
 
-        Of an exclusive group the first is started, and what runs is displaced only by one that was `asked` for.
+        Of an exclusive group only the first is started, and a running member is displaced only by one in `asked`.
         """
         limit = asyncio.Semaphore(self.parallel)
         runners = [self.runners[n] for n in names if n in self.runners]

@@ -1,4 +1,4 @@
-"""Room on the devices for a server that is about to start: found by the scheduler, made by stopping idle ones."""
+"""Device memory for a server that is about to start: found by the scheduler, freed by stopping idle servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.supervise.scheduler import GIVE_BACK_S, Tenant, devices_left, evic
 _LOG = logging.getLogger("launch.supervise")
 _LOOK_AGAIN_S = 0.05
 _REALLY_FREE_S = 5.0
-"""How long memory may take to come back after its process ended, before the scheduler decides anew."""
+"""Seconds that memory may take to be free after its process has ended, before the scheduler decides again."""
 
 
 class Placing:
@@ -28,7 +28,7 @@ class Placing:
     lacks_room = False
 
     def commit(self) -> None:
-        """It begins, or has begun already: from now on it goes on without anybody who waits for it."""
+        """The start has begun, or had already: from now on it goes on even if no request waits for it."""
         self.committed, self.lacks_room = True, False
 
 
@@ -54,7 +54,7 @@ class Room:
         self._placing: dict[str, asyncio.Lock] = {}
 
     async def place(self, runner: Runner, placing: Placing) -> None:
-        """Start `runner` as soon as it fits, stopping idle ones for it; waits while others are busy, without an end.
+        """Start `runner` as soon as it fits, stopping idle servers for it; waits without a limit while others are busy.
 
         Raises UnavailableError when it can never fit, or when a process that must go does not end.
         """
@@ -68,14 +68,14 @@ class Room:
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def is_there(self, runner: Runner) -> bool:
-        """Whether the budgets have room for `runner` now, and nobody has to go for it."""
+        """Whether the budgets have room for `runner` now, without stopping another server."""
         try:
             return evict_for(runner.spec, self._sharers(runner), self.budgets, {}) == ()
         except LookupError:
             return False
 
     async def _made(self, runner: Runner) -> bool:
-        """Whether there is room for `runner` now, after stopping what may go for it."""
+        """Whether there is room for `runner` now, after stopping idle servers. Raises UnavailableError."""
         need = needs_bytes(runner.spec.unit.memory)
         while True:
             await self.until_given_back(runner)
@@ -103,7 +103,7 @@ class Room:
         return RoomMade(name=runner.name, going=tuple(r.name for r in residents), needs=needs, weighed=weighed)
 
     def _victims(self, runner: Runner) -> tuple[str, ...] | None:
-        """Who must go for `runner`; None: nobody who may, now. Raises UnavailableError when waiting cannot help."""
+        """Names to stop for `runner`; None: not possible now. Raises UnavailableError when waiting cannot help."""
         # What is always on was planned for, and starts whatever the system says: it may count caches that give way.
         available = {} if runner.spec.unit.start == "boot" else self._available()
         try:
@@ -113,14 +113,14 @@ class Room:
             raise UnavailableError("no_room", message, retry_after_s=60) from None
 
     def _sharers(self, runner: Runner) -> list[Tenant]:
-        """Those with memory on its devices, itself among them."""
+        """The processes with memory on its devices, `runner` included."""
         now = asyncio.get_running_loop().time()
         devices = {need.device for need in runner.spec.unit.memory}
         sharers = (r for r in self._runners.values() if any(need.device in devices for need in r.spec.unit.memory))
         return [other.tenant(now) for other in sharers]
 
     async def _until_free(self, need: Mapping[str, int]) -> None:
-        """Wait until the system too says that what the ended processes held is free, at most 5 s."""
+        """Wait, at most 5 s, until the system reports the memory of the ended processes as free, too."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _REALLY_FREE_S
         while loop.time() < give_up_at:
@@ -160,6 +160,6 @@ async def holding(locks: dict[str, asyncio.Lock], names: Iterable[str]) -> Async
 
 
 def available_bytes() -> dict[str, int]:
-    """What the system reports as free, of the devices that it is asked about: `ram` (MemAvailable)."""
+    """Bytes that the system reports as free, by device: only `ram` (MemAvailable)."""
     free = meminfo().get("MemAvailable")
     return {} if free is None else {"ram": free}

@@ -26,9 +26,9 @@ from launcher.supervise.scheduler import Tenant
 from launcher.supervise.spec import ProcessSpec
 
 _BRIEF_S = 10.0
-"""A start that took longer is not repeated only to learn why it failed."""
+"""Seconds; a start that took longer is not repeated only to learn why it failed."""
 _EXIT_NOTICE_S = 0.2
-"""How long the end of a process may take to be noticed after its connection broke."""
+"""Seconds that it may take to notice the end of a process after its connection broke."""
 
 
 class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class SharedContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Runner:
-    """One server or service: its spec, its life, its process, and the requests in it."""
+    """One server or service: its spec, its life, its process, and its requests."""
 
     def __init__(self, spec: ProcessSpec, shared: SharedContext) -> None:
         self.name = spec.name
@@ -53,11 +53,11 @@ class Runner:
         self.ending = Ending(code=None)
         """How its last process ended."""
         self.took_s: float | None = None
-        """What its last start took."""
+        """Seconds that its last start took; None: unknown."""
         self.unhealthy = 0
-        """Health checks in a row that were not answered."""
+        """Health checks in a row without an answer."""
         self.saved_slots: dict[str, int] = {}
-        """Tokens by file of the slots that were saved when it was swapped out."""
+        """Tokens by file of the slots saved when it was swapped out."""
         self.in_flight = 0
         self.last_used = self.last_ok = self.ready_at = 0.0
         self.emit = shared.emit
@@ -71,7 +71,7 @@ class Runner:
 
     @property
     def spec(self) -> ProcessSpec:
-        """What it is run as: the planned spec, or after out-of-memory one of its fallbacks; where it landed."""
+        """The spec in use: the planned one or, after out-of-memory, a fallback; at its real address."""
         return self.fallbacks.spec
 
     @spec.setter
@@ -82,29 +82,29 @@ class Runner:
 
     @property
     def routing_state(self) -> ServerState:
-        """The state that requests go by."""
+        """The state by which requests are routed, see `lifecycle.routing_state`."""
         by_request = self.spec.unit.start == "demand" or self.spec.unit.exclusive is not None
         return lifecycle.routing_state(self.life, asyncio.get_running_loop().time(), on_demand=by_request)
 
     @property
     def starting_s(self) -> float | None:
-        """How long it has been starting; None in every other state."""
+        """Seconds since its start began; None in every other state."""
         starting = self.life.state == "starting"
         return asyncio.get_running_loop().time() - self.life.since if starting else None
 
     @property
     def pid(self) -> int | None:
-        """The process, while there is one."""
+        """Pid of the process; None: there is none on this machine."""
         return self._process.pid or None if self._process is not None else None
 
     @property
     def running_argv(self) -> tuple[str, ...]:
-        """What runs, as a reload compares it: fallen back it counts as run as planned."""
+        """The running command line for a reload to compare: at a fallback level, the planned one."""
         running = self.record.argv if self.record is not None else ()
         return self.fallbacks.planned.unit.argv if running == self.spec.unit.argv else running
 
     def tenant(self, now: float) -> Tenant:
-        """As the scheduler sees it."""
+        """The process as the scheduler sees it at `now` (loop time)."""
         return Tenant(
             spec=self.spec,
             life=self.life,
@@ -118,16 +118,16 @@ class Runner:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where its process listens: that of its spec, which a reload changes between two processes."""
+        """Host and port of its process: those of its spec, which a reload changes between two processes."""
         return self.spec.unit.host, self.spec.unit.port
 
     @property
     def busy(self) -> bool:
-        """Whether a request holds it."""
+        """Whether a request holds a lease on it."""
         return self.in_flight > 0
 
     def grant(self, name: str) -> Lease:
-        """A lease on it as `name`, in flight from now on."""
+        """A lease on it under `name`, in flight until it is released."""
         self.in_flight += 1
         return Lease(name, self._released, address=self.address, granted_at=asyncio.get_running_loop().time())
 
@@ -139,7 +139,7 @@ class Runner:
         self.notify_waiters()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no more requests and wait until none is in flight; False when `timeout_s` passed first."""
+        """Take no more requests and wait until none is in flight; False when `timeout_s` has passed first."""
         self.mark("draining", on=True)
         try:
             async with asyncio.timeout(timeout_s):
@@ -151,7 +151,7 @@ class Runner:
         return True
 
     async def until(self, *states: ServerState) -> ServerState:
-        """Wait until the life is, or for an instant was, in one of `states`; gives which."""
+        """Wait until the state is, or for an instant was, one of `states`; returns that one."""
         if self.life.state in states:
             return self.life.state
         reached: asyncio.Future[ServerState] = asyncio.get_running_loop().create_future()
@@ -162,14 +162,14 @@ class Runner:
             self._until.remove((states, reached))
 
     async def wait_while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`, tested again after every `notify_waiters`."""
+        """Wait as long as `holds()`, which is tested again after every `notify_waiters`."""
         while holds():
             if self._changed is None:
                 self._changed = asyncio.Event()
             await self._changed.wait()
 
     def notify_waiters(self, *passed: ServerState) -> None:
-        """Have everybody in `wait_while` test the condition again, and those go on who wait for a state of `passed`."""
+        """Make `wait_while` test its condition again, and `until` return for the states in `passed`."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -181,11 +181,11 @@ class Runner:
     # --- life ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Have it run; nothing happens once it is `closed`."""
+        """Ask the lifecycle to run it; has no effect once it is `closed`."""
         self.dispatch(lifecycle.Start())
 
     def adopt(self, record: ServerRecord, *, by_hand: bool = False) -> bool:
-        """Take over the process of `record`; False when it is not there any more."""
+        """Take over the process of `record`; returns False when that is gone."""
         taken = self._shared.owner.adopt(record, self._watcher)
         if taken is None:
             return False
@@ -196,21 +196,21 @@ class Runner:
         return True
 
     def stop(self, why: str, *, force: bool = False) -> None:
-        """Have it not run. `why` as in `ServerStopping`."""
+        """Ask the lifecycle to stop it. `why`: as in `ServerStopping`."""
         self.dispatch(lifecycle.Stop(why, force=force))
 
     def broken(self, reason: str, code: str, *, final: bool = False) -> None:
-        """It is alive and of no use; the lifecycle decides what follows."""
+        """Report that the process is alive and cannot be used; the lifecycle decides what follows."""
         self.failure = Diagnosis(code=code, cause=reason, remedy="read its log")
         self.dispatch(lifecycle.Broken(reason, final=final))
 
     def mark(self, flag: Flag, *, on: bool) -> None:
-        """Set or clear a flag of its life, and have who waits look again."""
+        """Set or clear a flag of its life, and let waiters test their conditions again."""
         self.dispatch(lifecycle.Marked(flag, on))
         self.notify_waiters()
 
     def abandon(self) -> None:
-        """Let go of the process without ending it."""
+        """Stop watching the process without ending it."""
         self._cancel_probe()
         if self._timer is not None:
             self._timer.cancel()
@@ -218,7 +218,7 @@ class Runner:
             self._process.release()
 
     def dispatch(self, event: Event) -> None:
-        """Feed `event` to the lifecycle, carry out its actions, set its timer, tell what changed."""
+        """Feed `event` to the lifecycle, carry out its actions, set its timer, and emit what changed."""
         loop, policy = asyncio.get_running_loop(), self.spec.policy
         before = self.life
         self.life, actions = lifecycle.step(before, event, loop.time(), policy)
@@ -317,13 +317,13 @@ class Runner:
             self.emit(events.SlotsRestored(name=self.name, slots=len(tokens), tokens=sum(tokens)))
 
     def _cancel_probe(self) -> None:
-        """End the readiness probe; one that reports right now ends by itself."""
+        """Cancel the readiness probe; one that reports right now ends by itself."""
         probe, self._probe = self._probe, None
         if probe is not None and probe is not asyncio.current_task():
             probe.cancel()
 
     def _gone(self, ending: Ending) -> None:
-        """Nothing of it is left: find out why, and whether there is a smaller way to run it."""
+        """Nothing of the process is left: find the cause, and after out-of-memory go down a level."""
         self._cancel_probe()
         if self._process is not None and self._process.address is not None:
             self.fallbacks.land(None)

@@ -1,7 +1,7 @@
-"""Who has to go for whom: eviction, turns of exclusive groups, idleness. Pure.
+"""Which server is stopped for which: eviction, turns of exclusive groups, idleness. Pure.
 
-Everything that makes a server go for another, or for nobody, asks here; `launcher.supervise.room`, `waker` and `upkeep`
-carry out what is decided.
+All decisions to stop a server for another one, or for being idle, are made here; `launcher.supervise.room`, `waker` and
+`upkeep` carry them out.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from launcher.supervise.lifecycle import Life
 from launcher.supervise.spec import ProcessSpec
 
 _BYTES_PER_S = 1e9
-"""Assumed speed of a load that was never measured: an NVMe's, on the slow side."""
+"""Assumed speed of a load that was never measured: that of a slow NVMe."""
 _LEAST_S = 0.05
 _JUST_USED_S = 1e-3
 _MOST_STAY_S = 30.0
-"""The longest stay in a turn that nobody configured."""
+"""Seconds; limit of the stay in a turn where `min_stay_s` is not configured."""
 GIVE_BACK_S = 5.0
 """How long after the end of a process a card's driver may still count its memory as used."""
 _UNASKED_S = 1.0
-"""Nobody asks for a server that was not asked for so long: its turn is over."""
+"""Seconds without a request after which the turn of a server is over."""
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """A process as the scheduler sees it, whether it runs or not. `idle_s`: since it was last used.
+    """A process as the scheduler sees it, whether it runs or not.
 
-    `ready_s`: what its last start took, None where it was never measured. `up_s`: since it became ready.
+    `idle_s`: seconds since its last use. `ready_s`: seconds that its last start took; None: never measured. `up_s`:
+    seconds since it became ready.
     """
 
     spec: ProcessSpec
@@ -42,34 +43,34 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pinned(self) -> bool:
-        """Whether it is always on: nobody goes for it, and it goes for nobody."""
+        """Whether it is always on: it is never stopped for another process."""
         return self.spec.unit.start == "boot" and self.spec.unit.exclusive is None
 
     @property
     def holds_memory(self) -> bool:
-        """Whether its memory is taken, or set aside for a start that comes by itself."""
+        """Whether its memory is taken, or reserved for a start that will come by itself."""
         life = self.life
         to_come = self.pinned and life.state == "stopped" and not life.held
         return life.alive or life.wanted or life.returning or to_come
 
     @property
     def is_coming(self) -> bool:
-        """Whether it is on its way up, so that its memory is not all taken yet."""
+        """Whether it is on its way up, so that not all of its memory is taken yet."""
         return self.life.returning or self.life.state in ("starting", "backoff", "stopped")
 
     @property
     def idle_too_long(self) -> bool:
-        """Whether it is started on demand, and nobody has asked for it for as long as it may be idle."""
+        """Whether it is started on demand, and had no request for as long as it may be idle."""
         limit_s = self.spec.unit.idle_timeout_s
         stoppable = self.spec.unit.start == "demand" and limit_s > 0 and self.life.usable and not self.in_flight
         return stoppable and self.idle_s >= limit_s
 
     @property
     def stay_s(self) -> float:
-        """How much longer its turn lasts where another of its exclusive group is asked for, as things are now.
+        """Seconds that its turn still lasts when another of its exclusive group is asked for.
 
-        A swap that took long should be worth it: while requests come for who is up they go first, and those for others
-        are collected, for a while that is counted from when it became ready. So each member has its turn in the end.
+        A swap should be worth its time: while requests come for the running member they go first, and those for others
+        wait, for a while that counts from when it became ready. So each member has its turn in the end.
         """
         least_s = self.spec.unit.min_stay_s
         if least_s is msgspec.UNSET:
@@ -82,7 +83,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         return max(0.0, left_s)
 
     def resident(self) -> Resident:
-        """What it holds, and whether it may go."""
+        """Its memory, and whether it may be stopped."""
         needs = needs_bytes(self.spec.unit.memory)
         return Resident(
             name=self.spec.name,
@@ -95,10 +96,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that holds memory: bytes by device, and whether it may go.
+    """A process that holds memory: bytes by device, and whether it may be stopped.
 
-    `pinned` (HOT, services) and `busy` (a request in flight, or starting) ones never go. `idle_s` is the time since
-    it was last used, `reload_s` what it takes to have it back.
+    `pinned` (HOT, services) and `busy` (a request in flight, or starting) ones are never stopped. `idle_s`: seconds
+    since its last use; `reload_s`: seconds to load it again.
     """
 
     name: str
@@ -110,15 +111,16 @@ class Resident(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def keep_value(self) -> float:
-        """Loss expected from its going: seconds to reload, per second that nobody asked for it.
+        """Loss expected from stopping it: seconds to reload, per second without a request.
 
-        Who was idle for long is not likely to be asked soon; between equals, the one that is back sooner goes.
+        A server that was idle for long is not likely to be asked soon; between equals, the one that loads faster goes
+        first.
         """
         return max(_LEAST_S, self.reload_s) / max(_JUST_USED_S, self.idle_s)
 
 
 def needs_bytes(memory: Iterable[DeviceNeed]) -> dict[str, int]:
-    """Bytes by device that must be there for a process at its peak, file-backed pages included."""
+    """Bytes by device that a process needs at its peak, file-backed pages included."""
     total: dict[str, int] = {}
     for need in memory:
         total[need.device] = total.get(need.device, 0) + max(need.committed_bytes, need.peak_bytes) + need.file_bytes
@@ -126,7 +128,7 @@ def needs_bytes(memory: Iterable[DeviceNeed]) -> dict[str, int]:
 
 
 def rivals(spec: ProcessSpec, tenants: Iterable[Tenant]) -> tuple[str, ...]:
-    """The other members of its exclusive group that run, or will run again by themselves: they go when it comes."""
+    """The other members of its exclusive group that run, or will run again by themselves: they are stopped for it."""
     if spec.unit.exclusive is None:
         return ()
     others = (t for t in tenants if t.spec.name != spec.name and t.spec.unit.exclusive == spec.unit.exclusive)
@@ -136,9 +138,9 @@ def rivals(spec: ProcessSpec, tenants: Iterable[Tenant]) -> tuple[str, ...]:
 def evict_for(
     spec: ProcessSpec, tenants: Iterable[Tenant], budgets: Mapping[str, int], available: Mapping[str, int]
 ) -> tuple[str, ...] | None:
-    """Who must go so that `spec` fits; None: nobody who may, now. Raises LookupError when waiting cannot help.
+    """Names to stop so that `spec` fits; None: not possible now. Raises LookupError when waiting cannot help.
 
-    Bytes by device; `available` is what the system reports as free, for the devices that it knows.
+    Bytes by device; `available`: what the system reports as free, for the devices that it knows.
     """
     holding = [t for t in tenants if t.spec.name != spec.name and t.holds_memory]
     residents = [tenant.resident() for tenant in holding]
@@ -178,7 +180,7 @@ def choose_victims(
 ) -> tuple[str, ...] | None:
     """Names to stop, in order, so that `target` (bytes by device) fits into `budget`; None when it cannot.
 
-    Least recently used first, weighed by what it costs to reload (`Resident.keep_value`). Nobody is stopped in vain:
+    Least recently used first, weighed by the time to reload (`Resident.keep_value`). No server is stopped in vain:
     every victim is needed. Devices without a budget are not limited.
     """
     residents = tuple(running)
@@ -207,7 +209,7 @@ def choose_victims(
 
 
 def can_ever_fit(target: Mapping[str, int], running: Iterable[Resident], budget: Mapping[str, int]) -> bool:
-    """Whether `target` would fit beside the pinned ones alone: else no waiting helps."""
+    """Whether `target` fits beside the pinned processes alone; if not, waiting does not help."""
     pinned = [r for r in running if r.pinned]
     return all(
         need + sum(r.needs.get(device, 0) for r in pinned) <= budget[device]

@@ -1,8 +1,8 @@
-"""What a server's slots know, kept across a swap: saved when it is swapped out, restored when it is back.
+"""The contents of a server's slots, kept across a swap: saved when it is swapped out, restored when it is back.
 
-Only where `slot_save_path` is set, and only what the server itself confirms: a restore that gives back other than was
-saved counts as none. What the cache is worth then depends on the model (measured): with a sliding window and no
-`swa_full` the server throws it away, with recurrent layers it serves exact continuations only.
+Only where `slot_save_path` is set, and only what the server itself confirms: a restore of another number of tokens than
+was saved counts as none. The use of the cache afterwards depends on the model (measured): with a sliding window and no
+`swa_full` the server discards it, with recurrent layers it serves exact continuations only.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from launcher.supervise import http, readiness
 from launcher.supervise.spec import ProcessSpec
 
 _TIMEOUT_S = 60.0
-"""For one slot: a gigabyte of K/V and a slow disk."""
+"""Seconds for one slot: a gigabyte of K/V and a slow disk."""
 
 
 async def save_slots(spec: ProcessSpec) -> dict[str, int]:
-    """Have the server, which no request is in, write its slots; tokens saved, by file. One that cannot gives none."""
+    """Make a server without requests write its slots to files; returns tokens by file, none if it cannot."""
     saved = {}
     for slot in range(spec.unit.slots if spec.unit.slot_save_path is not None else 0):
         tokens = await _act(spec, slot, "save", "n_saved")
@@ -29,9 +29,9 @@ async def save_slots(spec: ProcessSpec) -> dict[str, int]:
 
 
 async def restore_slots(spec: ProcessSpec, saved: Mapping[str, int]) -> tuple[int, ...]:
-    """Have the server read what was `saved` of it, if it is run with the same command; then the files are removed.
+    """Make the server read the slots in `saved`, if its command line is the same; then remove the files.
 
-    Gives the tokens of each slot that the server confirms.
+    Returns the tokens of each slot that the server confirms.
     """
     restored = []
     for slot in range(spec.unit.slots if saved else 0):
@@ -49,17 +49,17 @@ def _remove(directory: str, files: Iterable[str]) -> None:
 
 
 def prepare(path: str) -> None:
-    """The directory, for its owner alone: what is in it are the prompts of users. Raises OSError."""
+    """Create the directory, readable by its owner only: it will hold users' prompts. Raises OSError."""
     Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _file(spec: ProcessSpec, slot: int) -> str:
-    """Name of a slot's file: of this server, run with this command alone (a fallback has another cache)."""
+    """File name of a slot: of this server with this command line alone (a fallback has another cache)."""
     return f"{spec.name}-{spec.unit.argv_digest.rpartition(':')[2][:16]}-{slot}.bin"
 
 
 async def _act(spec: ProcessSpec, slot: int, action: str, count: str) -> int:
-    """Save or restore one slot; how many tokens the server says, 0 when it does not."""
+    """Save or restore one slot; returns the tokens that the server confirms, 0 on failure."""
     try:
         reply = await http.request(
             spec.unit.host,

@@ -1,4 +1,4 @@
-"""What the supervisor needs of a server or a service, in one shape. Pure."""
+"""One process to run, server or service, with its limits and fallbacks. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from launcher.supervise.lifecycle import Policy
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One process to run: its unit in the manifest, and the timers of its life."""
+    """One process to run: its unit in the manifest, and its time limits."""
 
     unit: ServerUnit | ServiceUnit
     policy: Policy
     fallbacks: tuple[ProcessSpec, ...] = ()
-    """What it is started as after out-of-memory, one after another (see `launcher.supervise.fallbacks`)."""
+    """The specs that it is started as after out-of-memory, in order (see `launcher.supervise.fallbacks`)."""
     fallback_label: str = ""
-    """Of a fallback: what it sets, for people."""
+    """For a fallback: what it changes, as text for people."""
 
     @property
     def name(self) -> str:
-        """The unit's."""
+        """Name of the unit."""
         return self.unit.name
 
     def at(self, host: str, port: int) -> ProcessSpec:
-        """The same, where it landed."""
+        """The same spec at another address."""
         return msgspec.structs.replace(self, unit=msgspec.structs.replace(self.unit, host=host, port=port))
 
 
@@ -37,9 +37,9 @@ def process_specs(manifest: FleetManifest) -> dict[str, ProcessSpec]:
 
 
 def boot_names(specs: Collection[ProcessSpec]) -> tuple[str, ...]:
-    """What is started at boot, in order: of an exclusive group only its default, else its first.
+    """Names of what is started at boot, in order; of an exclusive group only its default, otherwise its first.
 
-    Peers are first: servers wait for them.
+    RPC peers come first: servers wait for them.
     """
     specs = sorted(specs, key=lambda spec: spec.unit.protocol != "rpc")
     boot: list[str] = []

@@ -17,9 +17,9 @@ _TAIL_LINES = 20
 
 
 def process_status(runner: Runner, *, note: str, measured: Measured, queued: int) -> ProcessStatus:
-    """One process now. `note` is added to its drift (a server that the manifest no longer has).
+    """Status of one process. `note` is added to its drift (a server that the manifest no longer has).
 
-    `queued` are the requests that wait for its start.
+    `queued`: requests that wait for its start.
     """
     spec, life, record = runner.spec, runner.life, runner.record
     pid = runner.pid
@@ -67,10 +67,10 @@ def process_status(runner: Runner, *, note: str, measured: Measured, queued: int
 def left_s(
     starting_s: float, load_s: float | None, planned: Mapping[str, int], measured: Mapping[str, int]
 ) -> float | None:
-    """How many seconds a start of `starting_s` will likely take more; None where nothing says so.
+    """Estimated seconds until a start that has taken `starting_s` is done; None: unknown.
 
-    As fast as until now, once a twentieth of what is planned is there and all of its devices are measured; before that
-    what is left of `load_s`.
+    Extrapolated from the memory loaded so far, once a twentieth of the plan is there and all of its devices are
+    measured; before that, what is left of `load_s`.
     """
     total = sum(planned.values())
     loaded = sum(min(size, measured.get(device, 0)) for device, size in planned.items())
@@ -80,7 +80,7 @@ def left_s(
 
 
 def _measured(pid: int, measured: Measured) -> dict[str, int]:
-    """Bytes by device: resident RAM, a container's own where it is the client of one, and its GPUs' memory."""
+    """Bytes by device: resident RAM (for a container's client, the container's), and GPU memory."""
     ram = procfs.memory_bytes(pid) if measured.container_bytes is None else {"ram": measured.container_bytes}
     return ram | measured.gpu_bytes
 

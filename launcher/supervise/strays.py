@@ -1,4 +1,4 @@
-"""Processes of ours that run and that no runner has: left by an earlier runtime, or started behind ours. I/O."""
+"""Running processes of the deployment that no runner has: left by an earlier runtime, or started by others. I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.supervise.spec import ProcessSpec
 
 @dataclass(eq=False, frozen=True)
 class Strays:
-    """What runs of `specs` and none of `runners` has; both are live views.
+    """Finds processes of `specs` that none of `runners` has; both are live views.
 
     `rivals`: the members of a runner's exclusive group that run or will run again.
     """
@@ -27,7 +27,7 @@ class Strays:
     emit: Callable[[events.AnyEvent], None]
 
     async def take_over(self) -> tuple[Rejected, ...]:
-        """Adopt what an earlier runtime left and what is as compiled; end the rest of it. Gives what is not ours."""
+        """Adopt processes of an earlier runtime that run as compiled; end its others. Returns untrusted records."""
         records, rejected = await self.owner.living(dict(self.specs))
         left = []
         for record in records:
@@ -38,9 +38,9 @@ class Strays:
         return tuple(rejected)
 
     async def look_behind(self) -> None:
-        """Adopt what somebody else started since (`systemctl start`); end it where one of ours runs in its place.
+        """Adopt processes that others started since (`systemctl start`), or end those that one of ours replaces.
 
-        What changes while the owner is asked is left for the next look.
+        What changes while the owner is asked is left for the next call.
         """
         before = {name: (runner.life.alive, runner.pid) for name, runner in self.runners.items()}
         records, _ = await self.owner.living(dict(self.specs))
@@ -59,7 +59,7 @@ class Strays:
         await self._end(left, "by_hand")
 
     def _adopted(self, runner: Runner, record: ServerRecord, *, by_hand: bool = False) -> bool:
-        """Whether the process of `record` is `runner`'s from now on: it may run, and nothing runs in its place."""
+        """Adopt the process of `record`, if it may run and no rival runs in its place. Returns whether it did."""
         if runner.spec.unit.start == "never" or tuple(self.rivals(runner)):
             return False
         whole = completed(record, runner.spec)

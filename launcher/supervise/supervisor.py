@@ -32,8 +32,8 @@ from launcher.supervise.waker import Waker
 class Supervisor(Upstreams):
     """Every process of one deployment. All methods are called in one event loop.
 
-    `owner` has the processes; `emit` gets every event and must not block; `front` is the URL under which the builtin
-    front answers. The caller holds the deployment's lock.
+    `owner` starts and finds the processes; `emit` gets every event and must not block; `front` is the URL under which
+    the builtin front answers. The caller holds the deployment's lock.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Supervisor(Upstreams):
     # --- start and stop --------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Adopt what an earlier runtime left and what is as compiled; stop the rest of it; report what is not ours."""
+        """Adopt processes of an earlier runtime that run as compiled, stop its others, report untrusted records."""
         for bad in await self._strays.take_over():
             self._emit(events.StateIgnored(path=bad.path, reason=bad.reason))
         await self._owner.clear([r.spec for r in self._runners.values() if not r.life.alive])
@@ -139,7 +139,8 @@ class Supervisor(Upstreams):
     async def start(self) -> None:
         """Start everything of `start=boot` along its `after` edges; return when all is ready or failed harmlessly.
 
-        Raises SuperviseError when a fatal one fails, or every server; then everything, adopted ones too, is stopped.
+        Raises SuperviseError when a fatal process, every server, or a hook with `on_failure=fail` fails; then
+        everything, adopted processes too, is stopped.
         """
         begun, boot = asyncio.get_running_loop().time(), self.boot_names()
         self._settled = {name: asyncio.Event() for name in boot}
@@ -177,7 +178,7 @@ class Supervisor(Upstreams):
         )
 
     def _stands_back(self, name: str) -> bool:
-        """Whether another member of its exclusive group has the device, which an earlier runtime had swapped in."""
+        """Whether another member of its exclusive group runs, which an earlier runtime had swapped in."""
         group = self._specs[name].unit.exclusive
         others = [
             n for n, spec in self._specs.items() if group is not None and spec.unit.exclusive == group and n != name
@@ -185,9 +186,9 @@ class Supervisor(Upstreams):
         return any(self.state(other) not in ("stopped", "failed") for other in others)
 
     async def stop_all(self, reason: str) -> None:
-        """Stop everything and wait until it is gone, also what a cut-short `recover` did not get to adopt.
+        """Stop everything and wait until it is gone, also what an interrupted `recover` did not adopt.
 
-        A second call waits too, and says nothing again.
+        A second call waits too, and emits no events.
         """
         ended_before, self._ended = self._ended, True
         if not ended_before:
@@ -207,19 +208,19 @@ class Supervisor(Upstreams):
             self._emit(events.Stopped())
 
     async def sweep(self) -> None:
-        """Stop what the state files still name: after `stop_all` there should be nothing."""
+        """Stop the processes that the owner still finds: after `stop_all` there should be none."""
         left, _ = await self._owner.living(dict(self._specs))
         await self._owner.end(left)
 
     def kill_all(self) -> None:
-        """SIGKILL to everything now; `stop_all`, which is under way, then ends."""
+        """Send SIGKILL to every process; a `stop_all` that is under way then ends."""
         for runner in self._runners.values():
             runner.stop("stop", force=True)
 
     async def stop(self, names: tuple[str, ...]) -> None:
-        """Stop `names`, drained; no request starts a boot server again until `reload`.
+        """Drain and stop `names`; no request starts a boot server again until `reload`.
 
-        KeyError on an unknown name; SuperviseError for the builtin front, which ends with the runtime alone.
+        Raises KeyError for an unknown name; SuperviseError for the builtin front, which ends with the runtime alone.
         """
         fronts = [name for name in names if name in self._specs and self._specs[name].unit.builtin]
         runners = [self._runners[name] for name in names if name not in fronts]
@@ -230,14 +231,14 @@ class Supervisor(Upstreams):
             raise SuperviseError([front_finding(fronts[0], [runner.name for runner in runners])])
 
     async def change_rung(self, name: str, *, down: bool) -> None:
-        """See `launcher.supervise.recovery.change_rung`; KeyError on an unknown name."""
+        """See `launcher.supervise.recovery.change_rung`; raises KeyError for an unknown name."""
         await change_rung(self._runners[name], self.manifest.supervisor.drain_timeout_s, down=down)
 
     async def reload(self, manifest: FleetManifest, names: tuple[str, ...]) -> Changes:
-        """Take over `manifest`; restart `names`, or with none, what changed. KeyError on an unknown name.
+        """Take over `manifest`; restart `names`, or without names what changed. Raises KeyError for an unknown name.
 
-        With `names`, other servers that changed keep running as they are, and `status` shows their drift.
-        Raises SuperviseError once the fleet is stopping, also when that begins meanwhile: then nothing is started.
+        With `names`, other servers that changed keep running as they are, and `status` shows their drift. Raises
+        SuperviseError once the fleet is stopping, also when that begins meanwhile: then nothing is started.
         """
         self._refuse_ended()
         new = process_specs(manifest)
@@ -280,11 +281,11 @@ class Supervisor(Upstreams):
         return changes
 
     def why_failed(self, name: str) -> str:
-        """What `name` failed of; "" when it did not."""
+        """The error of `name`; "" when it has none."""
         return self._runners[name].life.error or ""
 
     def abandon(self) -> None:
-        """Let go of every process without ending one: what a dying runtime does, on purpose."""
+        """Stop watching every process without ending one, for a runtime that ends while they keep running."""
         self._abandoned = True
         self._upkeep.stop()
         for runner in self._runners.values():
@@ -293,11 +294,11 @@ class Supervisor(Upstreams):
     # --- status ------------------------------------------------------------------------------------------------
 
     def boot_names(self) -> tuple[str, ...]:
-        """What is started at boot, in order."""
+        """Names of what is started at boot, in order."""
         return boot_names(self._specs.values())
 
     def status(self) -> FleetStatus:
-        """Every process now, in start order; `ready` when every boot server takes requests."""
+        """The fleet's status, in start order; `ready` when every boot server takes requests."""
         compiled = {s.name for s in self.manifest.servers} | {s.name for s in self.manifest.services}
         processes = [
             process_status(
@@ -323,7 +324,7 @@ class Supervisor(Upstreams):
         )
 
     def _beyond(self, runner: Runner) -> str:
-        """How `runner` differs from what is compiled, beyond its own spec: it was spared by a reload that failed."""
+        """How the command line in use differs from the compiled one: a failed reload did not restart the process."""
         return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[runner.name].unit.argv))
 
     def ready(self) -> bool:
@@ -339,7 +340,7 @@ class Supervisor(Upstreams):
             raise SuperviseError([stopping_finding(self.manifest.deployment)])
 
     async def _boot(self, name: str, earlier: list[str], limit: asyncio.Semaphore) -> None:
-        """Start one boot process after `earlier`; SuperviseError when it fails and is fatal."""
+        """Start one boot process after `earlier`. Raises SuperviseError when it fails and is fatal."""
         runner = self._runners[name]
         try:
             for dependency in earlier:

@@ -1,7 +1,7 @@
-"""systemd as the runtime asks it: a few verbs of `systemctl` for some units, their state, and their words. I/O.
+"""Access to systemd: a few verbs of `systemctl`, the state of units, and their journal. I/O.
 
-Parsing is pure. Everything is a process of its own: the manager checks rights (polkit) for each, and nothing of ours
-has to speak D-Bus.
+Parsing is pure. Every call is a process of its own: systemd checks rights (polkit) for each, and no D-Bus client is
+needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 _LOG = logging.getLogger("launch.supervise")
 _PASSED_ON = ("PATH", "HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
-"""Of our environment: not our libraries, and not the socket on which a unit notifies its manager."""
+"""The environment variables that it gets: not our library path, and not the socket on which a unit notifies systemd."""
 _PROPERTIES = (
     *("Id", "LoadState", "ActiveState", "SubState", "Result", "MainPID", "ExecMainCode", "ExecMainStatus", "NRestarts"),
     *("ExecMainStartTimestampMonotonic", "ControlGroup"),
@@ -28,7 +28,7 @@ _LOOK_PAUSE_S = 0.05
 
 
 class UnitState(msgspec.Struct, frozen=True, kw_only=True):
-    """A service unit as the manager has it. `pid` 0: no main process. `code`: how the last one ended, a signal < 0."""
+    """State of a service unit. `pid` 0: no main process. `code`: exit code of the last one, negative for a signal."""
 
     load: str = "not-found"
     active: str = "inactive"
@@ -42,12 +42,12 @@ class UnitState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def runs(self) -> bool:
-        """Whether its main process lives and is meant to."""
+        """Whether its main process lives and should."""
         return self.active in _RUNNING and self.pid > 0
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it is left, until it is started (by systemd itself too, after a pause)."""
+        """Whether no process of it is left, until it is started again (also by systemd itself, after a pause)."""
         return self.active in ("inactive", "failed") or self.sub.startswith("auto-restart")
 
     @property
@@ -57,7 +57,7 @@ class UnitState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_states(text: str) -> dict[str, UnitState]:
-    """Units by name out of what `systemctl show` prints. Pure."""
+    """Unit states by name, from the output of `systemctl show`. Pure."""
     found = {}
     for block in text.split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -85,19 +85,19 @@ def _number(text: str | None) -> int:
 
 
 class Systemctl:
-    """The machine's manager, or with `user` the one of whoever runs us."""
+    """The system's service manager, or with `user` the one of our own user."""
 
     def __init__(self, *, user: bool) -> None:
         self._scope = ("--user",) if user else ()
         self._unit_field = "_SYSTEMD_USER_UNIT" if user else "_SYSTEMD_UNIT"
 
     async def do(self, verb: str, *units: str) -> str:
-        """Have `units` started, stopped …, and wait; what systemctl says when it is not done, else ""."""
+        """Run `systemctl VERB UNITS` and wait; returns its error message, "" on success."""
         code, _, errors = await _run("systemctl", *self._scope, "--no-ask-password", *verb.split(), *units)
         return "" if code == 0 else errors.strip() or f"systemctl {verb} ended with {code}"
 
     async def show(self, units: Iterable[str]) -> dict[str, UnitState]:
-        """The state of each of `units`; one that there is not is `not-found`."""
+        """The state of each of `units`; an unknown one is `not-found`."""
         names = tuple(units)
         if not names:
             return {}
@@ -109,7 +109,7 @@ class Systemctl:
         return {name: found.get(name, UnitState()) for name in names}
 
     async def tail(self, unit: str, pid: int, since: float, lines: int) -> tuple[str, ...]:
-        """The last words of process `pid` of `unit`; the journal may hear them a little after its end."""
+        """The last log lines of process `pid` of `unit`; the journal may get them a little after its end."""
         words: tuple[str, ...] | None = None
         for _ in range(_LOOKS):
             before, words = words, await self.words(unit, pid, since, lines)
@@ -119,10 +119,10 @@ class Systemctl:
         return words or ()
 
     async def words(self, unit: str, pid: int, since: float, lines: int) -> tuple[str, ...]:
-        """What process `pid` of `unit` wrote last, as far as the journal heard; `since`: Unix time of its start.
+        """The last log lines of process `pid` of `unit` that the journal has; `since`: Unix time of its start.
 
-        `pid` 0 is any of the unit's. Not of this boot: in a container the kernel and the journal may not mean the same
-        by it.
+        `pid` 0: any process of the unit. Not limited to this boot: in a container the kernel and the journal may have
+        different boot ids.
         """
         match = (f"{self._unit_field}={unit}", *((f"_PID={pid}",) if pid else ()), f"--since=@{int(since)}")
         argv = ("journalctl", "--no-pager", "--quiet", "--output=cat", f"--lines={lines}", *match)
@@ -135,7 +135,7 @@ class Systemctl:
 
 
 async def _run(*argv: str) -> tuple[int, str, str]:
-    """Exit code and output; a program that is not there says so. A caller that is cancelled ends it."""
+    """Exit code, output and errors of a program; 127 if it cannot be started. Cancelling the caller kills it."""
     try:
         child = await asyncio.create_subprocess_exec(
             *argv,

@@ -1,7 +1,7 @@
-"""Processes that are systemd's: one unit a server, started and stopped by the runtime, watched by pidfd. I/O.
+"""Processes as systemd units: one unit per server, started and stopped by the runtime, watched by pidfd. I/O.
 
-A unit runs on when the runtime ends; systemd starts one that is always on again while no runtime lives. While one does,
-what ended is for the runtime to decide about, so that a restart of systemd's own is cancelled.
+A unit keeps running when the runtime ends; while no runtime lives, systemd restarts a unit that is always on. While one
+lives, the runtime decides about restarts, so a restart by systemd is cancelled.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class UnitProcess:
     def __init__(
         self, systemd: Systemctl, unit: str, watcher: Watcher, pid: int = 0, since: float | None = None
     ) -> None:
-        """`pid` of one that runs already, `since` a Unix time; else `begin` starts it."""
+        """`pid` and `since` (Unix time): of a process that runs already; otherwise `begin` starts it."""
         self.unit = unit
         self.pid = pid
         self._since = time.time() if since is None else since
@@ -56,7 +56,7 @@ class UnitProcess:
             self._runs()
 
     def begin(self, spec: ProcessSpec) -> None:
-        """Have it started as `spec`."""
+        """Start the unit as `spec`, in a task."""
         self._later(self._start(spec))
 
     async def started(self) -> int:
@@ -64,11 +64,11 @@ class UnitProcess:
         return await asyncio.shield(self._ready)
 
     def terminate(self) -> None:
-        """Have it stopped; the manager sends SIGTERM, and SIGKILL after the unit's own limit."""
+        """Stop the unit: systemd sends SIGTERM, and SIGKILL after the unit's own limit."""
         self._later(self._act("stop --no-block"))
 
     def kill(self) -> None:
-        """SIGKILL to all of it."""
+        """Send SIGKILL to all processes of the unit."""
         self._later(self._act("kill --signal=SIGKILL"))
 
     def release(self) -> None:
@@ -78,11 +78,11 @@ class UnitProcess:
         self._unwatch()
 
     async def log_mark(self) -> object:
-        """Its last words."""
+        """The last line of its journal."""
         return await self._systemd.words(self.unit, self.pid, self._since, 1)
 
     async def _start(self, spec: ProcessSpec) -> None:
-        """Start the unit, unless it runs already: then that is it. A start that cannot be is an end."""
+        """Start the unit, or take its process if it runs already. A start that fails is reported as an end."""
         before = state = await self._look()
         errors, problem = "", None
         if not state.runs:
@@ -104,7 +104,7 @@ class UnitProcess:
         await self._report(state, problem)
 
     async def _start_unit(self, state: UnitState) -> tuple[UnitState, str]:
-        """Have it started; its state once it runs or has ended again, and what systemctl said."""
+        """Start the unit; returns its state once it runs or has ended, and the error message of systemctl."""
         # however often it was started before (StartLimitBurst=): that counts what systemd does by itself
         await self._systemd.do("reset-failed", self.unit)
         starting = asyncio.create_task(self._systemd.do("restart" if state.will_return else "start", self.unit))
@@ -148,7 +148,7 @@ class UnitProcess:
         self._later(self._settle())
 
     async def _settle(self) -> None:
-        """Wait until the manager too has nothing left of it, then report."""
+        """Wait until systemd, too, has no process of it left, then report the end."""
         pause_s = _SETTLE_S
         while True:
             state = await self._look()
@@ -159,7 +159,7 @@ class UnitProcess:
         await self._report(state, None)
 
     async def _report(self, state: UnitState, refused: Diagnosis | None) -> None:
-        """Tell how it ended, after cancelling a restart of systemd's own."""
+        """Report how it ended, after cancelling a restart by systemd."""
         if state.will_return:
             await self._systemd.do("stop", self.unit)
         tail: tuple[str, ...] = ()
@@ -169,7 +169,7 @@ class UnitProcess:
         self._watcher.on_exit(Ending(code=state.code, tail=tail, oom_killed=killed, refused=refused))
 
     async def _act(self, verb: str) -> None:
-        """Carry out `verb` once there is a process."""
+        """Run a systemctl verb once the process exists."""
         await self.started()
         errors = await self._systemd.do(verb, self.unit)
         if errors:
@@ -182,9 +182,9 @@ class UnitProcess:
 
 
 class SystemdUnits(RecordStore, ProcessOwner):
-    """See `launcher.supervise.owner.ProcessOwner`: the units `PREFIX-NAME.service`, which `launch install` wrote.
+    """A `launcher.supervise.owner.ProcessOwner` of the units `PREFIX-NAME.service` that `launch install` wrote.
 
-    `write(path, data)` replaces a file atomically: what was proven is remembered for the next runtime.
+    `write(path, data)` replaces a state file atomically: when a process became ready is kept for the next runtime.
     """
 
     outlives = True
@@ -194,17 +194,17 @@ class SystemdUnits(RecordStore, ProcessOwner):
     def __init__(
         self, deployment: str, state_dir: Path, write: Callable[[Path, bytes], None], *, prefix: str, user: bool
     ) -> None:
-        """Asks nothing. `user`: the manager of whoever runs us."""
+        """`user`: the service manager of our own user. Makes no call to systemd."""
         super().__init__(state_dir, write)
         self.manager: Manager = "systemd --user" if user else "systemd"
         self._deployment = deployment
         self._systemd = Systemctl(user=user)
         self._prefix = prefix
         self._units: dict[int, str] = {}
-        """By pid, of what `living` found last."""
+        """Unit names by pid, from the last call of `living`."""
 
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> UnitProcess:
-        """Never refuses at once: what stands in the way, or the manager says against it, is an end."""
+        """Start the unit in a task; whatever prevents it is reported as an end, never raised."""
         del record
         process = UnitProcess(self._systemd, unit_names(self._prefix, spec.name, level)[level], watcher)
         process.begin(spec)
@@ -218,7 +218,7 @@ class SystemdUnits(RecordStore, ProcessOwner):
         return UnitProcess(self._systemd, unit, watcher, record.pid, record.started_at)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """What the manager runs of the units of `specs`, less what is forked and not its program yet (`Type=exec`)."""
+        """The running units of `specs`, except those that are forked and not executed yet (`Type=exec`)."""
         names = {n: unit_names(self._prefix, n, len(s.fallbacks)) for n, s in specs.items() if not s.unit.builtin}
         states = await self._systemd.show(unit for units in names.values() for unit in units)
         known = {record.name: record for record in self.read(self._deployment)[0]}
@@ -234,7 +234,7 @@ class SystemdUnits(RecordStore, ProcessOwner):
         return records, []
 
     def _record(self, spec: ProcessSpec, unit: str, state: UnitState, known: ServerRecord | None) -> ServerRecord:
-        """A process of systemd's; what an earlier runtime knew of it is kept."""
+        """The record of a unit's process; when it became ready is kept from an earlier runtime."""
         running = procfs.cmdline(state.pid)
         same = argv_agrees(_as_unit(spec.unit.argv, unit), running) or spec.unit.kind == "service"
         found = new_record(spec, self._deployment, "", "", state.restarts)
@@ -249,7 +249,7 @@ class SystemdUnits(RecordStore, ProcessOwner):
         return found
 
     async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
-        """Stop their units, and wait."""
+        """Stop the units of `records`, and wait."""
         units = [self._units[record.pid] for record in records if record.pid in self._units]
         errors = await self._systemd.do("stop", *units) if units else ""
         if errors:
@@ -257,7 +257,7 @@ class SystemdUnits(RecordStore, ProcessOwner):
         return tuple(Orphan(name=r.name, pid=r.pid, outcome="survived" if errors else "stopped") for r in records)
 
     def pss_bytes(self, pid: int) -> int | None:
-        """What is charged to the unit's control group, which has each page once; with its leader, for all of it."""
+        """Bytes charged to the unit's control group, each page once; None unless `pid` leads its session."""
         stat = procfs.proc_stat(pid)
         if stat is None or stat.session != pid:
             return None
@@ -269,7 +269,7 @@ class SystemdUnits(RecordStore, ProcessOwner):
 
 
 def _as_unit(argv: tuple[str, ...], unit: str) -> tuple[str, ...]:
-    """The command line that the unit has: its key file is a credential."""
+    """The command line inside the unit, whose key file is a systemd credential."""
     words = list(argv)
     for at, word in enumerate(words):
         if at and words[at - 1] == _KEY_FLAG:

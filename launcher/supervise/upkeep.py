@@ -1,4 +1,4 @@
-"""What must be looked at again and again while the fleet serves: health, idleness, memory, log sizes."""
+"""Periodic checks while the fleet serves: health, idleness, memory, log sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from launcher.supervise.runner import Runner
 _ASK_MIN_S = 0.5
 _PULSE_S = 0.25
 _SUSPENDED_S = 3.0
-"""How long a process may be stopped by a signal (a debugger looks at it) before it is ended and started anew."""
+"""Seconds that a process may be stopped by a signal (a debugger looks at it) before it is restarted."""
 _AGAIN = contextlib.suppress(OSError)
 """No descriptor is left to look with: the next look is tried all the same."""
 _SERVING = ("ready", "sleeping")
@@ -35,8 +35,8 @@ _SHARE = 50
 class Upkeep:
     """Loops over `runners`, a live view, from `start` to `stop`.
 
-    `fill_groups` is called after idle ones were stopped; `look_behind` every `health_interval_s`, where somebody else
-    can start processes of ours.
+    `fill_groups` is called after idle servers were stopped; `look_behind` every `health_interval_s`, if others can
+    start our processes (systemd).
     """
 
     runners: Mapping[str, Runner]
@@ -48,7 +48,7 @@ class Upkeep:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
-        """Begin; a second call does nothing."""
+        """Start the loops; a second call does nothing."""
         if not self.tasks:
             loops = [self._watch_pulse(), self._watch_health(), self._tidy(), self._measure()]
             if self.owner.outlives:
@@ -62,9 +62,9 @@ class Upkeep:
         self.tasks = []
 
     async def _watch_pulse(self) -> None:
-        """Keep requests away from a process that is stopped by a signal; one that stays so is ended.
+        """Keep requests away from a process that is stopped by a signal; one that stays so is restarted.
 
-        Looking costs a read of /proc: asking /health would not tell for seconds.
+        A check costs a read of /proc; /health would show it only after seconds.
         """
         since: dict[int, float] = {}
         while True:
@@ -85,7 +85,7 @@ class Upkeep:
                         runner.broken(reason, "supervise/suspended")
 
     async def _watch_health(self) -> None:
-        """Ask every ready process, all at once, every `health_interval_s`."""
+        """Every `health_interval_s`, check every ready process, and start failed ones whose peers are back."""
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
             everyone = tuple(self.runners.values())
@@ -102,7 +102,7 @@ class Upkeep:
                 await self.look_behind()
 
     async def _check(self, runner: Runner) -> None:
-        """One health check; `health_failures` in a row end the process. An answered request is proof of life too."""
+        """One health check; `health_failures` in a row restart the process. An answered request proves health, too."""
         asked_at, ready_at, unit = asyncio.get_running_loop().time(), runner.ready_at, runner.spec.unit
         ask_s = max(_ASK_MIN_S, self.settings.health_interval_s)
         answered = await readiness.healthy(runner.spec, ask_s)
@@ -124,7 +124,7 @@ class Upkeep:
             runner.broken(reason, "supervise/unhealthy")
 
     async def _tidy(self) -> None:
-        """Stop what has been idle too long, restore what fell back, keep logs below their limit."""
+        """Stop servers idle for too long, restore fallback levels, keep logs below their limit."""
         while True:
             idle_limits = [r.spec.unit.idle_timeout_s for r in self.runners.values() if r.spec.unit.idle_timeout_s > 0]
             await asyncio.sleep(max(0.05, min([1.0, *(limit / 4 for limit in idle_limits)])))
@@ -149,12 +149,12 @@ class Upkeep:
 
 
 def _waits_for_peers(runner: Runner) -> bool:
-    """Whether nothing but a missing peer keeps it from running."""
+    """Whether only a missing peer keeps it from running."""
     is_missing = runner.failure is not None and runner.failure.code == peers.MISSING
     return runner.life.state == "failed" and runner.life.wanted and is_missing
 
 
 async def _start_with_peers(runner: Runner) -> None:
-    """Start it if it waits for peers, and all are back."""
+    """Start `runner` if it waits for peers, and all of them answer."""
     if _waits_for_peers(runner) and not await peers.absent(runner.spec.unit.peers) and _waits_for_peers(runner):
         runner.start()

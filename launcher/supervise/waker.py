@@ -21,12 +21,12 @@ _LEAST_PAUSE_S = 0.001
 
 
 class StartAttempt(Placing):
-    """One start that several waiters share; each waits for a lease of its own."""
+    """One start that several waiting requests share; each waits for a lease of its own."""
 
     def __init__(self) -> None:
         self.task: asyncio.Task[None] | None = None
         self.waiters: dict[asyncio.Future[Lease], None] = {}
-        """In the order in which they came."""
+        """In order of arrival."""
 
 
 class Waker:
@@ -46,7 +46,7 @@ class Waker:
         self.room = Room(runners, budgets, available, cards)
         self.closed = False
         self.waits = False
-        """Nothing is started: what an earlier runtime left is not known yet."""
+        """Nothing is started yet: the processes of an earlier runtime are not known."""
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
         self._attempts: dict[str, StartAttempt] = {}
@@ -56,7 +56,7 @@ class Waker:
         self._next: dict[str, asyncio.Lock] = {}
 
     async def acquire(self, name: str, timeout_s: float) -> Lease:
-        """A lease on `name`, which is started first where it is started on demand. Raises UnavailableError."""
+        """A lease on `name`, which is started first if it is started on demand. Raises UnavailableError."""
         runner = self._runners.get(name)
         if runner is None:
             raise UnavailableError("unknown_server", f"there is no server {name!r}")
@@ -83,12 +83,12 @@ class Waker:
                 attempt.task.cancel()
 
     def waiting(self, name: str) -> int:
-        """How many wait for the start of `name`."""
+        """Number of requests that wait for the start of `name`."""
         attempt = self._attempts.get(name)
         return 0 if attempt is None else len(attempt.waiters)
 
     async def close(self) -> None:
-        """Refuse from now on, and end every start that is under way (the servers are stopped by the caller)."""
+        """Refuse requests from now on, and cancel every start under way (the caller stops the servers)."""
         self.closed = True
         tasks = tuple(self._tasks)
         for task in tasks:
@@ -103,7 +103,7 @@ class Waker:
         return attempt
 
     async def _run(self, runner: Runner, attempt: StartAttempt) -> None:
-        """Bring `runner` up, and grant the waiters their leases before another start may take it away."""
+        """Start `runner`, and grant the waiters their leases before another start may displace it."""
         await runner.wait_while(lambda: self.waits)
         async with self._next_turn(runner), self.turn(runner.spec.unit.exclusive):
             if runner.spec.unit.start == "demand" or runner.spec.unit.exclusive is not None:
@@ -117,7 +117,7 @@ class Waker:
                     waiter.set_result(runner.grant(runner.name))
 
     def _done(self, name: str, attempt: StartAttempt, task: asyncio.Task[None]) -> None:
-        """Tell those who still wait why there is no lease for them."""
+        """Give the error of the attempt to those that still wait."""
         self._forget(name, attempt)
         self._tasks.discard(task)
         error: BaseException | None
@@ -132,22 +132,22 @@ class Waker:
                 waiter.set_exception(_copied(error))
 
     def _forget(self, name: str, attempt: StartAttempt) -> None:
-        """Waiters that arrive from now on start a new attempt."""
+        """Detach the attempt: waiters that arrive from now on begin another."""
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
 
     def turn(self, *groups: str | None) -> contextlib.AbstractAsyncContextManager[None]:
-        """Nobody else starts or swaps members of these exclusive groups within the block (None is no group).
+        """Within the block no other task starts or swaps members of these exclusive groups (None: no group).
 
-        Reentry by the same task would wait for itself.
+        Not reentrant: a second call in the same task would wait for itself.
         """
         return holding(self._groups, {group for group in groups if group is not None})
 
     async def start_in_room(self, runner: Runner) -> None:
-        """Start `runner` as the scheduler allows, making room and waiting for it, at most half a minute.
+        """Start `runner` as the scheduler allows, freeing memory and waiting for it, at most half a minute.
 
-        Where that cannot be, one that is always on is started all the same (its plan was found to fit), and one that
-        is started on demand is left to its next request, which is told why.
+        If that fails, a process that is always on is started all the same (its plan was found to fit), and one that is
+        started on demand is left to its next request, which gets the error.
         """
         try:
             async with asyncio.timeout(_ROOM_WAIT_S):
@@ -165,7 +165,7 @@ class Waker:
         return tuple(self._runners[name] for name in rivals(runner.spec, (other.tenant(0.0) for other in members)))
 
     async def fill_groups(self, defaults: Iterable[Runner]) -> None:
-        """Start those of `defaults` whose exclusive group has become empty: who displaced them was idle too long."""
+        """Start those of `defaults` whose exclusive group has become empty, since idle members were stopped."""
         for runner in defaults:
             if runner.spec.unit.exclusive is not None and self._is_left_out(runner):
                 async with self.turn(runner.spec.unit.exclusive):
@@ -177,7 +177,7 @@ class Waker:
         return life.state == "stopped" and not (life.held or life.closed or life.returning or self.rivals(runner))
 
     async def _bring_up(self, runner: Runner, attempt: StartAttempt) -> None:
-        """Make room, start `runner`, and on failure bring back what it displaced, where there is still room for it."""
+        """Make room and start `runner`; on failure restart what it displaced, where there is still room for it."""
         if runner.life.usable:
             return
         if runner.life.held:
@@ -204,9 +204,9 @@ class Waker:
 
     @contextlib.asynccontextmanager
     async def _next_turn(self, runner: Runner) -> AsyncIterator[None]:
-        """Within the block `runner` is the next of its exclusive group, and who is up has had its turn.
+        """Within the block `runner` is next in its exclusive group, and the turn of the running member is over.
 
-        Requests for who is up go on meanwhile, and whoever looks after the fleet need not wait: it is no `turn`.
+        Meanwhile requests for the running member go on, and upkeep need not wait: this is no `turn`.
         """
         group, loop = runner.spec.unit.exclusive, asyncio.get_running_loop()
         if group is None:
@@ -221,9 +221,9 @@ class Waker:
             yield
 
     async def clear_group(self, runner: Runner, displaced: list[Runner]) -> None:
-        """Drain and stop the other members of the exclusive group, noting in `displaced` those that were running.
+        """Drain and stop the other members of its exclusive group, noting in `displaced` those that ran.
 
-        The caller has its `turn`. Raises UnavailableError when one does not end.
+        The caller holds the group's `turn`. Raises UnavailableError when one does not end.
         """
         for other in self.rivals(runner):
             await self._put_away(other, "exclusive", displaced)
@@ -240,7 +240,7 @@ class Waker:
                 await self._put_away(runner, "unloaded", [])
 
     async def end(self, runner: Runner, why: str) -> None:
-        """Let requests in flight end, then stop `runner`, and wait for that."""
+        """Let requests in flight finish, then stop `runner`, and wait until it has stopped."""
         try:
             if runner.life.state in ("ready", "sleeping"):
                 await runner.drain(self.drain_timeout_s)
@@ -250,7 +250,7 @@ class Waker:
             runner.mark("draining", on=False)
 
     async def _put_away(self, runner: Runner, why: str, ended: list[Runner]) -> None:
-        """Drain and stop `runner`, noted in `ended` as soon as it must go. Raises UnavailableError when it stays."""
+        """Drain and stop `runner`, add it to `ended`, save its slots. Raises UnavailableError when it does not end."""
         try:
             drained = await runner.drain(self.drain_timeout_s)
             ended.append(runner)
@@ -294,7 +294,7 @@ async def _settle(runner: Runner) -> None:
 
 
 def _copied(error: BaseException) -> BaseException:
-    """The same for another waiter: one object raised by many collects their tracebacks."""
+    """A copy of the error for another waiter: one object raised by many collects their tracebacks."""
     if isinstance(error, UnavailableError):
         return UnavailableError(error.code, error.message, retry_after_s=error.retry_after_s)
     return error

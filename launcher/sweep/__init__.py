@@ -1,4 +1,4 @@
-"""The sweep without a machine: which points, what samples mean, what to recommend, CSV, plot. Pure.
+"""The calculations of a sweep: points, figures from samples, recommendation, CSV, plot. Pure.
 
 In: a server's fields with several values each; samples. Out: points; results; a recommendation with its uncertainty.
 """

@@ -1,4 +1,4 @@
-"""Throughput against latency as SVG: one line a setting, one point a number of requests in flight. Pure."""
+"""Throughput against latency as SVG: a line per setting, a point per number of requests in flight. Pure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from launcher.ir.sweep import PointResult
 from launcher.sweep.points import setting_words
 
 WIDTH, HEIGHT = 760, 460
-"""At least; a long legend or title makes it larger."""
+"""Pixels at least; a long legend or title makes the drawing larger."""
 LEFT, RIGHT, TOP, BOTTOM = 70, 210, 50, 60
 # the Okabe-Ito palette: told apart by people who see no red or green
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 TICKS = 6
 ROW, LETTER, TITLE_LETTER = 18, 7.2, 9
-"""Pixels of a line of the legend, and of a letter at most."""
+"""Pixels of a line of the legend, of a letter in it at most, and of a letter of the title at most."""
 
 
 class _Dot(NamedTuple):
@@ -28,7 +28,7 @@ class _Dot(NamedTuple):
 
 
 def plot(points: Iterable[PointResult], title: str) -> str:
-    """The drawing; points that were refused are left out."""
+    """The SVG text; refused points are left out."""
     lines: dict[str, list[_Dot]] = defaultdict(list)
     for point in points:
         if not point.refused and point.latency is not None:

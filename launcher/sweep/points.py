@@ -1,4 +1,4 @@
-"""Which points a sweep has: the product of the fields' values, each with its numbers of requests in flight. Pure."""
+"""The points of a sweep: the product of the fields' values, each with its numbers of requests in flight. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from launcher.ir.config import ServerConfig
 from launcher.ir.sweep import Point, Values
 
 GROUPS = frozenset({"model", "quantization", "tier", "engine"})
-"""Server fields that are config groups, too: with one value they are overrides."""
+"""Server fields that are also config groups: with a single value they are overrides."""
 
 
 def is_swept(word: str) -> bool:
-    """Whether `word` is `FIELD=a,b` of a server; else it is an override of the whole fleet."""
+    """Whether `word` gives a server's field values to be swept (`FIELD=a,b`); else it overrides the whole fleet."""
     key, equals, value = word.partition("=")
     head = key.partition(".")[0]
     if not equals or head not in ServerConfig.__struct_fields__:
@@ -22,7 +22,7 @@ def is_swept(word: str) -> bool:
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """The values of `a,b,c`; commas inside brackets belong to a value."""
+    """The values in `a,b,c`; commas inside brackets do not separate."""
     found, depth, start = [], 0, 0
     for at, character in enumerate(text):
         depth += (character in "[{(") - (character in "]})")
@@ -33,7 +33,7 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def swept(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Field → its values, each once. Raises ValueError for a field without a value, or one that is named twice."""
+    """Field → its values, each once. Raises ValueError for a field without a value, or one that is given twice."""
     fields: dict[str, tuple[str, ...]] = {}
     for word in words:
         key, _, value = word.partition("=")
@@ -52,17 +52,17 @@ def setting_words(settings: Mapping[str, str], between: str = " ") -> str:
 
 
 def current_of(fields: Collection[str], now: Mapping[str, str]) -> Values:
-    """The values that the server has now, of the fields that are swept."""
+    """The server's present values of the swept fields."""
     return tuple((field, now[field]) for field in fields)
 
 
 def grid(
     server: str, fields: Mapping[str, Sequence[str]], now: Mapping[str, str], in_flight: Sequence[int] = ()
 ) -> tuple[Point, ...]:
-    """Every point of `server`, what it has now first.
+    """Every point of `server`, the present settings first.
 
-    `now`: field → the value that it has. `in_flight`: requests at once; none given: one, and as many as there are
-    slots (`slots` of `now` where they are not swept).
+    `now`: field → present value. `in_flight`: requests at once; by default one, and as many as there are slots (`slots`
+    of `now` if they are not swept).
     """
     settings = list(itertools.product(*([(field, value) for value in values] for field, values in fields.items())))
     current = current_of(fields, now)

@@ -1,4 +1,4 @@
-"""One recommendation for a server: by a rule, and only where a second measurement bears it out; a table. Pure."""
+"""Recommend settings for a server by a rule, if a second measurement confirms them; and a table. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from launcher.sweep.points import setting_words
 Row = tuple[str, ...]
 RULE = "the most tokens a second together whose p95 latency is at most {limit:g} times that of one request at a time"
 MIN_GAIN = 0.03
-"""A gain below 3 % is called noise, however sure it is: the next build of the engine moves more than that."""
+"""A gain below 3 % counts as noise, however certain it is: the next build of the engine changes more than that."""
 
 OPEN_GAIN = 0.10
-"""An interval that reaches up to 10 % may hide a gain that matters: more pairs are measured."""
+"""An interval that reaches 10 % may hide a gain that matters: more pairs are measured."""
 _together = attrgetter("together")
 LOOKS = 3
-"""Each with twice the pairs of the one before."""
+"""Rounds of measuring pairs at most, each with twice the pairs of the one before."""
 
 
 def candidate(points: Sequence[PointResult], limit: float) -> tuple[PointResult, PointResult] | None:
-    """What a server has now, and the best other settings that the rule allows; None where there are none.
+    """The server's present point, and the best other one that the rule allows; None if there is none.
 
-    Each setting counts with its best number of requests in flight; where slots are swept, with as many as it has slots
-    for: with fewer two slots are one that waits.
+    Each setting counts with its best number of requests in flight; if slots are swept, with the most requests: with
+    fewer than it has slots, a slot is idle.
     """
     measured = [p for p in points if not p.refused and is_full(p, points)]
     allowed = [p for p in measured if p.multiplier is not None and p.multiplier <= limit]
@@ -37,7 +37,7 @@ def candidate(points: Sequence[PointResult], limit: float) -> tuple[PointResult,
 
 
 def is_full(point: PointResult, points: Sequence[PointResult]) -> bool:
-    """Whether no more requests were in flight with the same settings, or slots are none of them."""
+    """Whether no other point of the same settings has more requests in flight; True if slots are not swept."""
     same = (p.in_flight for p in points if p.settings == point.settings and not p.refused)
     return "slots" not in point.settings or point.in_flight == max(same)
 
@@ -45,7 +45,7 @@ def is_full(point: PointResult, points: Sequence[PointResult]) -> bool:
 def recommend(
     server: str, chosen: tuple[PointResult, PointResult] | None, gain: Gain | None, limit: float
 ) -> Recommendation:
-    """The recommendation from what the grid chose and what pairs of batches measured of it."""
+    """The recommendation, from the points that the grid chose and the gain that pairs of batches measured."""
     rule = RULE.format(limit=limit)
     if chosen is None or gain is None:
         sentence = "keep what it has: no other setting could be measured that the rule allows"
@@ -72,27 +72,27 @@ def recommend(
 
 
 def judge(gain: Gain) -> Verdict:
-    """Better or worse only where the whole interval lies beyond what counts."""
+    """`better` or `worse` only if the whole interval is beyond MIN_GAIN."""
     if gain.low > MIN_GAIN:
         return "better"
     return "worse" if gain.high < -MIN_GAIN else "noise"
 
 
 def is_decided(gain: Gain) -> bool:
-    """Whether more pairs would change nothing that matters."""
+    """Whether more pairs would not change the verdict, or only by a gain that does not matter."""
     return judge(gain) != "noise" or gain.high < OPEN_GAIN
 
 
 def verdict_of_all(recommendations: Iterable[Recommendation]) -> Verdict:
-    """Better where any is; else noise where any is."""
+    """`better` if any is; `worse` if all are; else `noise`."""
     found = {r.verdict for r in recommendations}
     return "better" if "better" in found else "worse" if found == {"worse"} else "noise"
 
 
 def recommended(document: SweepDocument) -> tuple[Row, list[Row]]:
-    """A sweep of several servers as the server-stack document tells it: header and rows.
+    """Header and rows of a sweep of several servers, as the server-stack document has it.
 
-    They are server, model, port, what to set (was what), why.
+    Columns: server, model, port, value to set (present value), reason.
     """
     fields = list(dict.fromkeys(field for point in document.points for field in point.settings))
     one = fields[0] if len(fields) == 1 else ""
@@ -106,7 +106,7 @@ def recommended(document: SweepDocument) -> tuple[Row, list[Row]]:
 
 
 def _choice(found: Recommendation, points: Sequence[PointResult], one: str) -> str:
-    """`2 (was 1)`, `1 (keep)`; a dash where nothing could be measured."""
+    """`2 (was 1)`, `1 (keep)`; a dash if nothing could be measured."""
     if all(p.refused for p in points):
         return "-"
     now = _words(next(p.settings for p in points if p.current), one)
@@ -114,7 +114,7 @@ def _choice(found: Recommendation, points: Sequence[PointResult], one: str) -> s
 
 
 def _why(found: Recommendation, points: Sequence[PointResult]) -> str:
-    """The gain and what requests wait for it; of a server that keeps what it has, why no other is taken."""
+    """The gain, and its cost in p95 latency; for a server that keeps its settings, why no other is taken."""
     measured = [p for p in points if not p.refused]
     if not measured:
         return points[0].refused
@@ -132,5 +132,5 @@ def _why(found: Recommendation, points: Sequence[PointResult]) -> str:
 
 
 def _words(settings: dict[str, str], one: str) -> str:
-    """`slots=2`; the value alone where the column names the field."""
+    """Settings as `slots=2`; the value alone if the column names the field."""
     return settings.get(one, "") if one else setting_words(settings)

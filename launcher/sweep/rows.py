@@ -1,4 +1,4 @@
-"""Samples as lines of a CSV, and back. Pure."""
+"""Write samples as lines of a CSV, and read them. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADER = Sample.__struct_fields__
 
 
 def row_text(samples: Iterable[Sample], *, header: bool = False) -> str:
-    """The lines of `samples`, after the column names where `header`."""
+    """The CSV lines of `samples`, after the column names if `header`."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     if header:

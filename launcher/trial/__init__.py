@@ -1,7 +1,7 @@
-"""Planned servers tried out: started beside the fleet on ports of their own, asked in batches, measured. I/O.
+"""Try out planned servers: start them beside the fleet on free ports, send batches, measure. I/O.
 
-In: a compiled fleet, a server, settings. Out: samples, which the server's own timings fill, appended to a CSV as they
-come and taken from there after an interruption.
+In: a compiled fleet, a server, settings. Out: samples with the server's own timings, appended to a CSV as they come and
+read from it after an interruption.
 """
 
 from launcher.trial.experiment import Experiment, no_room

@@ -1,4 +1,4 @@
-"""The experiment: points measured one after another, then two settings in pairs; every batch kept at once. I/O."""
+"""Measure points one after another, then two settings in pairs; every batch is stored at once. I/O."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from launcher.trial.server import running
 from launcher.trial.variant import Variant, utc_now
 
 TURNS = 4
-"""Servers that do not fit beside each other are started in turn, so often each."""
+"""Times that each of two servers is started, in turn, if they do not fit beside each other."""
 
 
 class _Trial(NamedTuple):
-    """A server that runs. `pid`: the process whose memory is measured."""
+    """A running server. `pid`: the process whose memory is measured."""
 
     variant: Variant
     client: LoadClient
@@ -45,7 +45,7 @@ class Experiment:
         log: Path,
         report: Callable[[Variant, int, float], None],
     ) -> None:
-        """Reads what an earlier run left in `csv`. Raises OSError; ValueError where it is another file."""
+        """Read what an earlier run left in `csv`. Raises OSError; ValueError if it is another file."""
         self._workload, self._prompts, self._log, self._report = workload, prompts, log, report
         self._csv = csv.resolve()
         if csv.exists() and not csv.is_file():
@@ -57,24 +57,24 @@ class Experiment:
         write_atomic(self._csv, row_text(self._samples, header=True))
 
     def key(self, variant: Variant, in_flight: int) -> str:
-        """What rows of this point, build, model, command line and workload are known by."""
+        """Key of a point's rows in the CSV: by server, settings, build, model, command line, workload and prompts."""
         work = msgspec.json.encode(msgspec.structs.replace(self._workload, warmup=0, batches=0))
         what = f"{variant.server} {variant.settings} {variant.digest} {in_flight}".encode()
         parts = (what, work, msgspec.json.encode(self._prompts))
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
     def samples(self, variant: Variant, in_flight: int, phase: str = "grid") -> list[Sample]:
-        """What is known of a point."""
+        """The samples of a point."""
         key = self.key(variant, in_flight)
         return [s for s in self._samples if s.key == key and s.phase == phase]
 
     def open_batches(self, variant: Variant, in_flight: int) -> list[int]:
-        """Batches of the grid that are not measured yet."""
+        """Numbers of a point's grid batches that are not measured yet."""
         done = {s.batch for s in self.samples(variant, in_flight)}
         return [b for b in range(self._workload.batches) if b not in done]
 
     def measure(self, variant: Variant, points: Sequence[Point]) -> None:
-        """All points of one setting, which is started once. Raises TrialError, OSError."""
+        """Measure all points of one setting, with one start of its server. Raises TrialError, OSError."""
         missing = {p.in_flight: self.open_batches(variant, p.in_flight) for p in points}
         if not any(missing.values()):
             return
@@ -86,9 +86,10 @@ class Experiment:
                     self._batch(trial, "grid", batch, in_flight)
 
     def confirm(self, now: tuple[Variant, int], best: tuple[Variant, int], count: int) -> list[tuple[float, float]]:
-        """`count` pairs of batches, each of both settings with its requests in flight: tokens a second, now and best.
+        """Measure `count` pairs of batches, one of each setting; returns tokens per second, (now, best).
 
-        Side by side where both fit into what is free, which one first in turn; else started in turn. Raises TrialError.
+        Both run side by side if both fit into free memory, and take turns to be first; else they are started in turn.
+        Raises TrialError.
         """
         wanted = [pair for pair in range(count) if not self._has_pair(now, best, pair)]
         if wanted:
@@ -109,7 +110,7 @@ class Experiment:
                     self._batch(trial, "confirm", pair, in_flight)
 
     def _in_turns(self, now: tuple[Variant, int], best: tuple[Variant, int], pairs: Sequence[int]) -> None:
-        """One stops before the other starts: now best, best now, and so on."""
+        """Measure with one server at a time: now best, best now, and so on."""
         size = -(-len(pairs) // TURNS)
         for turn in range(0, len(pairs), size):
             for variant, in_flight in (now, best) if turn // size % 2 == 0 else (best, now):
@@ -132,7 +133,7 @@ class Experiment:
             trial.client.batch(1000 + number, in_flight)
 
     def _batch(self, trial: _Trial, phase: Literal["grid", "confirm"], number: int, in_flight: int) -> None:
-        """One batch; its rows are on the disk when this returns. Raises TrialError, OSError."""
+        """Measure one batch; its rows are on disk when this returns. Raises TrialError, OSError."""
         variant = trial.variant
         batch_s, answers = trial.client.batch(number, in_flight)
         measured = trial.measurer.measure({trial.pid: ()})[trial.pid]
@@ -162,7 +163,7 @@ class Experiment:
 
 
 def fits_beside(first: Variant, second: Variant) -> bool:
-    """Whether both may run at once: their plans fit into the RAM that is free; never two on a GPU."""
+    """Whether both may run at once: their plans fit into free RAM, and neither uses a GPU."""
     if first.plan.settings.devices or second.plan.settings.devices:
         return False
     return first.planned_bytes + second.planned_bytes <= psutil.virtual_memory().available

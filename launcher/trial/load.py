@@ -69,7 +69,7 @@ def cut(tokens: Sequence[int], length: int, number: int) -> list[int]:
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """`timings` of llama-server's `/completion`: tokens and milliseconds. `draft_*` only where it speculates."""
+    """`timings` of llama-server's `/completion`: tokens and milliseconds. `draft_*` only with speculative decoding."""
 
     prompt_n: int
     prompt_ms: float
@@ -159,7 +159,7 @@ class LoadClient:
 
 
 def _timings(answer: httpx.Response) -> Timings:
-    """What the server says of one request. Raises TrialError."""
+    """The server's timings of one request. Raises TrialError."""
     if answer.status_code != httpx.codes.OK:
         raise TrialError(f"/completion answers {answer.status_code}: {plain(answer.text[:200])}")
     try:

@@ -1,4 +1,4 @@
-"""How fast a disk gives model files, measured: read past the page cache, as a first load does. I/O."""
+"""Measure how fast a disk reads model files: past the page cache, as at a first load. I/O."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 BLOCK_BYTES = 8 * 1024**2
 READ_BYTES = 4 * 1024**3
 READ_S = 3.0
-"""Reading ends at so many bytes, or seconds."""
+"""Reading ends after READ_BYTES or READ_S seconds."""
 LEAST_BYTES = 32 * 1024**2
-"""Less says more of seeks and of caches within the disk than of its speed."""
+"""Fewer bytes tell more of seeks, and of caches within the disk, than of its speed."""
 
 
 def read_speed(files: Iterable[Path]) -> tuple[int, int] | None:
-    """Bytes a second, and bytes that were read for it, of `files` one after another for READ_S at most.
+    """Bytes per second, and bytes read, from `files` one after another for READ_S seconds at most.
 
-    None where they are not here, or too small to say anything. Pages that the cache holds are not counted on: the
-    file is read directly, or its pages are dropped before where the file system cannot do that.
+    None if they are not here, or too small to say anything. The page cache is avoided: the file is read directly, or
+    its pages are dropped first if the file system cannot do that.
     """
     read, began = 0, time.monotonic()
     with mmap.mmap(-1, BLOCK_BYTES) as buffer:
@@ -34,7 +34,7 @@ def read_speed(files: Iterable[Path]) -> tuple[int, int] | None:
 
 
 def _read(file: Path, buffer: mmap.mmap, until: float, most: int) -> int:
-    """Bytes read of `file` before `until`, whole blocks. Raises OSError."""
+    """Read up to `most` bytes of `file` until `until` (monotonic clock); returns how many it was. Raises OSError."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
     except OSError:  # tmpfs and some others

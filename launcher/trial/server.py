@@ -1,4 +1,4 @@
-"""One llama-server on trial: on a free port of loopback, gone when the trial ends, whichever way that is. I/O."""
+"""One llama-server on trial: on a free port of loopback, ended with the trial, however that ends. I/O."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from launcher.base.processes import ProcessScope, free_port
 TAIL_LINES = 3
 POLL_S = 0.05
 STOP_S = 10.0
-"""From SIGTERM to SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 class TrialError(Exception):
-    """A server on trial did not start, or gave no answer that can be measured; the text says what it said."""
+    """A server on trial did not start, or gave no answer that can be measured; the message says why."""
 
 
 class Running(NamedTuple):
-    """A server that answers."""
+    """A server that is ready."""
 
     pid: int
     url: str
@@ -36,7 +36,7 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: float) -> Iterator[Running]:
-    """The server that `words` start, once it is ready; stopped at the end. Raises TrialError.
+    """Run the server that `words` start, within the block, from when it is ready. Raises TrialError.
 
     `log` is overwritten. The kernel kills the server when this process dies, so that a killed sweep leaves nothing.
     """
@@ -59,7 +59,7 @@ def running(words: Sequence[str], env: Mapping[str, str], log: Path, timeout_s: 
 
 
 def _wait(child: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float) -> None:
-    """Until `/health` says 200. Raises TrialError."""
+    """Wait until `/health` answers 200. Raises TrialError."""
     deadline = time.monotonic() + timeout_s
     with httpx.Client(trust_env=False, timeout=5) as client:
         while time.monotonic() < deadline:
@@ -73,7 +73,7 @@ def _wait(child: subprocess.Popen[bytes], url: str, log: Path, timeout_s: float)
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, errors before others."""
+    """The last error lines of a log, or its last lines if it has no errors."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if " E " in line or "error" in line.lower()]
     return plain(" / ".join((errors or lines)[-TAIL_LINES:]))

@@ -1,7 +1,7 @@
-"""What the user wrote, validated: the composed config as frozen types. Pure.
+"""The composed and validated config as frozen types. Pure.
 
-Field names are the YAML keys. A field named `*_bytes` also takes `"18GB"` or `"500GiB"` (see `launcher.sizes`).
-A field without a default must be written. Mappings are keyed by the name that other entries refer to.
+Field names are the YAML keys. A field named `*_bytes` also takes `"18GB"` or `"500GiB"` (see `launcher.sizes`). A field
+without a default must be written. Mappings are keyed by the name that other entries refer to.
 """
 
 from launcher.ir.config.fleet import (

@@ -29,24 +29,24 @@ ValidationPolicy = Literal["none", "final", "block_by_block"]
 
 
 class ValidationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Generate, validate, commit: which server judges, and how often a block may be corrected."""
+    """Generate, validate, commit: the server that judges, and how often a block may be corrected."""
 
     validator: str
     policy: ValidationPolicy = "block_by_block"
-    """Where neither the request, nor its model, nor its domain, nor the router says another."""
+    """Used where neither request, model, domain nor router names another."""
     max_corrections: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     system_prompt: str = ""
     timeout_s: Limit = 60
-    """For one verdict, waiting included."""
+    """Timeout of one verdict, waiting included."""
     block_tokens: Positive = 512
-    """Longest block."""
+    """Tokens of the longest block."""
     max_blocks: Positive = 32
-    """Most blocks of one answer."""
+    """Most blocks per answer."""
     shed_above: NotNegative = 8
-    """While so many answers are being validated, one more is only where the request or its model names a policy: a
-    fleet with too much to do gets no more of it. 0 = always."""
+    """While so many answers are being validated, further ones are validated only if the request or its model names a
+    policy: a busy fleet takes on no more of it. 0 = always validate."""
     block_prompt: str = ""
-    """What a worker is told about blocks, after its own prompt; empty: the built-in text."""
+    """Instructions about blocks for a worker, after its own prompt; empty: the built-in text."""
 
 
 class RuleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,14 +61,14 @@ class RuleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class MemoryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is remembered of projects."""
+    """What the project memory keeps, and for how long."""
 
     retention_days: NotNegativeNumber = 30
     """Finished work, notes and journal older than this are dropped; 0 = never."""
     context_blocks: NotNegative = 16
-    """Latest blocks of a project that a worker may be shown, as far as its slot has room."""
+    """Latest blocks of a project shown to a worker, as far as its slot has room."""
     commits: Literal["validated", "projects"] = "validated"
-    """Which answers are kept: those that were validated, or also those that were not, of requests with `X-Project`."""
+    """Answers that are kept: only validated ones, or also others, of requests with `X-Project`."""
 
 
 class WarmPoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,32 +95,33 @@ class RungConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OrchestrationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first seed document's engine: a router, a validator, one worker at a time."""
+    """Orchestration: a router, a validator, and one worker at a time."""
 
     router: str
     workers: tuple[str, ...] = ()
     router_timeout_s: Limit = 10
     validation: ValidationConfig | None = None
     prompts: dict[str, str] = {}
-    """System prompt by server."""
+    """System prompt per server."""
     policies: dict[str, ValidationPolicy] = {}
-    """Validation policy by domain."""
+    """Validation policy per domain."""
     model_policies: dict[str, ValidationPolicy] = {}
-    """Validation policy by server, also for requests that name it themselves."""
+    """Validation policy per server, also for requests that name the server themselves."""
     rules: tuple[RuleConfig, ...] = ()
     """Tried in order before the router is asked."""
     confidence_min: Share = 0
-    """Below this the router's decision is not taken, and the default server answers."""
+    """Confidence of the router below which the default server answers instead."""
     memory: MemoryConfig = MemoryConfig()
     warm_pool: WarmPoolConfig | None = None
     oom_ladder: tuple[RungConfig, ...] = ()
     swap_target_s: Seconds | None = None
-    """A swap should take at most so long, from the drain until the other serves. Watched: status, metrics, alerts."""
+    """Longest wanted swap in seconds, from draining one server until the other serves. Watched in status, metrics and
+    alerts."""
     tokens_per_second_min: NotNegativeNumber | None = None
-    """Every worker should generate at least so fast, unless it says itself how fast. Watched, too."""
+    """Lowest wanted generation speed of every worker, unless the worker sets its own. Watched, too."""
     first_token_max_s: Seconds | None = None
-    """Streamed answers of every worker should begin within so long, waiting included, unless it says itself. Watched,
-    too."""
+    """Longest wanted time until a worker's streamed answer begins, waiting included, unless the worker sets its own.
+    Watched, too."""
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,60 +140,60 @@ class BreakerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class EscalationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """To a stronger role when an answer is not good enough (a server that is down is its fallback's)."""
+    """Escalation to a stronger role when an answer is not good enough (for a server that is down: `fallback`)."""
 
     chain: dict[str, str] = {}
     max_retries: NotNegative = 2
-    """How often the validator refuses a worker's block before the next of the chain writes it, at least once."""
+    """Refusals of a worker's block by the validator before the next of the chain writes it; at least 1."""
     max_escalations: NotNegative = 2
-    """How often one answer may go on to the next of the chain."""
+    """Most escalations per answer."""
 
 
 class SlotsMaxConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many requests a role's server may answer at once, and what was measured with more."""
+    """Requests that a role's server may answer at once, and what was measured with more."""
 
     slots: Positive
     reason: str
 
 
 class KindsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who answers a request of a kind that names no model. Absent: the first server that does it, if there is one."""
+    """The server for requests of each kind that name no model. Absent: the first that can answer it, if any."""
 
     embedding: str | None = None
     rerank: str | None = None
     infill: str | None = None
-    """Absent: as any text. Name a model that was trained to fill in."""
+    """Absent: as for any text. Name a model that was trained to fill in."""
     audio: str | None = None
     """Transcriptions and translations."""
 
 
 class MediaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who answers a chat with images (audio) whose own server takes none. Absent: it is refused, with the reason."""
+    """The server for chats with images (audio) whose own server accepts none. Absent: they are refused."""
 
     image: str | None = None
     audio: str | None = None
 
 
 class RoutingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who answers what. Names in values are servers, roles or aliases."""
+    """Which servers answer which requests. Names in values are servers, roles or aliases."""
 
     default: str | None = None
-    """Answers when a request names no model."""
+    """The server for requests that name no model."""
     defaults: KindsConfig = KindsConfig()
     media: MediaConfig = MediaConfig()
     unknown_model: Literal["refuse", "default"] = "refuse"
-    """A model that nobody has: 404 with the nearest names; or as if none were named, for clients that were made for one
-    llama-server, which ignores the name."""
+    """For a model name that no server has: 404 with the nearest names, or the default server, for clients made for a
+    single llama-server, which ignores the name."""
     pools: dict[str, PoolConfig] = {}
     fallback: dict[str, tuple[str, ...]] = {}
     escalation: EscalationConfig = EscalationConfig()
     breaker: BreakerConfig = BreakerConfig()
     timeouts_s: dict[str, Limit] = {}
-    """How long a server may say nothing, by role, over its own request_timeout_s."""
+    """Longest silence of a server per role, instead of its own request_timeout_s."""
     n_ctx_min: dict[str, int] = {}
-    """Tokens that a slot must have, by role."""
+    """Tokens that a slot must have, per role."""
     slots_max: dict[str, SlotsMaxConfig] = {}
-    """The most slots that the server of a role may have; 1: it is serial."""
+    """The most slots for the server of a role; 1: it answers one request at a time."""
 
 
 class ProfileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,7 +204,7 @@ class ProfileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class StatedTotals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Figures that documents state; the plan says where the computed ones differ. Never used otherwise."""
+    """Totals stated by documents, only compared with the computed ones."""
 
     hot_ram_bytes: ByteSize | None = None
     kv_reserve_bytes: ByteSize | None = None
@@ -235,11 +236,11 @@ class FleetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     waive: tuple[str | dict[str, str], ...] = ()
 
     def gpus(self, host: str) -> dict[str, GpuConfig]:
-        """GPUs of the machine that an entry's `host` means."""
+        """GPUs of the machine named by an entry's `host`."""
         return self.hardware.machine(self.hardware.whose(host, self.runtime.front.host)).gpus
 
     def wanted(self, server: str, field: Literal["tokens_per_second_min", "first_token_max_s"]) -> float | None:
-        """A target of a server: its own, else its orchestration's where it is a worker; None: there is none, or 0."""
+        """A server's target: its own, else for a worker its orchestration's; None: none, or 0."""
         own: float | None = getattr(self.servers[server], field)
         cycle = self.orchestration
         if own is None and cycle is not None and server in cycle.workers:

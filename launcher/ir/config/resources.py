@@ -1,4 +1,4 @@
-"""What fields may hold; and the groups `hardware`, `model` and `quantization`: what there is to run with. Pure."""
+"""Types of field values; and the groups `hardware`, `model` and `quantization`: what there is to run with. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10_000_000)]
 """Any duration: up to 116 days. More is a mistake, and systemd and event loops count in small units."""
 Limit = Annotated[float, msgspec.Meta(ge=0.001, le=10_000_000)]
-"""Seconds of what fails when it is given no time, or would be done without pause."""
+"""Seconds; 0 would make it fail at once, or repeat without pause."""
 StartLimit = Annotated[float, msgspec.Meta(ge=1, le=10_000_000)]
-"""Seconds of what takes at least one."""
+"""Seconds, at least one."""
 
 OwnKvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 KvType = OwnKvType | str
-"""llama.cpp's own, or one that the server's engine names among its `cache_types`."""
+"""One of llama.cpp's types, or of the engine's own `cache_types`."""
 LoadMode = Literal["mmap", "mlock", "mmap+mlock", "none", "dio"]
 SplitMode = Literal["layer", "none", "row", "tensor"]
 DraftKind = Literal["simple", "mtp", "eagle3", "dflash", "dspark"]
@@ -49,18 +49,18 @@ class CpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     logical_cores: Positive
     model: str = ""
     features: tuple[str, ...] = ()
-    """Instruction sets that change memory (`amx_int8`, `avx512f`, `avx2`): llama.cpp repacks weights for them."""
+    """Instruction sets that change memory use (`amx_int8`, `avx512f`, `avx2`): llama.cpp repacks weights for them."""
     nodes: tuple[NumaNodeConfig, ...] = ()
 
 
 class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One accelerator. `backend` is llama.cpp's; the device is named as the map key (`cuda0`)."""
+    """One accelerator. `backend` is llama.cpp's; the map key (`cuda0`) is the device's name."""
 
     backend: BackendName
     vram_bytes: ByteSize
     memory: Literal["own", "shared"] = "own"
-    """shared: it uses the host's RAM (Apple, Strix Halo, GB10, Jetson). What is on it counts in RAM, too; `vram_bytes`
-    is how much of that it may take."""
+    """shared: it uses the host's RAM (Apple, Strix Halo, GB10, Jetson). Its use counts in RAM, too; `vram_bytes` is how
+    much of it the GPU may take."""
     model: str = ""
     target_min: Share = 0.90
     target_max: Share = 0.95
@@ -68,24 +68,25 @@ class GpuConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     endpoint: str | None = None
     """`host:port` of the ggml-rpc-server, for backend rpc."""
     read_bandwidth_bytes: ByteSize | None = None
-    """Bytes a second at which weights are really read there while a server generates; see `hardware`."""
+    """Bytes per second at which weights are really read from it during generation; see `hardware`."""
     process_bytes: ByteSize | None = None
-    """What each process that uses it holds of it before it loads anything (driver context, kernels). Absent: 400 MiB
-    for cuda and rocm, as people report 300 to 500; nothing for others. `nvidia-smi` shows it for a tiny model."""
+    """Memory that each process on it takes before it loads anything (driver context, kernels). Absent: 400 MiB for cuda
+    and rocm, as people report 300 to 500; nothing for others. `nvidia-smi` shows it for a tiny model."""
 
     @property
     def context_bytes(self) -> int:
-        """`process_bytes`, or what is taken for it."""
+        """`process_bytes`, or the value assumed for it."""
         return self.process_bytes if self.process_bytes is not None else BACKENDS[self.backend].process_bytes
 
 
 class HostConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One machine of several. What it does not say is as `hardware` says. Model paths are the same on all."""
+    """One of several machines. Fields left out are as in `hardware`. Model paths are the same on all."""
 
     address: str
-    """Where the other hosts reach it; servers placed on it listen there."""
+    """Address by which the other hosts reach it; servers placed on it listen there."""
     api_key_file: str | None = None
-    """Keys that its servers ask for (`--api-key-file`); the front presents the first, from the same path there."""
+    """Keys that its servers require (`--api-key-file`); the front presents the first, from the same path on its own
+    host."""
     cpu: CpuConfig | None = None
     ram_bytes: ByteSize | None = None
     ram_reserve_bytes: ByteSize | None = None
@@ -106,19 +107,20 @@ class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     memlock_bytes: ByteSize | None = None
     """RLIMIT_MEMLOCK of the processes; absent means unlimited."""
     model_dir: str = "."
-    """Where relative model paths start."""
+    """Directory of relative model paths."""
     model_disk_bytes: ByteSize | None = None
-    """Room for models on the disk where they lie: all quantizations that the config names of the fleet's models.
-    Absent: `launch check` holds what is still to come against what is free there."""
+    """Room for models on their disk: all quantizations that the config names of the fleet's models. Absent: `launch
+    check` compares missing files with the free space."""
     read_speed_bytes: ByteSize | None = None
-    """Bytes a second with which models are read from there. `launch calibrate` measures it, `hardware=auto` has what it
-    found. Absent: 200 MB, a hard disk, for how long a start may take; nothing is said of starts that are too short."""
+    """Bytes per second at which models are read from there. `launch calibrate` measures it, and `hardware=auto` uses
+    the result. Absent: 200 MB (a hard disk) for how long a start may take, and no warnings about starts that are too
+    short."""
     read_bandwidth_bytes: ByteSize | None = None
-    """Bytes a second at which weights are really read from RAM while a server generates, all its threads together: what
-    a known speed gives (tokens a second, times what a token touches), not the data sheet. Without it a plan expects
-    speeds where `launch calibrate` measured some."""
+    """Bytes per second at which weights are really read from RAM during generation, all threads together: computed from
+    a known speed (tokens per second times bytes touched per token), not from the data sheet. Without it a plan
+    expects speeds only where `launch calibrate` measured some."""
     hosts: dict[str, HostConfig] = {}
-    """Several machines by name. Empty: one, this."""
+    """Several machines by name. Empty: this one only."""
 
     @property
     def pooled(self) -> frozenset[str]:
@@ -126,11 +128,11 @@ class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return frozenset(name for name, gpu in self.gpus.items() if gpu.memory == "shared")
 
     def whose(self, host: str, front: str) -> str:
-        """The machine that an entry's `host` means: one of several, else the front's; empty where there is one."""
+        """The machine named by an entry's `host`: one of several, else the front's; "" if there is only one."""
         return next((name for name in (host, front) if name in self.hosts), next(iter(self.hosts), ""))
 
     def machine(self, host: str) -> HardwareConfig:
-        """The one machine `host`, with what it has of its own; of a single machine itself. KeyError: no such host."""
+        """The machine `host`, with its own fields; a single machine is returned as it is. KeyError: no such host."""
         if not self.hosts:
             return self
         own = msgspec.structs.asdict(self.hosts[host])
@@ -139,7 +141,7 @@ class HardwareConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Public hyper-parameters of a model, by llama.cpp's names; enough to size it with no file at hand.
+    """Public hyper-parameters of a model, by llama.cpp's names; enough to size it without its file.
 
     Per-layer values may be lists. Zero or absent means that the architecture does not have it.
     """
@@ -170,7 +172,7 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     n_ff_shexp: int = 0
     n_layer_dense_lead: int = 0
     n_layer_nextn: int = 0
-    """Layers at the end that predict further tokens (MTP); counted in n_layer, loaded for draft-mtp only."""
+    """Next-token-prediction layers at the end (MTP); counted in n_layer, loaded for draft-mtp only."""
     n_embd_latent: int = 0
     """Width of the experts' input when it is not n_embd (nemotron_h_moe `moe_latent_size`)."""
     n_expert_used_min: int = 0
@@ -178,7 +180,7 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     # sliding window
     n_swa: int = 0
     swa_pattern: int | tuple[bool, ...] = 0
-    """p: layer il slides iff il % p < p-1; or one flag a layer."""
+    """p: layer il slides iff il % p < p-1; or one flag per layer."""
     key_length_swa: int = 0
     value_length_swa: int = 0
     # multi-head latent attention
@@ -190,10 +192,10 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     # sparse attention: an indexer beside it chooses which tokens are attended to
     indexer_n_head: int = 0
     indexer_key_length: int = 0
-    """Width of the key that the indexer keeps of each token, in layers with an indexer of their own."""
+    """Width of the key that the indexer keeps per token, in layers with an indexer of their own."""
     indexer_top_k: int = 0
     indexer_types: tuple[bool, ...] = ()
-    """One flag a layer: it has an indexer of its own, and does not take over another's choice. Empty: all have."""
+    """Per layer: whether it has an indexer of its own, instead of sharing another layer's choice. Empty: all have."""
     # recurrent layers
     ssm_d_conv: int = 0
     ssm_d_inner: int = 0
@@ -207,7 +209,7 @@ class ArchitectureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Layers that own KV when later layers share it (gemma3n); 0 = all."""
     n_embd_per_layer: int = 0
     n_deepstack: int = 0
-    """Layers that get features of the image beside the embeddings (qwen3vl): every token's row is so much longer."""
+    """Layers that get image features beside the embeddings (qwen3vl): every token's row is longer by as many."""
     n_token_types: int = 0
     n_merges: int = 0
     """BPE merges of the tokenizer; sizes the vocabulary's host memory."""
@@ -233,30 +235,30 @@ class ProjectorConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     path: str
     bytes: ByteSize | None = None
     compute_bytes: ByteSize = 0
-    """Worst-case compute buffer of the image encoder, when measured."""
+    """Worst-case compute buffer of the image encoder, if it was measured."""
     repo: str | None = None
-    """As of a model's file."""
+    """ORG/REPO on Hugging Face that has a file of this name: `launch pull` brings it to `path`."""
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model: what it is, where its hyper-parameters were read, and its files by quantization."""
+    """A model: what it is, the source of its hyper-parameters, and its files per quantization."""
 
     title: str
     source: str
-    """Where the hyper-parameters were read (a public config.json, a model card)."""
+    """Where the hyper-parameters come from (a public config.json, a model card)."""
     architecture: ArchitectureConfig
     files: dict[str, ModelFileConfig]
     projector: ProjectorConfig | None = None
     domains: tuple[str, ...] = ()
-    """What it is good at, for routing (`coding_architecture`, `reasoning`)."""
+    """Domains that it is good at, for routing (`coding_architecture`, `reasoning`)."""
     notes: tuple[str, ...] = ()
 
 
 class QuantizationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A quantization mix: which GGML type each kind of tensor gets.
+    """A quantization mix: the GGML type of each kind of tensor.
 
-    `mix` names llama.cpp's file type whose per-tensor rules apply (`Q4_K_M`); `default_type` is the type of
-    ordinary 2-D weights under it. `block` and `block_bytes` are that type's exact GGML block sizes.
+    `mix` names llama.cpp's file type whose per-tensor rules apply (`Q4_K_M`); `default_type` is the type of ordinary
+    2-D weights in it. `block` and `block_bytes` are that type's exact GGML block sizes.
     """
 
     mix: str

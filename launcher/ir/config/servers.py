@@ -25,26 +25,26 @@ from launcher.ir.config.resources import (
 
 
 class CacheTypeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A type of K/V that only some builds have: `block` values take `block_bytes` bytes (its ggml type traits)."""
+    """A K/V type that only some builds have: `block` values take `block_bytes` bytes (its ggml type traits)."""
 
     block: Positive
     block_bytes: Positive
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A llama-server binary: where it is and which recorded dialect it speaks when it is not at hand."""
+    """A llama-server binary: its path, and the recorded dialect to use where it is not at hand."""
 
     binary: str
     """A path, a name on PATH, `pkg://package/file` of an installed package, or `built://file` of `make engine`."""
     dialect: str
     """Name of a recorded dialect (`b10434`), used when the binary cannot be probed."""
     cpu_features: tuple[str, ...] | None = None
-    """Instruction sets that the build was compiled for, as `cpu.features` has them: it uses no others that the CPU may
-    have. Left out: all that the CPU has."""
+    """Instruction sets that the build was compiled for, as in `cpu.features`: it uses no others. Left out: all that the
+    CPU has."""
     library_path: tuple[str, ...] = ()
     env: dict[str, str] = {}
     cache_types: dict[str, CacheTypeConfig] = {}
-    """K/V types that a fork has beside llama.cpp's, by the name that its `--cache-type-k` takes."""
+    """K/V types that a fork has beside llama.cpp's, by their names for `--cache-type-k`."""
 
 
 class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,10 +59,10 @@ class TierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class DraftConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What drafts ahead for speculative decoding, with its own KV types: a model, or layers of the model itself."""
+    """Speculative decoding with a draft: a model, or layers of the model itself; with its own K/V types."""
 
     kind: DraftKind = "simple"
-    """simple: any smaller model with the same vocabulary. mtp: the model's own layers for further tokens, or a model
+    """simple: any smaller model with the same vocabulary. mtp: the model's own next-token-prediction layers, or a model
     made of such. eagle3, dflash, dspark: a model trained for this one."""
     model: str | None = None
     """Absent (mtp alone): the model's own layers."""
@@ -75,7 +75,7 @@ class DraftConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     devices: tuple[str, ...] | None = None
     """Absent: the server's."""
     n_gpu_layers: NotNegative | Literal["all"] = "all"
-    """Of a draft model, if it has devices."""
+    """Layers of a draft model on its devices, if it has any."""
 
     @property
     def file(self) -> tuple[str, str] | None:
@@ -107,46 +107,46 @@ class LoraConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class FaceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One more model that a server is asked as, with its own request values: thinking or not, cooler for code."""
+    """One more model name for a server, with its own request values: thinking or not, cooler for code."""
 
     request_defaults: dict[str, Any] = {}
     """Keys that the front adds to requests that lack them."""
     request_set: dict[str, Any] = {}
-    """Keys that the front gives every request, whatever the client wrote."""
+    """Keys that the front sets in every request, whatever the client wrote."""
     request_strip: tuple[str, ...] = ()
-    """Keys that the front takes out of every request."""
+    """Keys that the front removes from every request."""
     description: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One llama-server: what it serves, where, and every choice that changes its memory or behaviour."""
+    """One llama-server: its model, its address, and every choice that changes its memory or behaviour."""
 
     model: str
     quantization: str
     tier: str
     file: str | None = None
-    """A GGUF file, in the place of `model` and `quantization`: its header says the rest. Such a server, and any in a
-    fleet file, may leave out tier (hot), port, slots (2), context (8,192 a slot), prompt cache
-    (1 GiB) and devices (auto)."""
+    """A GGUF file instead of `model` and `quantization`: its header has the rest. Such a server, and any in a fleet
+    file, may leave out tier (hot), port, slots (2), context (8,192 per slot), prompt cache (1 GiB) and devices
+    (auto)."""
     ttl_s: Seconds | None = None
-    """Stop after so many seconds without a request: a tier like `tier` (warm, where none is written) with this
+    """Stop after so many seconds without a request: a tier like `tier` (warm, if none is written) with this
     `idle_timeout_s`."""
     id: str | None = None
-    """The model id that it is listed by and asked as, where that is not its name. A server that is written as
-    `org/model:q4` has that as its id and is named `org-model-q4`: units, files and overrides go by the name."""
+    """Model id in requests and listings, if it is not the server's name. A server written as `org/model:q4` has that as
+    its id and is named `org-model-q4`; units, files and overrides use the name."""
     roles: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     """Further names that a request may use; a role may be that of several servers."""
     faces: dict[str, FaceConfig] = {}
-    """Further models that this one process serves, by name, each with its own request values; listed, and any name that
-    a model id may be (`org/model:thinking`)."""
+    """Further models that this one process serves, by name, each with its own request values; they are listed, and may
+    have any name that a model id may (`org/model:thinking`)."""
     description: str = ""
     engine: str = "default"
     host: str = "127.0.0.1"
     """The address to listen on, on the front's host; or the name of one of `hardware.hosts` to run there. The absolute
     path of a unix socket, which ends in `.sock`, stands for host and port: `/run/launch-chat/http.sock`."""
     port: Port | None = None
-    """Absent: the entry of this server's name in `ports`; or none, where `host` is a path."""
+    """Absent: this server's entry in `ports`; or none, where `host` is a path."""
     # context and slots
     slots: Positive | None = None
     """Absent: the server's own auto (4 slots, unified KV)."""
@@ -166,7 +166,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     slot_save_path: str | None = None
     """Directory where slots are saved before a swap stops the server, and restored from after the swap back."""
     embedding: bool | None = None
-    """It serves embeddings (with pooling `rank`: orders texts). Absent: as the model is, by its kind and pooling."""
+    """Whether it serves embeddings (with pooling `rank`: reranking). Absent: by the model's kind and pooling."""
     pooling: Literal["none", "mean", "cls", "last", "rank"] | None = None
     # weights
     load_mode: LoadMode = "mmap"
@@ -174,7 +174,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lora: tuple[LoraConfig, ...] = ()
     """Adapters over the model, all loaded at start."""
     lazy_tensors: Literal["auto", "on", "off"] | None = None
-    """Whether tensors that the architecture marks (embeddings by layer) are read on demand. Absent: the build's own."""
+    """Whether tensors that the architecture marks (per-layer embeddings) are read on demand. Absent: the build's
+    default."""
     projector: bool = False
     """Load the model's projector; on a server with a `file` the path of one."""
     projector_device: str | None = None
@@ -185,8 +186,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Names from hardware.gpus; empty = CPU only. `auto`: all of them, with as many layers as fit."""
     rpc: tuple[str, ...] = ()
     """Experimental: hosts that lend it memory, by the names of `hardware.hosts` (a process is started there), or as
-    `HOST:PORT` where somebody else runs a ggml-rpc-server; private IPv4 addresses alone. Each is one more device, of
-    which `n_gpu_layers` and `tensor_split` say how much it has; auto, where no layers are written."""
+    `HOST:PORT` where somebody else runs a ggml-rpc-server; private IPv4 addresses only. Each is one more device;
+    `n_gpu_layers` (auto, if not written) and `tensor_split` set its share."""
     n_gpu_layers: NotNegative | Literal["all", "auto"] = 0
     """Layers on `devices`, counted from the end; auto: as many as fit there."""
     n_cpu_moe: NotNegative = 0
@@ -197,14 +198,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """`REGEX=DEVICE`: tensors whose name has a match go to `cpu` or to one of the server's devices, whatever their
     layer does. The first match counts, before `n_cpu_moe` and `n_cpu_ffn`."""
     split_mode: SplitMode = "layer"
-    """How several devices share the model. none: `main_gpu` has it all; row: each has rows of every matrix, `main_gpu`
-    K/V and the rest; tensor: each has its share of matrices and K/V."""
+    """How several devices share the model. none: `main_gpu` has everything; row: each has rows of every matrix,
+    `main_gpu` K/V and the rest; tensor: each has its share of matrices and K/V."""
     main_gpu: str | None = None
     """One of `devices`. Absent: the first."""
     tensor_split: tuple[NotNegativeNumber, ...] = ()
     fill: tuple[Literal["experts", "quantization", "context"], ...] = ()
-    """What the plan may choose better than written, until the devices are full: fewer expert banks on the host
-    (`n_cpu_moe`), a larger file of the model, more context a slot. What is written is the least that will do."""
+    """Fields that the plan may raise above their written values until the devices are full: fewer expert banks on the
+    host (`n_cpu_moe`), a larger file of the model, more context per slot. The written values are the least
+    acceptable."""
     kv_offload: bool = True
     threads: Positive | None = None
     threads_batch: Positive | None = None
@@ -215,49 +217,49 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     draft: DraftConfig | None = None
     ngram: NgramConfig | None = None
     tokens_per_second_min: NotNegativeNumber | None = None
-    """It should generate at least so fast: watched in status, metrics and alerts. Absent: as
-    `orchestration.tokens_per_second_min` says, if it is a worker."""
+    """Lowest wanted generation speed: watched in status, metrics and alerts. Absent:
+    `orchestration.tokens_per_second_min`, if it is a worker."""
     first_token_max_s: Seconds | None = None
-    """Its streamed answers should begin within so long, waiting included: watched, too. 0: none. Absent: as
-    `orchestration.first_token_max_s` says, if it is a worker."""
+    """Longest wanted time until a streamed answer begins, waiting included: watched, too. 0: none. Absent:
+    `orchestration.first_token_max_s`, if it is a worker."""
     # lifecycle
     exclusive: str | None = None
     """Servers of one exclusive group never run at once; they may share a port and a device."""
     default: bool = False
-    """In an exclusive group: the member that is started first."""
+    """In an exclusive group: the member that starts first."""
     min_stay_s: Seconds | None = None
-    """In an exclusive group: how long it stays up, once it is, while it is asked. Requests for it go first meanwhile,
-    those for the other members are collected. It goes before when nobody asks it for a second. 0: it goes as soon as
-    another is asked. Absent: as long as it took to load, 30 s at most."""
+    """In an exclusive group: how long it stays up while it gets requests. Meanwhile its own requests go first, and
+    those for other members are collected. It stops earlier when it gets no request for a second. 0: it stops as soon
+    as another member gets a request. Absent: as long as it took to load, at most 30 s."""
     after: tuple[str, ...] = ()
     start_timeout_s: StartLimit | None = None
-    """Absent: from the model's size and `hardware.read_speed_bytes`, 180 at least. A start that is late then goes on
-    while it loads; one without progress ends earlier (`stall_timeout_s`)."""
+    """Absent: from the model's size and `hardware.read_speed_bytes`, at least 180. A start that is late then goes on
+    while it still loads; one without progress ends earlier (`stall_timeout_s`)."""
     stall_timeout_s: Seconds = 60
     request_timeout_s: StartLimit = 600
-    """How long it may say nothing, before its answer and within it; an answer that flows is not cut."""
+    """Longest silence in seconds, before its answer and within it; an answer that flows is not cut."""
     total_timeout_s: StartLimit | None = None
-    """How long a whole answer may take, however it flows. Absent: as long as it flows."""
+    """Longest total time of an answer in seconds. Absent: no limit."""
     stop_grace_s: Seconds = 10
     fatal: bool = False
     """Whether the fleet's start fails when this server does. It also fails when no server at all starts."""
     # text
     context_shift: bool = False
-    """A text that fills its slot goes on: the oldest half of what follows the first `n_keep` tokens is dropped."""
+    """A text that fills its slot goes on: the older half of what follows the first `n_keep` tokens is dropped."""
     n_keep: Annotated[int, msgspec.Meta(ge=-1)] | None = None
     """Tokens of the beginning that a shift keeps; -1 = all of the prompt."""
     chat_template_file: str | None = None
     """A Jinja file instead of the model's own template."""
     chat_template_args: dict[str, Any] = {}
-    """What the template is given beside the messages (`enable_thinking: false`)."""
+    """Variables for the template beside the messages (`enable_thinking: false`)."""
     # other
     reasoning: Literal["auto", "on", "off"] = "auto"
     request_defaults: dict[str, Any] = {}
     """Keys that the front adds to requests that lack them."""
     request_set: dict[str, Any] = {}
-    """Keys that the front gives every request, whatever the client wrote."""
+    """Keys that the front sets in every request, whatever the client wrote."""
     request_strip: tuple[str, ...] = ()
-    """Keys that the front takes out of every request."""
+    """Keys that the front removes from every request."""
     extra_args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     waive: tuple[str | dict[str, str], ...] = ()

@@ -1,4 +1,4 @@
-"""What can be wrong with a plan: one function a check, all of them in `CHECKS`.
+"""The checks of a plan, one function each, all of them in `CHECKS`.
 
 In: `Planning`. Out: findings, in any order. Pure.
 """
@@ -9,7 +9,7 @@ from launcher.plan.checks import front, memory, models, processes
 from launcher.plan.checks.planning import Check, Planning
 
 WHOLE: frozenset[Check] = frozenset({*front.WHOLE, *memory.WHOLE, *processes.WHOLE})
-"""Checks that see a fleet of several hosts as one; each of the others sees one host after another."""
+"""Checks that see all hosts of a fleet at once; the others see one host at a time."""
 CHECKS: tuple[Check, ...] = (*front.CHECKS, *memory.CHECKS, *models.CHECKS, *processes.CHECKS, *WHOLE)
 
 __all__ = ["CHECKS", "WHOLE", "Check", "Planning"]

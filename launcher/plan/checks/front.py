@@ -1,4 +1,4 @@
-"""The front, the orchestration behind it, and what is wanted of both: names, timeouts, targets. Pure."""
+"""Checks of the front and its orchestration: names, timeouts, targets. Pure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from launcher.sizes import gib
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/*\s]+|(?!https?:)[a-z][a-z0-9+.-]*://\*")
 
 _PLAIN = re.compile(r"[A-Za-z0-9_,-]+")
-"""Names, with commas between them, that an override takes without quotes."""
+"""Comma-separated names that need no quotes in an override."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 def check_front(planning: Planning) -> Iterator[Finding]:
-    """`route/public-without-key`: what the front itself refuses when it opens, said before anything is started.
+    """`route/public-without-key`: the front would refuse to open; said before anything is started.
 
-    `route/origin-too-wide`: an entry of `allowed_origins` that lets the whole web in, or means nothing.
+    `route/origin-too-wide`: an entry of `allowed_origins` that admits every page, or means nothing.
     """
     front = planning.fleet.runtime.front
     near = [host for host in front.listen if is_private(host.strip("[]"))]
@@ -55,7 +55,7 @@ def check_front(planning: Planning) -> Iterator[Finding]:
 
 
 def check_default_kinds(planning: Planning) -> Iterator[Finding]:
-    """`plan/default-kind`: whom `routing.defaults` or `routing.media` names cannot do what they are named for."""
+    """`plan/default-kind`: a server named in `routing.defaults` or `routing.media` cannot do that."""
     routing = planning.fleet.routing
     for group, entries in (("defaults", routing.defaults), ("media", routing.media)):
         for kind, name in msgspec.structs.asdict(entries).items():
@@ -71,7 +71,7 @@ def check_default_kinds(planning: Planning) -> Iterator[Finding]:
 
 
 def check_included(planning: Planning) -> Iterator[Finding]:
-    """`plan/no-task`: `include_warm` starts a server to which no task of the pools leads, and nothing else either."""
+    """`plan/no-task`: no task of the pools, nor anything else, leads to a server started by `include_warm`."""
     routing, parts = planning.fleet.routing, planning.fleet.orchestration
     pools = {name: pool for name, pool in routing.pools.items() if pool.task_types}
     if not pools:
@@ -108,7 +108,7 @@ def _does(server: ServerPlan, kind: str) -> bool:
 
 
 def check_orchestration(planning: Planning) -> Iterator[Finding]:
-    """`plan/no-workers`, `plan/same-server`: who plays the parts of the orchestration.
+    """`plan/no-workers`, `plan/same-server`: roles of the orchestration that are unfilled or filled twice.
 
     `plan/no-validator`, `plan/block-tokens`, `plan/warm-pool-too-small`: whether what passes between them fits.
     """
@@ -120,7 +120,7 @@ def check_orchestration(planning: Planning) -> Iterator[Finding]:
 
 
 def _workers(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
-    """`plan/no-workers`: nobody to recommend. `plan/same-server`: the router or the validator is a worker too."""
+    """`plan/no-workers`: there is none to recommend. `plan/same-server`: the router or validator is a worker too."""
     key = "orchestration.workers"
     if not orchestration.workers:
         message = "the router has no worker to recommend: `model: auto` is answered without asking it"
@@ -143,7 +143,7 @@ def _workers(planning: Planning, orchestration: OrchestrationConfig) -> Iterator
 
 
 def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
-    """`plan/no-validator`: a policy that nobody carries out. `plan/block-tokens`: a block no slot can hold."""
+    """`plan/no-validator`: a policy without a validator. `plan/block-tokens`: a block larger than any slot."""
     validation = orchestration.validation
     if validation is None:
         for key, policy in _policies(orchestration):
@@ -167,7 +167,7 @@ def _validation(planning: Planning, orchestration: OrchestrationConfig) -> Itera
 
 
 def _pool_size(planning: Planning, orchestration: OrchestrationConfig) -> Iterator[Finding]:
-    """`plan/warm-pool-too-small`: the warm pool holds no file of any worker."""
+    """`plan/warm-pool-too-small`: the warm pool is smaller than every worker's file."""
     pool = orchestration.warm_pool
     if pool is None or not pool.ram_bytes or not pool.models_max:
         return
@@ -203,7 +203,7 @@ def _policies(orchestration: OrchestrationConfig) -> Iterator[tuple[str, str | N
 
 
 def check_starts(planning: Planning) -> Iterator[Finding]:
-    """`plan/timeout-order`, `plan/start-too-short`: a start is given up before it is noticed to stall, or is read."""
+    """`plan/timeout-order`, `plan/start-too-short`: a start times out before it counts as stalled, or is read."""
     for server in planning.running:
         stall, start = server.config.stall_timeout_s, server.start_timeout_s
         if stall > start > 0:
@@ -229,8 +229,8 @@ def check_starts(planning: Planning) -> Iterator[Finding]:
 def check_timeouts(planning: Planning) -> Iterator[Finding]:
     """`plan/timeout-order`: an inner timeout that cannot fire before the outer one.
 
-    A request that starts a server waits for the start, too; connecting is given up before the answer is, and the
-    orchestration gives up on its router before the router's server gives up on the request.
+    A request that starts a server waits for the start, too; connecting must time out before the answer does, and the
+    orchestration's wait for its router before the router's own request timeout.
     """
     routing, orchestration = planning.fleet.routing, planning.fleet.orchestration
     connect = planning.fleet.runtime.front.connect_timeout_s
@@ -260,7 +260,7 @@ def check_timeouts(planning: Planning) -> Iterator[Finding]:
 
 
 def _answer_timeout(given: Mapping[str, float], server: ServerPlan) -> tuple[str, float]:
-    """The shortest time that a request to `server` is given, and the key that says so."""
+    """The shortest timeout of a request to `server`, and its config key."""
     named = {f"routing.timeouts_s.{n}": given[n] for n in (server.name, *server.config.roles) if n in given}
     own = {f"{server.key}.request_timeout_s": server.config.request_timeout_s}
     return min((named or own).items(), key=lambda item: item[1])
@@ -270,7 +270,7 @@ OUT_OF_REACH = "plan/target-out-of-reach"
 
 
 def check_targets(planning: Planning) -> Iterator[Finding]:
-    """`plan/target-out-of-reach`: by what the hardware file states, a speed or a swap misses its target."""
+    """`plan/target-out-of-reach`: by the rates in the hardware file a speed or a swap misses its target."""
     fleet = planning.fleet
     wanted = [s for s in planning.running if fleet.wanted(s.name, "tokens_per_second_min") and not s.settings.embedding]
     if wanted and states_rates(fleet.hardware):
@@ -281,7 +281,7 @@ def check_targets(planning: Planning) -> Iterator[Finding]:
 
 
 def too_slow(fleet: FleetConfig, speeds: Iterable[ServerSpeed]) -> Iterator[Finding]:
-    """Servers whose expected speed, at its highest, is below what is wanted of them."""
+    """Servers whose expected speed, at its highest, is below their target."""
     for speed in speeds:
         wanted, most = fleet.wanted(speed.server, "tokens_per_second_min"), speed.decode[1]
         if wanted is None or most >= wanted:
@@ -300,9 +300,9 @@ def too_slow(fleet: FleetConfig, speeds: Iterable[ServerSpeed]) -> Iterator[Find
 
 
 def _slow_swaps(planning: Planning, orchestration: OrchestrationConfig, target: float) -> Iterator[Finding]:
-    """Members of exclusive groups that are read from the disk for longer than a swap should take.
+    """Members of exclusive groups whose files take longer to read from disk than a swap should.
 
-    Where the warm pool has room for the server's files a swap reads RAM.
+    Where the warm pool has room for the files, a swap reads RAM.
     """
     pool = orchestration.warm_pool
     late = [

@@ -1,4 +1,4 @@
-"""Does it fit: devices against budgets, files against the disk, rungs of a ladder, and what documents state. Pure."""
+"""Checks of memory: devices against budgets, files against the disk, ladder rungs, totals stated in documents. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from launcher.sizes import MIB, gib
 STATED_TOLERANCE = 0.01
 SHOWN = 3
 IDLE_BYTES = 8 * 1024**3
-"""RAM that a server takes at least before a card beside it is missed; a small model may well be meant for the CPU."""
+"""RAM above which a server that leaves a card unused is reported; a small model may well be meant for the CPU."""
 CONTEXTS_SHARE = 0.05
-"""Of a card: contexts of processes that take no more are not worth a line."""
+"""Share of a card below which the contexts of processes are not reported."""
 
 
 def breakdown(name: str, memory: DeviceMemory) -> str:
@@ -58,7 +58,7 @@ def check_budgets(planning: Planning) -> Iterator[Finding]:
 
 
 def check_nodes(planning: Planning) -> Iterator[Finding]:
-    """`plan/node-over-budget`: bound memory exceeds a node, more is locked than it has, preferred memory spills."""
+    """`plan/node-over-budget`: bound memory exceeds a node, more is locked than it has, or preferred memory spills."""
     nodes = planning.devices[0].nodes
     for node in nodes:
         users = [s for s in planning.running if s.config.numa and node.id in s.config.numa.nodes]
@@ -92,7 +92,7 @@ def check_nodes(planning: Planning) -> Iterator[Finding]:
 def check_cards(planning: Planning) -> Iterator[Finding]:
     """`plan/vram-target`, `plan/gpu-context`: cards that are hardly used, or whose drivers may take more.
 
-    `plan/card-idle`: no server uses any card, and a large one says nothing of devices: it fills RAM instead.
+    `plan/card-idle`: no server uses any card, and a large one names no devices: it fills RAM instead.
     """
     cards = planning.devices[1:]
     for device in cards:
@@ -114,7 +114,7 @@ def check_cards(planning: Planning) -> Iterator[Finding]:
 
 
 def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[ServerPlan]) -> Iterator[Finding]:
-    """`plan/vram-target`: a used card stays below its target share, always or while one that takes turns is up."""
+    """`plan/vram-target`: a used card stays below its target share, always or during a group member's turn."""
     least = gpu.vram_bytes * gpu.target_min
     of_turns = {} if device.peak_bytes < least else dict(_of_turns(device, users))
     low = {name: size for name, size in of_turns.items() if size < least}
@@ -131,7 +131,7 @@ def _target(planning: Planning, device: DevicePlan, gpu: GpuConfig, users: list[
 
 
 def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str, int]]:
-    """Members of exclusive groups, and what is used of `device` at most while each has its turn."""
+    """Members of exclusive groups, and the highest use of `device` during each one's turn."""
     taken = {s.name: s.takes(device.name).resident_peak_bytes for s in users}
     for server in users:
         group = server.config.exclusive
@@ -141,7 +141,7 @@ def _of_turns(device: DevicePlan, users: list[ServerPlan]) -> Iterator[tuple[str
 
 
 def _contexts(device: DevicePlan, gpu: GpuConfig, users: list[ServerPlan]) -> Iterator[Finding]:
-    """`plan/gpu-context`: what processes hold of a card before they load anything is much, and nobody measured it."""
+    """`plan/gpu-context`: what processes take of a card before loading anything is much, and was not measured."""
     processes = worst(users, lambda _: 1)
     held = processes * gpu.context_bytes
     if gpu.process_bytes is not None or processes < 2 or held <= CONTEXTS_SHARE * gpu.vram_bytes:

@@ -1,4 +1,4 @@
-"""Whether model, draft, projector, experts, contexts and caches of a server go together. Pure."""
+"""Checks that a server's model, draft, projector, experts, contexts and caches fit each other. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOCABULARY_TOLERANCE = 128
 
 
 def check_experts(planning: Planning) -> Iterator[Finding]:
-    """`plan/moe-experts`: more experts than there are aborts the server, too few give fluent garbage."""
+    """`plan/moe-experts`: more experts than the model has abort the server; too few give fluent nonsense."""
     for server in planning.running:
         used, arch, model = server.config.experts_used, server.model.architecture, server.config.model
         drafting = server.draft.architecture if server.draft is not None else None
@@ -50,9 +50,9 @@ def check_experts(planning: Planning) -> Iterator[Finding]:
 
 
 def check_draft(planning: Planning) -> Iterator[Finding]:
-    """`plan/draft-vocabulary`: the draft's tokens are not the target's, so it would be dropped silently.
+    """`plan/draft-vocabulary`: the draft's vocabulary is not the target's, and it would be dropped silently.
 
-    `plan/draft-kind`: a draft without a model, which only the model's own layers for further tokens can be.
+    `plan/draft-kind`: a draft without a model, which only a model's own next-token-prediction layers can be.
     """
     for server in planning.running:
         draft, arch, build = server.config.draft, server.model.architecture, server.settings.build
@@ -120,7 +120,7 @@ def _no_speculation(server: ServerPlan) -> str:
 
 
 def check_projector(planning: Planning) -> Iterator[Finding]:
-    """`plan/projector-missing`: images are asked for, but the model has no projector; or its compute is unknown."""
+    """`plan/projector-missing`: images are asked for and there is no projector, or its compute is unknown."""
     for server in planning.running:
         if not server.config.projector:
             continue
@@ -136,7 +136,7 @@ def check_projector(planning: Planning) -> Iterator[Finding]:
 
 
 def check_compute(planning: Planning) -> Iterator[Finding]:
-    """`plan/compute-bound`: the graph of a model is not known, or rules take its layers apart."""
+    """`plan/compute-bound`: the model's graph is unknown, or rules take its layers apart."""
     for server in planning.running:
         yield from unsized(server.model, server.memory, f"{server.key}.model")
         if torn(server.model.architecture.n_layer, server.settings):
@@ -148,7 +148,7 @@ def check_compute(planning: Planning) -> Iterator[Finding]:
 
 
 def unsized(model: ModelFile, memory: Sequence[DeviceMemory], key: str = "") -> Iterator[Finding]:
-    """`plan/compute-bound` for a model whose architecture no server was compared with: what is said is a bound."""
+    """`plan/compute-bound` for an architecture that was compared with no server: the figures are a bound."""
     why = not_compared(model.architecture)
     if why:
         state = gib(sum(m.kv_bytes + m.recurrent_bytes for m in memory))
@@ -187,9 +187,9 @@ def check_shared_files(planning: Planning) -> Iterator[Finding]:
 
 
 WHOLE_TEXT = 8192
-"""Tokens a slot that an embedder is urged to: texts beyond are rare, and its K/V is not free."""
+"""Tokens per slot up to which an embedder is advised to grow: longer texts are rare, and K/V takes memory."""
 CHOSEN = 2048
-"""A slot of so many tokens that was written as such was chosen."""
+"""A slot with at least so many tokens, written as such, counts as chosen."""
 SLOW_V = frozenset({"q4_0", "q4_1", "iq4_nl"})
 
 
@@ -218,7 +218,7 @@ def check_embedders(planning: Planning) -> Iterator[Finding]:
 
 
 def _slot_context(server: ServerPlan) -> Iterator[Finding]:
-    """`plan/slot-context`, unless its context was chosen."""
+    """`plan/slot-context`, unless the context was chosen."""
     settings, trained, asked = server.settings, server.model.architecture.n_ctx_train, server.config.n_ctx
     slot, wanted = settings.n_ctx_per_slot, min(trained, WHOLE_TEXT)
     if slot >= wanted or (not asked and slot >= CHOSEN):
@@ -233,7 +233,7 @@ def _slot_context(server: ServerPlan) -> Iterator[Finding]:
 
 
 def check_shared_context(planning: Planning) -> Iterator[Finding]:
-    """`plan/context-shared`: slots were left out, so that all of them share one context."""
+    """`plan/context-shared`: `slots` is not set, so that all slots share one context."""
     for server in planning.running:
         settings = server.settings
         if server.config.slots is not None or not settings.kv_unified or settings.slots < 2:
@@ -252,9 +252,9 @@ def check_shared_context(planning: Planning) -> Iterator[Finding]:
 
 
 def check_roles(planning: Planning) -> Iterator[Finding]:
-    """`plan/role-context`: a slot has fewer tokens than a role of the server needs (`routing.n_ctx_min`).
+    """`plan/role-context`: a slot has fewer tokens than one of the server's roles needs (`routing.n_ctx_min`).
 
-    `plan/role-slots`: more slots than a role of the server may have (`routing.slots_max`), with the reason.
+    `plan/role-slots`: more slots than one of the server's roles may have (`routing.slots_max`), with the reason.
     """
     routing = planning.fleet.routing
     for server in planning.running:

@@ -1,4 +1,4 @@
-"""What every check may look at. Pure."""
+"""The input of every check. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from launcher.plan.memory.weights import WeightTables
 
 
 class Planning(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan in progress: servers in start order, memory added up, nothing judged yet.
+    """A plan in progress: servers in start order, memory added up, nothing checked yet.
 
-    It is one host's; checks of `WHOLE` see the fleet's, all hosts as one.
+    It is one host's, or for checks of `WHOLE` the fleet's, all hosts as one.
     """
 
     fleet: FleetConfig
@@ -27,7 +27,7 @@ class Planning(msgspec.Struct, frozen=True, kw_only=True):
     tables: WeightTables
     solved: tuple[Solved, ...] = ()
     front: bool = True
-    """The fleet's front runs on this host."""
+    """Whether the fleet's front runs on this host."""
 
     @property
     def running(self) -> tuple[ServerPlan, ...]:
@@ -39,6 +39,6 @@ Check = Callable[[Planning], Iterator[Finding]]
 
 
 def set_fields(server: ServerPlan, effect: str = "", /, **values: object) -> Fix:
-    """The overrides that set fields of a server, together."""
+    """Overrides that set several fields of a server together."""
     override = " ".join(f"{server.key}.{field}={value}" for field, value in values.items())
     return Fix(override=override, effect=effect)

@@ -1,4 +1,4 @@
-"""Threads, cpusets, memory policies, ports, limits and devices of processes. Pure."""
+"""Checks of processes: threads, cpusets, memory policies, ports, limits and devices. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CROWDED_SHOWN = 4
 
 
 def cpus_of(server: ServerPlan) -> frozenset[int] | None:
-    """The CPUs that a server may use; None for all, or where the list is no list."""
+    """The CPUs that a server may use; None: all, or the list is malformed."""
     try:
         return parse_cpulist(server.config.cpus) if server.config.cpus else None
     except ValueError:
@@ -34,9 +34,9 @@ def cpus_of(server: ServerPlan) -> frozenset[int] | None:
 
 
 def busy_threads(server: ServerPlan) -> int:
-    """Threads that compute while a server answers: with all layers on cards one, which feeds them.
+    """Threads that compute while a server answers: one, which feeds the cards, with all layers on cards.
 
-    ggml hands a graph's splits to the backends in turn; the CPU's share is then no more than the tokens' embeddings.
+    ggml hands a graph's splits to the backends in turn; the CPU's share is then only the embedding of tokens.
     """
     whole = fully_offloaded(server.model.architecture.n_layer, server.settings)
     return min(1, server.settings.threads) if whole else server.settings.threads
@@ -70,7 +70,7 @@ def check_threads(planning: Planning) -> Iterator[Finding]:
 
 
 def check_cpusets(planning: Planning) -> Iterator[Finding]:
-    """`cpu/unknown-cpus`, `cpu/cpuset-straddles`: CPUs that are not there; several nodes without a memory policy."""
+    """`cpu/unknown-cpus`, `cpu/cpuset-straddles`: CPUs that the host lacks; several nodes without a memory policy."""
     cpu = planning.fleet.hardware.cpu
     try:
         nodes = {n.id: parse_cpulist(n.cpus.replace(" ", "")) for n in cpu.nodes}
@@ -95,7 +95,7 @@ def check_cpusets(planning: Planning) -> Iterator[Finding]:
 
 
 def check_overlap(planning: Planning) -> Iterator[Finding]:
-    """`cpu/cpuset-overlap`: servers pinned to some of the same cores, with more threads together than these have."""
+    """`cpu/cpuset-overlap`: servers pinned to the same cores with more threads together than these cores."""
     pinned = {s.name: (s, cpus) for s in planning.running if (cpus := cpus_of(s))}
     crowded: list[str] = []
     for name, (server, cpus) in pinned.items():
@@ -122,7 +122,7 @@ def check_overlap(planning: Planning) -> Iterator[Finding]:
 
 
 def check_numa(planning: Planning) -> Iterator[Finding]:
-    """`cpu/numa-policy`: a policy that numactl refuses, or that names nodes which the host has not."""
+    """`cpu/numa-policy`: a policy that numactl refuses, or nodes that the host lacks."""
     known = [n.id for n in planning.fleet.hardware.cpu.nodes] or [0]
     for server in planning.running:
         numa = server.config.numa
@@ -146,18 +146,18 @@ ANYWHERE = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never
 
 
 class Listener(NamedTuple):
-    """Who listens where. `exclusive` members of one group take turns."""
+    """A listening socket and its owner. `exclusive`: members of one group take turns."""
 
     key: str
     port_key: str
-    """Where its port was written: its own field, or its entry in `ports`; of a unix socket its path."""
+    """The config key of its port: its own field or its entry in `ports`; for a unix socket its path."""
     host: str
     port: int
     exclusive: str | None = None
 
 
 def listeners(planning: Planning) -> Iterator[Listener]:
-    """Every socket of the fleet; the front once, also where a service stands for it."""
+    """Every listening socket of the fleet; the front once, also where a service stands for it."""
     for server in planning.running:
         host, port = server.config.host, server.port
         field = "host" if is_path(host) else "port"
@@ -198,9 +198,9 @@ def check_servers(planning: Planning) -> Iterator[Finding]:
 
 
 def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
-    """`plan/port-conflict`: two processes on one address or path, said at each; or one number twice in `ports`.
+    """`plan/port-conflict`: two processes with one address or path; or one number twice in `ports`.
 
-    Each place is named, because the one that is wrong may be either.
+    Both places get a finding, because either may be the wrong one.
     """
     clashes: defaultdict[str, list[str]] = defaultdict(list)
     found: dict[str, Listener] = {}
@@ -233,7 +233,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
 
 
 def check_unused_ports(planning: Planning) -> Iterator[Finding]:
-    """`plan/port-unused`: a documented port that nothing uses; a stated count of servers that is not theirs."""
+    """`plan/port-unused`: a documented port that nothing uses; a stated number of servers that is wrong."""
     fleet = planning.fleet
     used = {listener.port for listener in listeners(planning)} | {s.port for s in planning.services}
     used |= {s.port for s in planning.servers}
@@ -257,7 +257,7 @@ def check_unused_ports(planning: Planning) -> Iterator[Finding]:
 
 
 def check_memlock(planning: Planning) -> Iterator[Finding]:
-    """`plan/memlock-limit`: a process locks more than RLIMIT_MEMLOCK lets it."""
+    """`plan/memlock-limit`: a process locks more than RLIMIT_MEMLOCK allows."""
     limit = planning.fleet.hardware.memlock_bytes
     if limit is None:
         return
@@ -313,7 +313,7 @@ def check_split_mode(planning: Planning) -> Iterator[Finding]:
 
 
 def check_slot_saving(planning: Planning) -> Iterator[Finding]:
-    """`plan/slot-save-path`: no absolute path. `plan/slot-save-useless`: what is restored is thrown away.
+    """`plan/slot-save-path`: not an absolute path. `plan/slot-save-useless`: the restored state is discarded.
 
     Measured on real servers (tests/supervise/test_slots.py): a sliding window without `swa_full` finds no cached token.
     """

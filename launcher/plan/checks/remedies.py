@@ -1,4 +1,4 @@
-"""Overrides that make a server smaller, or do without a service, each priced by planning again. Pure."""
+"""Overrides that make a server smaller, or leave a service out, each priced by planning again. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from launcher.plan.server import plan_server
 from launcher.sizes import GIB, MIB, gib
 
 WORTH = 64 * MIB
-"""Smaller savings are not worth a line."""
+"""Bytes below which a saving is not proposed."""
 CONTEXT_FLOOR = 4096
-"""No fix proposes a smaller context for a slot."""
+"""Tokens per slot below which no fix goes."""
 MOST, SHOWN, LONGEST = 12, 3, 6
 """Servers that are considered, those of them that are listed for each loss, and changes together worth reading."""
 SPEED, PRECISION, SLOTS, CONTEXT, QUALITY, TIER = range(6)
@@ -28,7 +28,7 @@ WIDE = frozenset({"f32", "f16", "bf16"})
 
 
 class Remedy(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes of one server (or, with `group`, service), what they lose, what they save in bytes."""
+    """Changes to one server (or, with `group`, service), what is lost by them, and bytes saved."""
 
     loss: int
     server: str
@@ -39,16 +39,16 @@ class Remedy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def override(self) -> str:
-        """The changes as they are typed."""
+        """The changes as command-line overrides."""
         spelled = {f: str(v).lower() if isinstance(v, bool) else v for f, v in self.changes.items()}
         return " ".join(f"{self.group}.{self.server}.{field}={value}" for field, value in spelled.items())
 
 
 def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
-    """Fixes for `device` being `excess` bytes over, cheapest loss first, then by what they save.
+    """Fixes for `device` being `excess` bytes over, the cheapest loss first, then by bytes saved.
 
-    Of each loss the servers that save most. Quantizations lose more the more they save, so among them the smallest
-    saving comes first. Where none is enough but to do without a server, those that are enough together come last.
+    For each kind of loss, the servers that save most. Quantizations lose more the more they save, so among them the
+    smallest saving comes first. If only stopping a server is enough, combinations that are enough come last.
     """
     pooled = planning.fleet.hardware.pooled if device == RAM else frozenset()
     users = [(size, s) for s in planning.running if (size := _peak(s, {device, *pooled}))]
@@ -63,7 +63,7 @@ def remedies(planning: Planning, device: str, excess: int) -> tuple[Fix, ...]:
 
 
 def _listed(same: list[Remedy]) -> list[Remedy]:
-    """Of remedies that lose the same, those of the servers that save most by them."""
+    """Among remedies with the same loss, those of the servers that save most."""
     best: dict[str, int] = {}
     for remedy in same:
         best[remedy.server] = max(remedy.saves, best.get(remedy.server, 0))
@@ -73,7 +73,7 @@ def _listed(same: list[Remedy]) -> list[Remedy]:
 
 
 def _together(planning: Planning, device: str, excess: int, every: list[Remedy]) -> Iterator[Fix]:
-    """The fewest changes that are enough together: without giving up a server if that can be, else the biggest ones."""
+    """The fewest changes that are enough together: without stopping a server if possible, else the largest ones."""
     keeping = sorted((r for r in every if r.loss != TIER), key=lambda r: (r.loss, -r.saves, r.override))
     giving_up = sorted((r for r in every if r.loss == TIER), key=lambda r: (-r.saves, r.override))
     for candidates in (keeping, giving_up):
@@ -89,7 +89,7 @@ def _together(planning: Planning, device: str, excess: int, every: list[Remedy])
 
 
 def _enough(planning: Planning, device: str, excess: int, candidates: list[Remedy]) -> list[Remedy]:
-    """Of `candidates`, in order, as many as are enough together, without any to spare; none if all are not."""
+    """The first `candidates`, in order, that are enough together, none superfluous; () if all are too few."""
     chosen: list[Remedy] = []
     for remedy in candidates:
         chosen.append(remedy)
@@ -112,9 +112,9 @@ def _merged(chosen: list[Remedy]) -> dict[str, dict[str, object]]:
 
 
 def _saved(planning: Planning, device: str, changes: dict[str, dict[str, object]]) -> int:
-    """Bytes that the fleet needs less on `device` with `changes`: planned anew, with sharing and exclusive groups.
+    """Bytes that `changes` save on `device`: planned again, with sharing and exclusive groups.
 
-    A service among them is done without.
+    A service among them is left out.
     """
     servers = [_changed(planning, s, changes.get(s.name, {})) for s in planning.servers]
     services = tuple(s for s in planning.services if s.name not in changes)
@@ -123,7 +123,7 @@ def _saved(planning: Planning, device: str, changes: dict[str, dict[str, object]
 
 
 def _changed(planning: Planning, server: ServerPlan, changes: dict[str, object]) -> ServerPlan:
-    """`server` planned with `changes`, alone: nothing shared yet."""
+    """`server` planned with `changes`, alone, without sharing."""
     if changes:
         config = msgspec.structs.replace(server.config, **changes)
         planned, _ = plan_server(planning.fleet, planning.catalog, server.name, config, planning.tables)
@@ -146,7 +146,7 @@ def _peak(server: ServerPlan, devices: set[str]) -> int:
 
 
 def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]:
-    """Every remedy of one server. A file that the catalogue has not read is weighed by its published size."""
+    """Every remedy for one server. A file without a header in the catalogue is priced by its published size."""
     cold = tier_of(planning.fleet, "never")
     alternatives: list[tuple[int, dict[str, object]]] = [*_changes(server), *_quantizations(planning, server)]
     if cold and len(planning.running) > 1:
@@ -164,7 +164,7 @@ def _of(planning: Planning, server: ServerPlan, device: str) -> Iterator[Remedy]
 
 
 def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
-    """Doing without a service that runs. Names of services are no server's."""
+    """Remedies that leave a running service out. Names of services are never servers'."""
     cold = tier_of(planning.fleet, "never")
     for service in planning.services if cold else ():
         if service.config.builtin is None and service.config.ram_bytes and service.starts != "never":
@@ -173,7 +173,7 @@ def _without_services(planning: Planning, device: str) -> Iterator[Remedy]:
 
 
 def _changes(server: ServerPlan) -> Iterator[tuple[int, dict[str, object]]]:
-    """Changes worth pricing, with what they lose. Contexts are halved, down to a floor."""
+    """Changes to price, with what each loses. Contexts are halved, down to a floor."""
     config, settings = server.config, server.settings
     if config.repack:
         yield SPEED, {"repack": False}

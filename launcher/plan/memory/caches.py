@@ -26,11 +26,11 @@ ROW = {
     "q4_0": (18, 32),
     "iq4_nl": (18, 32),
 }
-"""K/V type → bytes of a block and values in it (ggml type traits)."""
+"""K/V type → bytes per block and values per block (ggml type traits)."""
 
 
 def block_of(kind: KvType, settings: Settings) -> tuple[int, int]:
-    """Bytes of a block of `kind` and values in it: llama.cpp's own, or as the engine names it; of none the widest."""
+    """Bytes and values of a block of `kind`: llama.cpp's, or the engine's own; for an unknown one the widest."""
     own = {name: (size, values) for name, size, values in settings.cache_blocks}
     return ROW.get(kind) or own.get(kind) or ROW["f32"]
 
@@ -42,7 +42,7 @@ def row_bytes(kind: KvType, n: int, settings: Settings) -> int:
 
 
 def sliding_cells(arch: ArchitectureConfig, settings: Settings) -> int:
-    """Cells a stream of sliding-window layers."""
+    """Cells per stream of sliding-window layers."""
     if settings.swa_full:
         return settings.n_ctx_seq
     window = arch.n_swa * (settings.slots if settings.kv_unified else 1) + settings.n_ubatch
@@ -50,7 +50,7 @@ def sliding_cells(arch: ArchitectureConfig, settings: Settings) -> int:
 
 
 def token_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings, layer: int, *, sliding: bool) -> int:
-    """K and V bytes of one token in `layer`. MLA keeps no V; without flash attention V is as wide as the widest."""
+    """K and V bytes per token in `layer`. MLA keeps no V; without flash attention V is as wide as the widest."""
     heads = 1 if is_mla(arch) else at_layer(arch.n_head_kv, layer)
     k = row_bytes(settings.cache_type_k, heads * key_length(arch, sliding=sliding), settings)
     if is_mla(arch):
@@ -62,7 +62,7 @@ def token_bytes(arch: ArchitectureConfig, kinds: Layers, settings: Settings, lay
 
 
 def has_indexer(arch: ArchitectureConfig, layer: int) -> bool:
-    """Whether `layer`, if it keeps K, keeps a key for an indexer of its own, too (llama-kv-cache-dsa.cpp)."""
+    """Whether `layer`, if it keeps K, also keeps a key for its indexer (llama-kv-cache-dsa.cpp)."""
     if not arch.indexer_key_length:
         return False
     return layer >= len(arch.indexer_types) or arch.indexer_types[layer]
@@ -76,7 +76,7 @@ def cells(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> int:
 
 
 def kv_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
-    """KV bytes by device: with the layer that owns them, or on the host without KV offload."""
+    """KV bytes per device: with the layer that owns them, or on the host without KV offload."""
     places = layer_devices(kinds.n_layer, settings)
     totals: defaultdict[str, int] = defaultdict(int)
     per_full = settings.n_ctx_seq * settings.streams
@@ -116,7 +116,7 @@ def state_bytes(arch: ArchitectureConfig) -> int:
 
 
 def recurrent_parts(arch: ArchitectureConfig, kinds: Layers, settings: Settings) -> Iterator[Part]:
-    """State bytes by device: one state a slot, and those that drafted tokens are rolled back to."""
+    """State bytes per device: one state per slot, and those kept for rolling back drafted tokens."""
     places = layer_devices(kinds.n_layer, settings)
     count = Counter(places[layer] if settings.kv_offload else RAM for layer in kinds.recurrent)
     one = state_bytes(arch) * settings.slots * (1 + rolled_back(arch, settings))
@@ -130,7 +130,7 @@ NGRAM_DRAFT = {"simple": 48, "map-k": 48, "map-k4v": 48, "mod": 64, "cache": 8}
 
 
 def outputs_max(settings: Settings) -> int:
-    """Most rows of logits in one batch (n_outputs_max): a slot's sampled token, and those drafted that are verified."""
+    """Most rows of logits per batch (n_outputs_max): per slot the sampled token and the drafted ones to verify."""
     if settings.embedding:
         return settings.n_batch
     ngram = settings.ngram
@@ -139,7 +139,7 @@ def outputs_max(settings: Settings) -> int:
 
 
 def output_part(arch: ArchitectureConfig, settings: Settings) -> Part:
-    """One row a slot at start (and an embedding, when asked for); `later` what it grows to."""
+    """One row per slot at start (and an embedding, when asked for); `later`: its growth."""
     row = arch.n_vocab * F32 + (arch.n_embd * F32 if settings.embedding else 0)
     later = row * max(0, outputs_max(settings) - settings.slots)
     return Part(device=RAM, component="output", committed=row * settings.slots, later=later)

@@ -1,13 +1,12 @@
-"""Compute buffers: a bound on what llama_context::sched_reserve takes, never under. Pure.
+"""Compute buffers: an upper bound on what llama_context::sched_reserve takes. Pure.
 
-Values a token (f32, rows of a micro-batch) that llama.cpp's graphs keep while one part of a layer is evaluated, by
-part; the largest part decides. How a build's allocator places them leaves holes, for which there is a margin. That
-bound of one backend is then put on host and devices. The exact size is the server's own to tell (`launch plan
---prove`).
+Values per token (f32, rows of a micro-batch) that llama.cpp's graphs keep while one part of a layer is evaluated, by
+part; the largest part decides. A build's allocator leaves holes between them, for which there is a margin. This bound
+for one backend is then put on host and devices. Only the server itself knows the exact size (`launch plan --prove`).
 
 Read from llama.cpp src/llama-graph.cpp (build_inp_embd, build_ffn, build_moe_ffn, build_attn_mha, build_rs) and
-src/models, and held against dry runs of builds b10068 to b11434 (docs/memory.md). Where builds differ, the one that
-takes more counts.
+src/models, and compared with dry runs of builds b10068 to b11434 (docs/memory.md). Where builds differ, the larger
+figure counts.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ ROTATED = 16
 
 
 class Phase(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One part of a layer: values a token, bytes a sequence in recurrent states, bytes of scores or logits."""
+    """One part of a layer: values per token, bytes per sequence in recurrent states, bytes of scores or logits."""
 
     values: int
     states: int = 0
@@ -253,7 +252,7 @@ COPIES = 2
 
 
 def not_compared(arch: ArchitectureConfig) -> str:
-    """Why the figures of a model rest on its measures alone; "" where they were held against servers."""
+    """Why a model's figures were never compared with a server's; "" where they were."""
     return "" if traits(arch.arch).compared else f"the graph of {arch.arch} is not known"
 
 
@@ -295,7 +294,7 @@ def on_card(size: int) -> int:
 
 
 def _pipelined(n_layer: int, settings: Settings) -> bool:
-    """Whether devices work on several batches in turn (llama-context.cpp, `pipeline_parallel`)."""
+    """Whether devices work on several batches in a pipeline (llama-context.cpp, `pipeline_parallel`)."""
     whole = settings.n_gpu_layers > n_layer and not settings.n_cpu_moe and settings.kv_offload
     moved = settings.n_cpu_ffn or settings.placement or settings.split_mode != "layer"
     return whole and not moved and len(settings.devices) > 1

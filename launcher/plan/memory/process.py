@@ -30,9 +30,9 @@ CELL = 48
 GRAPH_NODE = 880
 NODES_MIN = 1024
 SLOT = 136_315
-"""0.13 MiB a slot, without its candidate tokens."""
+"""0.13 MiB per slot, without its candidate tokens."""
 CANDIDATE = 12
-"""Bytes of a candidate token (llama_token_data) a slot."""
+"""Bytes per candidate token (llama_token_data) of a slot."""
 NGRAM_MOD = 16 * MIB
 CHECKPOINT_STEP = 8192
 IMAGE = 150 * MIB
@@ -40,7 +40,7 @@ IMAGE = 150 * MIB
 
 F32, F16 = 4, 2
 HOLES = 5
-"""Percent of what is live, for holes between values; beside them one row of activations."""
+"""Percent of live values added for holes between them, beside one row of activations."""
 SEPARATE, FUSED = 5, 6.5
 """Rows of activations that attention has at once: residual, Q, K, V and one rotated, or one matrix for the three and
 two rotated; K and V in half precision take the place of what is done with."""
@@ -135,7 +135,7 @@ def draft_settings(settings: Settings, config: DraftConfig, draft: ModelFile, ta
 
 
 def own_context(settings: Settings, config: DraftConfig) -> Settings:
-    """What holds for any context that drafts: the target's tokens and slots, its own K/V types, no speculation."""
+    """Settings of any context that drafts: the target's tokens and slots, its own K/V types, no speculation."""
     return msgspec.structs.replace(
         settings,
         cache_type_k=config.cache_type_k,
@@ -191,7 +191,7 @@ class Companions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def file_identity(model: ModelFile) -> str:
-    """What makes two files the same pages: the inode where known, else the path of part 1."""
+    """Key of the pages of a file: the inode where known, else the path of part 1."""
     part = model.parts[0]
     return f"{part.inode[0]}:{part.inode[1]}" if part.inode else part.path
 
@@ -212,7 +212,7 @@ def context_parts(model: ModelFile, settings: Settings, tables: WeightTables) ->
 
 
 def further_parts(arch: ArchitectureConfig, settings: Settings) -> Iterator[Part]:
-    """The context in which the model's own layers for further tokens draft; its weights are the model's.
+    """The context in which the model's own next-token-prediction layers draft; its weights are the model's.
 
     Source: common/speculative.cpp common_speculative_init_result (LLAMA_CONTEXT_TYPE_MTP).
     """
@@ -271,7 +271,7 @@ def image_compute(encoder: ImageEncoder, patches: int, *, flash_attention: bool)
 
 
 def add_up(parts: Iterable[Part], *, shared: dict[str, tuple[str, ...]] | None = None) -> tuple[DeviceMemory, ...]:
-    """Parts summed by device, the host first, then by name; `shared` maps a device to who shares its files.
+    """Parts added up per device, the host first, then by name; `shared`: device → the servers that share its files.
 
     While loading, staging comes on top of the weights before there is a context.
     """

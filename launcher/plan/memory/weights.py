@@ -1,7 +1,7 @@
-"""Weights: where tensors land, and the copies that the CPU backend makes of them. Pure.
+"""Weights: which device tensors land on, and the copies that the CPU backend makes of them. Pure.
 
-Source: llama-model.cpp load_tensors and make_cpu_buft_list, llama-model-loader.cpp create_tensor,
-ggml-cpu/amx/mmq.cpp ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
+Source: llama-model.cpp load_tensors and make_cpu_buft_list, llama-model-loader.cpp create_tensor, ggml-cpu/amx/mmq.cpp
+ggml_backend_amx_get_alloc_size, ggml-cpu/repack.cpp.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from launcher.plan.memory.layout import divided, layer_devices, split_name
 AMX_ROW = {"q4_0": 32, "q4_1": 32, "q8_0": 32, "q4_k": 256, "q5_k": 256, "q6_k": 256, "iq4_xs": 256, "f16": 16}
 """Types with AMX kernels → what ne0 must be a multiple of."""
 AMX_EXTRA = {"q8_0": (4, 32), "q4_k": (4, 256), "q5_k": (4, 256), "iq4_xs": (2, 256)}
-"""Bytes that the tile layout adds, per so many weights."""
+"""Bytes that the tile layout adds, per number of weights."""
 REPACK_AVX2 = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
 REPACK_AVX512 = REPACK_AVX2 | {"q2_k"}
 INPUT = ("token_embd", "position_embd", "token_types", "per_layer_token_embd", "rope_freqs", "rope_factors")
 """Names of tensors that always stay on the CPU."""
 NOT_MATMUL = ("_norm", "conv1d", "ssm_a", "ssm_d", "attn_sinks", "time_", "altup_", "rel_b")
-"""Marks of weights that other operations than MUL_MAT read: extra buffer types refuse them."""
+"""Parts of tensor names read by operations other than MUL_MAT: extra buffer types refuse these."""
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 EXPERTS = ("ffn_up", "ffn_down", "ffn_gate", "ffn_gate_up")
 FILE_ALIGNMENT = 32
@@ -42,8 +42,8 @@ Rules = tuple[tuple[str, str], ...]
 class Group(msgspec.Struct, kw_only=True):
     """Tensors that are placed together, in bytes.
 
-    `tensors` on a device. On the CPU `plain` stay as they are in the file, of each part between the offsets that
-    `spans` gives, and the rest becomes `copies` of anonymous memory.
+    `tensors`: on a device. On the CPU `plain` stay as they are in the file, in each part between the offsets in
+    `spans`; the rest becomes `copies` in anonymous memory.
     """
 
     tensors: int = 0
@@ -62,21 +62,21 @@ class Group(msgspec.Struct, kw_only=True):
 
 
 class WeightTable(msgspec.Struct, kw_only=True):
-    """A model's tensors by where they can go: one pass over the header serves every placement."""
+    """A model's tensors by where they can be placed: one pass over the header serves every placement."""
 
     dense: tuple[Group, ...]
-    """Per layer, what is not an expert bank."""
+    """Per layer, all tensors but expert banks."""
     experts: tuple[Group, ...]
     inputs: Group
     output: Group
     placed: dict[str, Group]
-    """What rules put elsewhere than its layer, by device."""
+    """Tensors that rules place elsewhere than their layer, per device."""
     tied: Group | None
-    """The embedding once more, as the output of models without one."""
+    """The embedding a second time, as the output matrix of models without one."""
     largest: int = 0
     """Bytes of the largest tensor."""
     count: int = 0
-    """Tensors."""
+    """Number of tensors."""
 
 
 class CpuCopies(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,8 +96,8 @@ def cpu_copies(settings: Settings) -> CpuCopies:
 
 
 Role = tuple[int, bool, bool]
-"""What becomes of tensors of one name, type and shape: the bytes of their CPU copy, and whether they go with the inputs
-or with an expert bank."""
+"""How tensors of one name, type and shape are treated: bytes of their CPU copy, and whether they go with the inputs or
+with an expert bank."""
 
 
 def role(stem: str, tensor: Tensor, copies: CpuCopies) -> Role:

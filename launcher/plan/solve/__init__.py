@@ -34,11 +34,11 @@ EVEN = 0.5
 
 
 class Pricer:
-    """What servers take of `devices`. With `room` (what is free there, for one server alone) with the split that fits.
+    """Memory that servers take of `devices`. With `room` (free bytes, for one server alone) with a split that fits.
 
-    The usual split, where none is written, goes by memory. Where that does not fit, each device in turn gets as
-    many layers as it can hold: layers are divided in order, and what a device takes grows with its layers, so that
-    no other split leaves less to the devices after it.
+    The usual split, where none is written, goes by memory. Where that does not fit, each device in turn gets as many
+    layers as it can hold: layers are divided in order, and a device's use grows with its layers, so that no other split
+    leaves less to the devices after it.
     """
 
     def __init__(self, fleet: FleetConfig, catalog: Catalog, tables: WeightTables, devices: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class Pricer:
         return self._sizes(self.settled(server))
 
     def settled(self, server: ServerConfig) -> ServerConfig:
-        """`server` with its split written, where one was looked for and the usual one does not fit."""
+        """`server` with a split written, where the usual one does not fit and another was found."""
         layered = [d for d in server.devices if d in self._devices] if server.n_gpu_layers != 0 else []
         if self.room is None or len(layered) < 2 or server.tensor_split:
             return server
@@ -64,7 +64,7 @@ class Pricer:
         return self._peaks(self.settled(server)).get(RAM, 0)
 
     def token_ns(self, server: ServerConfig) -> int | None:
-        """Nanoseconds that one token takes by the rates that the hardware file states; None where one is not."""
+        """Nanoseconds per token by the rates in the hardware file; None where one is missing."""
         config = self.settled(server)
         model = self._catalog.get(config.model, config.quantization)
         found = settled_price(self._fleet, self._catalog, config, self._tables)
@@ -80,7 +80,7 @@ class Pricer:
         return peaks(self._fleet, self._catalog, server, self._tables)
 
     def _packed(self, server: ServerConfig, room: Vector) -> ServerConfig:
-        """`server` with each of its devices in turn as full as it can be; the last has the rest."""
+        """`server` with each of its devices in turn filled; the last has the rest."""
         model = self._catalog.get(server.model, server.quantization)
         if model is None:
             return server
@@ -100,7 +100,7 @@ class Pricer:
 
 
 def _written(server: ServerConfig, counts: list[int], count: int, devices: int) -> ServerConfig:
-    """`server` with so many layers on its first devices, of `count` in all; the device after these has the rest."""
+    """`server` with the given layers on its first devices, of `count` in all; the next device has the rest."""
     numbers = [*counts, count - sum(counts), *[0] * devices][:devices]
     shares = [float(n) for n in numbers]
     first = next((i for i, n in enumerate(numbers) if n), 0)
@@ -112,13 +112,13 @@ def _written(server: ServerConfig, counts: list[int], count: int, devices: int) 
 
 
 Offers = Mapping[str, tuple[Option, ...]]
-"""Options of one step by server; none for a server that leaves nothing open there."""
+"""Options of one step per server; none for a server that leaves nothing open there."""
 
 
 class Sharers:
-    """Servers `names` that share `devices` with one another, and with the rest of `running`, which is as it is.
+    """Servers `names` that share `devices` with each other and with the rest of `running`, which is fixed.
 
-    `chosen` has their configs with what was chosen so far.
+    `chosen` has their configs with the choices made so far.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Sharers:
         names: tuple[str, ...],
         devices: tuple[str, ...],
     ) -> None:
-        """Whatever is open gets the least that will do, until it is its turn."""
+        """Open fields start at their least acceptable values."""
         self._fleet, self._catalog, self._names, self._devices = fleet, catalog, names, devices
         self._running = running
         self._pricer = Pricer(fleet, catalog, tables, devices)
@@ -151,10 +151,10 @@ class Sharers:
             self._take(offers, None)
         self._complete = True
         self._host = 0
-        """What the others leave of RAM, where it counts."""
+        """RAM left by the others, where RAM is limited."""
 
     def choose(self) -> tuple[Solved, ...]:
-        """Take every step; say what was chosen, and what was not."""
+        """Take every step; returns what was chosen, and findings about what was not."""
         if len(self._names) == 1 and not any(self._running[name].exclusive for name in self._others):
             self._pricer.room = tuple(
                 room - sum(taken) for room, *taken in zip(self._room, *self._others.values(), strict=True)
@@ -187,7 +187,7 @@ class Sharers:
         )
 
     def _by_time(self, offers: Offers) -> Offers:
-        """`offers` at what a token takes with each, all else as chosen, where the hardware file states all rates.
+        """`offers` priced by time per token, all else as chosen, where the hardware file states all rates.
 
         The order of a server's options stays: where more on the devices is not faster, the costs stay, too.
         """
@@ -203,7 +203,7 @@ class Sharers:
         return timed
 
     def _budget(self, device: str) -> int:
-        """What may be planned on `device`: what they leave of it that are no llama-servers, and take no turns."""
+        """The budget of `device` less what other processes take that do not take turns."""
         fleet, hardware = self._fleet, self._fleet.hardware
         taken = sum(taken_on(device, service) for service in fleet.services.values() if service.exclusive is None)
         taken += sum(taken_on(device, upstream) for upstream in fleet.upstreams.values())
@@ -212,14 +212,14 @@ class Sharers:
         return max(0, hardware.ram_bytes - hardware.ram_reserve_bytes - taken)
 
     def _take(self, offers: Offers, picks: Mapping[str, int] | None) -> None:
-        """Set what was picked; with None the least that will do."""
+        """Set the picked options; None: the least acceptable ones."""
         for name, offered in offers.items():
             if offered:
                 option = offered[picks[name] if picks is not None else -1]
                 self.chosen[name] = msgspec.structs.replace(self.chosen[name], **option.changes)
 
     def _turn(self, name: str) -> str:
-        """Whose turn it is when a server is up: its exclusive group's, else its own."""
+        """The group whose turn it is while a server is up: its exclusive group, else the server itself."""
         group = self._running[name].exclusive
         return f"group {group}" if group else f"server {name}"
 
@@ -232,7 +232,7 @@ class Sharers:
         return sum(turns.values())
 
     def _left_of_ram(self) -> int:
-        """RAM beside the other servers at worst; where RAM is what is filled, there is no more to hold back."""
+        """RAM beside the other servers at worst; unlimited where RAM itself is being filled."""
         if RAM in self._devices:
             return 0
         ours = {self._turn(name) for name in self._names}
@@ -247,7 +247,7 @@ class Sharers:
         return self._at_worst({name: self._pricer.ram(server) for name, server in changed.items()}) <= self._host
 
     def _pick(self, offers: Offers, *, in_ram: bool) -> dict[str, int] | None:
-        """Which option of each server is best; None where nothing fits. `in_ram`: RAM is one of the devices."""
+        """The best option of each server; None where nothing fits. `in_ram`: RAM is one of the devices."""
         if self._pricer.room is not None:
             room = (*self._pricer.room, self._host) if in_ram else self._pricer.room
             return self._first(self._names[0], offers, room, in_ram=in_ram)
@@ -264,12 +264,12 @@ class Sharers:
         return None if picks is None else dict(zip(order, picks, strict=True))
 
     def _first(self, name: str, offers: Offers, room: Vector, *, in_ram: bool) -> dict[str, int] | None:
-        """The first option of a server that is alone, which is the best, that fits into `room`."""
+        """The first, so the best, option of a server alone that fits into `room`."""
         candidates = enumerate(self._candidates(name, offers[name], in_ram=in_ram))
         return next(({name: at} for at, candidate in candidates if within(candidate.size, room)), None)
 
     def _candidates(self, name: str, offered: tuple[Option, ...], *, in_ram: bool) -> Iterator[Candidate]:
-        """Every option of a server with its size, best first; where it has none, what it is now."""
+        """Every option of a server with its size, best first; if it has none, its present one."""
         server = self.chosen[name]
         for option in offered or (Option(cost=0, changes={}),):
             config = msgspec.structs.replace(server, **option.changes)
@@ -277,7 +277,7 @@ class Sharers:
             yield Candidate(option.cost, (*size, self._pricer.ram(config)) if in_ram else size)
 
     def _why(self, name: str, better: Option) -> str:
-        """What the next better option of server `name` would need more than there is, all else as chosen."""
+        """How much the next better option of server `name` exceeds the room, all else as chosen."""
         changes = ", ".join(f"{field}={value}" for field, value in better.changes.items() if value is not None)
         beside: dict[str, list[Vector]] = {}
         for other in (n for n in self._running if n in (*self._names, *self._others) and n != name):
@@ -299,10 +299,10 @@ class Sharers:
 
 
 def solve(fleet: FleetConfig, catalog: Catalog, tables: WeightTables) -> tuple[FleetConfig, tuple[Solved, ...]]:
-    """`fleet` (one host's) with everything chosen that its servers leave open, and what was chosen.
+    """`fleet` (one host's) with everything chosen that its servers leave open, and a record of the choices.
 
-    GPUs first, by their budgets; then what runs on the CPU alone, by what that leaves of RAM. A server of a tier that
-    never starts is not considered.
+    GPUs first, by their budgets; then what runs on the CPU alone, by the remaining RAM. A server of a tier that never
+    starts is not considered.
     """
     running = {name: server for name, server in fleet.servers.items() if _runs(fleet, server)}
     leaving = tuple(name for name, s in running.items() if s.n_gpu_layers == "auto" or s.fill)
@@ -331,7 +331,7 @@ def _cards(fleet: FleetConfig, server: ServerConfig) -> set[str]:
 
 
 def _sharing(fleet: FleetConfig, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Servers that share a device, or each one with a third, and so on; with all their devices."""
+    """Sets of servers that share devices, directly or through another server; with all their devices."""
     left = {name: _cards(fleet, fleet.servers[name]) for name in names}
     while left:
         devices: set[str] = set()

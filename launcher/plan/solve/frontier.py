@@ -1,4 +1,4 @@
-"""The best of all combinations that fit, found by keeping what no other beats. Pure."""
+"""The best combination that fits, found by keeping only undominated partial choices. Pure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 Vector = tuple[int, ...]
-"""Bytes by device."""
+"""Bytes per device."""
 
 
 class Candidate(NamedTuple):
-    """One option of one server: what it costs, and takes on each device."""
+    """One option of one server: its cost, and its bytes on each device."""
 
     cost: int
     size: Vector
 
 
 class State(NamedTuple):
-    """Options chosen so far, one a server in order: sum of costs, sizes."""
+    """Options chosen so far, one per server in order: sum of costs, sizes."""
 
     total: int
     picks: tuple[int, ...]
@@ -26,24 +26,24 @@ class State(NamedTuple):
 
 
 LIMIT = 128
-"""Partial choices that are kept over three devices and more; on one and two there is no limit."""
+"""Partial choices kept for three devices and more; for one and two there is no limit."""
 
 
 class Best(NamedTuple):
-    """The option of each server; None where nothing fits. `complete` False: more was dropped than what is beaten."""
+    """The option of each server; None where nothing fits. `complete` False: more was dropped than dominated states."""
 
     picks: tuple[int, ...] | None
     complete: bool
 
 
 def best(groups: Sequence[Sequence[Sequence[Candidate]]], room: Vector) -> Best:
-    """The options that give the least sum of costs within `room`.
+    """The options with the least sum of costs within `room`.
 
-    `groups`: servers that take turns, so that a group takes as much as its largest member; groups add up. Of equal
-    sums the one that takes the fewest bytes, then the one whose first server has the better option. Every combination
-    is considered: what is left out takes no less on any device, and is worth no more, than one that is kept, whatever
-    comes later; or leaves less than the servers after it need at least. Over three devices and more only the `LIMIT`
-    best partial choices go on, and the smallest.
+    `groups`: servers that take turns, so that a group takes as much as its largest member; groups add up. Of equal sums
+    the one with the fewest bytes, then the one whose first server has the better option. Every combination is
+    considered: a dropped state takes no less on any device, and costs no less, than one that is kept, whatever follows;
+    or leaves less than the remaining servers need at least. For three devices and more only the `LIMIT` best partial
+    choices go on, and the smallest.
     """
     nothing = State(0, (), (0,) * len(room))
     states, complete = [nothing], True
@@ -75,7 +75,7 @@ def _least(group: Sequence[Sequence[Candidate]]) -> Vector:
 
 
 def undominated(states: Iterable[State]) -> tuple[list[State], bool]:
-    """`states` without those that another one beats: worth no less, and nowhere larger; and whether that is all."""
+    """`states` without the dominated ones (cost no lower, and nowhere smaller); and whether only those were dropped."""
     ordered = sorted(states, key=_worth)
     if not ordered:
         return [], True
@@ -91,7 +91,7 @@ def undominated(states: Iterable[State]) -> tuple[list[State], bool]:
 
 
 class _Sizes:
-    """Sizes so far; says of each new one whether an earlier one is nowhere larger."""
+    """Sizes so far; tells for each new one whether an earlier one is nowhere larger."""
 
     def __init__(self) -> None:
         self._least: list[Vector] = []
@@ -105,7 +105,7 @@ class _Sizes:
 
 
 class _Staircase:
-    """As `_Sizes`, for two devices: what is not beaten falls on the second as it rises on the first."""
+    """`_Sizes` for two devices: undominated sizes fall on the second as they rise on the first."""
 
     def __init__(self) -> None:
         self._first: list[int] = []
@@ -129,5 +129,5 @@ def _worth(state: State) -> tuple[int, int, tuple[int, ...]]:
 
 
 def within(size: Vector, room: Vector) -> bool:
-    """Whether `size` is nowhere above `room`."""
+    """Whether `size` exceeds `room` on no device."""
     return all(a <= b for a, b in zip(size, room, strict=True))

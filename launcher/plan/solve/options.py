@@ -1,4 +1,4 @@
-"""What may be chosen for a server in each step, best first. Pure."""
+"""The options of a server in each step, best first. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launcher.ir.config import FleetConfig, ServerConfig
 from launcher.plan.memory.layout import AUTO_SLOTS
 
 STEP = 1024
-"""Contexts are chosen in steps of so many tokens a slot, or of a share of the training context (see `fineness`)."""
+"""Tokens per slot by which contexts are varied, or a share of the training context (see `fineness`)."""
 STEPS = 128
 STEPS_MIN = 8
 UNIT = 1_000_000
@@ -21,7 +21,7 @@ UNIT = 1_000_000
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One choice: what it costs (less is better) and the fields that it sets."""
+    """One choice: its cost (less is better) and the fields that it sets."""
 
     cost: int
     changes: dict[str, Any]
@@ -64,7 +64,7 @@ def quantizations(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, _s
 
 
 def fineness(sharers: int) -> int:
-    """Into how many steps a training context is divided: the fewer the more servers are weighed together."""
+    """Number of steps that a training context is divided into: fewer the more servers are weighed together."""
     return max(STEPS_MIN, STEPS // sharers)
 
 
@@ -83,7 +83,7 @@ def contexts(fleet: FleetConfig, catalog: Catalog, server: ServerConfig, sharers
 
 
 def _least(fleet: FleetConfig, server: ServerConfig, slots: int) -> int:
-    """Tokens a slot that will do: as written, or what the server's roles need, or one step."""
+    """The least acceptable tokens per slot: as written, or what the server's roles need, or one step."""
     needs = (fleet.routing.n_ctx_min.get(role, 0) for role in server.roles)
     written = server.n_ctx_per_slot or (server.n_ctx or 0) // max(1, slots)
     return max(written, *needs, 0) or STEP
@@ -94,8 +94,8 @@ def _devices(fleet: FleetConfig, server: ServerConfig) -> tuple[str, ...]:
 
 
 Step = Callable[[FleetConfig, Catalog, ServerConfig, int], Iterator[Option]]
-"""Fleet, catalogue, server, and how many servers are chosen for together."""
+"""Fleet, catalogue, server, and the number of servers chosen for together."""
 IN_ORDER: tuple[Step, ...] = (layers, experts, quantizations, contexts)
-"""The steps: an earlier one is worth more than all later ones."""
+"""The steps: an earlier one outweighs all later ones."""
 IN_RAM: frozenset[Step] = frozenset({quantizations, contexts})
 """Steps whose better options take more RAM."""

@@ -1,4 +1,4 @@
-"""The routes of the page, of its stream and of what its buttons do. I/O: static files beside this one."""
+"""The routes of the page, of its event stream and of its buttons. I/O: static files beside this one."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ _POOL = ("preload", "pin", "unpin", "evict")
 
 
 class Enter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Body of `POST /ui/enter`: the word of a link, or an API key with the scope `admin`."""
+    """Body of `POST /ui/enter`: the token of a link, or an API key with the scope `admin`."""
 
     token: str = ""
     key: str = ""
 
 
 class _Routes:
-    """The page's functions over one fleet. Nothing is cached but the files."""
+    """The page's handlers over one fleet. Only static files are cached."""
 
     def __init__(self, host: Pages) -> None:
         self._host = host
 
     async def static(self, request: Request) -> Response:
-        """`GET /ui/…`: a file of the page; `/ui/` is `index.html`. They say nothing of the fleet."""
+        """`GET /ui/…`: a file of the page; `/ui/` is `index.html`. They contain nothing about the fleet."""
         name = request.path_params.get("name") or "index.html"
         data = static_file(name)
         if data is None:
@@ -61,11 +61,11 @@ class _Routes:
         return Response(data, media_type=kind, headers=_SAFE)
 
     async def to_page(self, _: Request) -> Response:
-        """`GET /ui`."""
+        """`GET /ui`: redirect to `/ui/`."""
         return Response(status_code=303, headers={"location": "/ui/"})
 
     async def enter(self, request: Request) -> Response:
-        """`POST /ui/enter`: a session, as a cookie that scripts cannot read."""
+        """`POST /ui/enter`: open a session, with a cookie that scripts cannot read."""
         body = await _body(request, Enter)
         cookie = self._host.enter(token=body.token, key=body.key) if body is not None else None
         if cookie is None:
@@ -74,16 +74,16 @@ class _Routes:
         return _json({"admitted": True}, headers={"set-cookie": cookie, "cache-control": "no-store"})
 
     async def leave(self, request: Request) -> Response:
-        """`POST /v1/launch/leave`: the session ends."""
+        """`POST /v1/launch/leave`: end the session."""
         self._host.leave(request.headers.get("cookie", ""))
         return _json({"admitted": False})
 
     async def link(self, _: Request) -> Response:
-        """`POST /v1/launch/link`: a word that opens one session; for `launch ui`."""
+        """`POST /v1/launch/link`: a token that opens one session; for `launch ui`."""
         return _json({"token": self._host.make_link()}, headers={"cache-control": "no-store"})
 
     async def events(self, request: Request) -> Response:
-        """`GET /v1/launch/events`: the stream; as JSON the events behind `after`, as far as they are kept."""
+        """`GET /v1/launch/events`: the stream; as JSON the events after number `after`, as far as they are kept."""
         last = request.headers.get("last-event-id", request.query_params.get("after", ""))
         if last and not (last.isascii() and last.isdigit() and len(last) < 18):
             return _error(400, "invalid_request", "Last-Event-ID and after are the number of an event")
@@ -98,7 +98,7 @@ class _Routes:
         return _json(self._host.fleet())
 
     async def gpus(self, _: Request) -> Response:
-        """`GET /v1/launch/gpus`: what each does now; beside them what of RAM and its NUMA nodes is free."""
+        """`GET /v1/launch/gpus`: the load of each GPU, and free RAM, in total and by NUMA node."""
         return _json(await self._host.loads())
 
     async def speeds(self, _: Request) -> Response:
@@ -106,11 +106,11 @@ class _Routes:
         return _json({"speeds": self._host.speeds()})
 
     async def requests(self, _: Request) -> Response:
-        """`GET /v1/launch/requests`: those that run or wait now, and the last thousand."""
+        """`GET /v1/launch/requests`: those that run or wait now, and the last thousand that ended."""
         return _json({"now": self._host.running(), "ended": self._host.ended(0)})
 
     async def cancel(self, request: Request) -> Response:
-        """`POST /v1/launch/requests/{id}/cancel`."""
+        """`POST /v1/launch/requests/{id}/cancel`: end a request."""
         name = request.path_params["id"]
         if not self._host.cancel(name):
             return _error(404, "unknown_request", f"no request {name!r} runs or waits")
@@ -156,16 +156,16 @@ class _Routes:
         return _json({"generations": await self._host.project(owner, name)})
 
     async def generation(self, request: Request) -> Response:
-        """`GET /v1/launch/generations/{id}`."""
+        """`GET /v1/launch/generations/{id}`: a generation with its blocks, verdicts and notes."""
         found = await self._host.generation(request.path_params["id"])
         return _error(404, "generation_not_found", "there is no such generation") if found is None else _json(found)
 
     async def plan(self, _: Request) -> Response:
-        """`GET /v1/launch/plan`: what the files say now, its findings, and what a reload would change."""
+        """`GET /v1/launch/plan`: the plan of the present files, its findings, and what a reload would change."""
         return _json(await self._host.command("reload", "--dry-run", "--json"))
 
     async def explain(self, request: Request) -> Response:
-        """`GET /v1/launch/explanations/CODE`: what a finding means, an example, what to do."""
+        """`GET /v1/launch/explanations/CODE`: meaning, example and remedy of a finding."""
         code = request.path_params["code"]
         explanation = await self._host.explain(code) if _CODE.fullmatch(code) else {}
         return (
@@ -175,12 +175,12 @@ class _Routes:
         )
 
     async def apply(self, _: Request) -> Response:
-        """`POST /v1/launch/apply`: take over what the files say now."""
+        """`POST /v1/launch/apply`: reload with the present files."""
         return _json(await self._host.command("reload", "--json"))
 
 
 def page_routes(host: Pages) -> list[Route]:
-    """The routes, to be added to the control application."""
+    """The routes to be added to the control application."""
     pages = _Routes(host)
     get, post = ["GET"], ["POST"]
     return [
@@ -216,13 +216,13 @@ def static_file(name: str) -> bytes | None:
 
 @functools.cache
 def static_names() -> frozenset[str]:
-    """The page's files."""
+    """Names of the page's files."""
     folder = resources.files(__package__).joinpath("static")
     return frozenset(entry.name for entry in folder.iterdir() if entry.is_file())
 
 
 async def _body(request: Request, kind: type[Any]) -> Any:
-    """The JSON body as `kind`, None where it is none."""
+    """The JSON body as `kind`; None where it is not of that kind, or longer than 16 KiB."""
     data = b""
     async for part in request.stream():
         data += part

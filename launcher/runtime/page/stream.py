@@ -1,9 +1,8 @@
-"""The stream `/v1/launch/events`: every change of the fleet as server-sent events, for as long as somebody reads. I/O.
+"""The stream `/v1/launch/events`: every change of the fleet as server-sent events, while it is read. I/O.
 
-`event: event` is a Record and carries its number as `id`: a reader that comes back with `Last-Event-ID` gets those that
-it missed. The others are states, sent whole at first and then where they changed: `status` (the fleet), `processes`
-(those that changed), `requests` (those that run or wait now, and those that ended since). Nothing is looked at while
-nobody reads.
+`event: event` is a Record, with its number as `id`: a reader that reconnects with `Last-Event-ID` gets those that it
+missed. The others are states, sent whole at first and then where they changed: `status` (the fleet), `processes` (those
+that changed), `requests` (those that run or wait now, and those that ended since). Without readers nothing is polled.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 
 
 LOOK_S = 0.5
-"""Between two looks at the fleet."""
+"""Seconds between two looks at the fleet."""
 _APART_S = 0.2
-"""Between two looks at the least, however many events wake us: a look at fifty servers costs more than an event."""
+"""Least seconds between two looks, however many events arrive: a look at fifty servers costs more than an event."""
 _ALIVE_S = 15.0
-"""After which a stream in which nothing happens says that it lives."""
+"""Seconds of silence after which the stream gets a comment."""
 
 
 async def stream(host: Pages, after: int | None) -> AsyncIterator[bytes]:
-    """The stream's bytes; `after`: the number of the last event that the reader has."""
+    """The bytes of the stream; `after`: the number of the last event that the reader has."""
     changed = asyncio.Event()
     end = host.listen(lambda _: changed.set())
     loop = asyncio.get_running_loop()
@@ -68,7 +67,7 @@ async def stream(host: Pages, after: int | None) -> AsyncIterator[bytes]:
 
 
 class _State:
-    """What one reader was told."""
+    """The state last sent to one reader."""
 
     def __init__(self) -> None:
         self._fleet: FleetStatus | None = None
@@ -77,7 +76,7 @@ class _State:
         self._ended = 0
 
     def changes(self, host: Pages) -> list[bytes]:
-        """What is new, as events; it counts as told."""
+        """The changes since the last call, as events of the stream."""
         parts: list[bytes] = []
         status = host.status()
         processes = {process.name: process for process in status.processes}
@@ -102,5 +101,5 @@ def _event(record: Record) -> bytes:
 
 
 def _part(kind: str, value: object) -> bytes:
-    """One event of the stream; JSON has no line ends of its own."""
+    """One event of the stream; JSON has no line breaks of its own."""
     return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(value) + b"\n\n"

@@ -1,4 +1,4 @@
-"""Servers that are pods of a Kubernetes cluster: seen, scaled between none and one, and by one front alone. I/O.
+"""Servers as pods of a Kubernetes cluster: watched, and scaled between 0 and 1 by the leading front alone. I/O.
 
 In: the `ClusterUnit` of a manifest. Out: a `ProcessOwner`. `seen` is pure.
 """

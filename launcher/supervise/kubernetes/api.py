@@ -1,4 +1,4 @@
-"""The API server as a pod asks it: by the token of its account, every call within a time, watches by line. I/O."""
+"""A client of the Kubernetes API server: the account's token, a time limit per call, watches by line. I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.base.decoding import decoded
 from launcher.supervise.scheduled import SchedulerError
 
 WATCH_S = 30
-"""For how long the server keeps a watch open; a connection that is silent for longer leads nowhere."""
+"""Seconds that the server keeps a watch open; a connection that is silent for longer is dead."""
 _LATE_S = 5.0
 MERGE = "application/merge-patch+json"
 
@@ -27,7 +27,7 @@ class ApiServer:
     """Calls to one API server, made in one event loop."""
 
     def __init__(self, url: str, account_dir: Path, *, limit_s: float) -> None:
-        """`account_dir` has `token`, and `ca.crt` for an https `url`. A call has `limit_s`, there and here."""
+        """`account_dir` has `token`, and `ca.crt` for an https `url`. `limit_s`: seconds per call, there and here."""
         self._url = url
         self._account = account_dir
         self._limit_s = limit_s
@@ -36,10 +36,10 @@ class ApiServer:
     async def ask(
         self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, kind: str = ""
     ) -> dict[str, Any]:
-        """The object that the server answers with. Raises SchedulerError.
+        """Call the server; returns the object in its answer. Raises SchedulerError.
 
-        A change that is not through within the limit is given up by both sides: by the server for `timeout`, here by
-        a reset, so that nothing of it is still on its way.
+        A change that is not done within the limit is given up by both sides: by the server for its `timeout` parameter,
+        here by a connection reset, so that no part of it is still on its way.
         """
         limited = {**(query or {}), **({} if method == "GET" else {"timeout": f"{round(self._limit_s * 1000)}ms"})}
         content = None if body is None else msgspec.json.encode(body)
@@ -52,7 +52,7 @@ class ApiServer:
         return _object(answer.status_code, answer.content, f"{method} {path}")
 
     async def watch(self, path: str, query: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
-        """What changes from the `resourceVersion` of `query` on, until the server ends it. Raises SchedulerError."""
+        """Events since the `resourceVersion` in `query`, until the server ends the watch. Raises SchedulerError."""
         asked = {**query, "watch": "1", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}
         limits = httpx.Timeout(self._limit_s, read=WATCH_S + _LATE_S)
         try:
@@ -78,7 +78,7 @@ class ApiServer:
             await client.aclose()
 
     def _headers(self) -> dict[str, str]:
-        """The token as it is now: the kubelet writes another before it runs out. Raises SchedulerError."""
+        """Headers with the token, read anew: the kubelet replaces it before it expires. Raises SchedulerError."""
         try:
             token = (self._account / "token").read_text().strip()
         except OSError as error:
@@ -103,7 +103,7 @@ class ApiServer:
 
 
 def in_cluster_url() -> str:
-    """Where a pod reaches the API server, as the kubelet says it to every container; "" outside of a cluster."""
+    """URL of the API server for a pod, from the variables that the kubelet sets; "" outside of a cluster."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     return f"https://{f'[{host}]' if ':' in host else host}:{port}" if host else ""
 
@@ -113,7 +113,7 @@ def _reason(error: Exception) -> str:
 
 
 def _object(status: int, raw: bytes, what: str) -> dict[str, Any]:
-    """The JSON object `raw`. Raises SchedulerError where it is none, or `status` is no success."""
+    """The JSON object `raw`. Raises SchedulerError if it is none, or if `status` is no success."""
     found = decoded(raw, dict[str, Any])
     if not 200 <= status < 300:
         message = (found or {}).get("message")

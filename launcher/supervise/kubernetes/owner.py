@@ -1,4 +1,4 @@
-"""Processes that are a cluster's: Deployments scaled by the runtime that leads, pods watched. I/O."""
+"""Processes as Kubernetes pods: Deployments scaled by the runtime that leads, pods watched. I/O."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from launcher.supervise.spec import ProcessSpec
 _LOG = logging.getLogger("launch.supervise")
 _LIST_AGAIN_S = 0.25
 _AT_ONCE = 16
-"""Deployments that are asked about at the same time."""
+"""Limit of parallel calls about Deployments."""
 
 
 class Pods(ScheduledOwner):
-    """See `launcher.supervise.owner.ProcessOwner`."""
+    """The `launcher.supervise.owner.ProcessOwner` of a Kubernetes cluster."""
 
     manager: Manager = "kubernetes"
     pause_s = 0.05
     pause_max_s = 2.0
 
     def __init__(self, cluster: ClusterUnit, manifest: FleetManifest, *, port: int, url: str = "") -> None:
-        """`port`: of our front, for the fronts that wait. `url`: of the API server; by default a pod's own."""
+        """`port`: of our front, for the fronts that wait. `url`: of the API server; default: that of this pod."""
         self._cluster = cluster
         space = f"namespaces/{cluster.namespace}"
         self._scales = f"/apis/apps/v1/{space}/deployments/%s/scale"
@@ -62,22 +62,22 @@ class Pods(ScheduledOwner):
         everyone: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
         super().__init__(election, {unit.name: unit.exclusive for unit in everyone if unit.exclusive is not None})
         self._pods: dict[str, Object] = {}
-        """By uid."""
+        """Pods by uid."""
         self._seen: dict[str, Seen] = {}
-        """By Deployment that has pods."""
+        """State by Deployment that has pods."""
         self._unsure: dict[str, float] = {}
-        """Until when a change of whose answer nothing came may yet be made, a time of the loop."""
+        """Until when an unanswered change may still be made (loop time), by server."""
         self._synced = asyncio.Event()
         self._knows_scales = False
 
     # --- the runtime's --------------------------------------------------------------------------------------
 
     def adopt(self, record: ServerRecord, watcher: Watcher) -> ScheduledProcess | None:
-        """What `living` found; it may be on its way yet."""
+        """The process of `record`, which `living` found; it may still be starting."""
         return self.attached(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """What has pods; the first time, also what is asked for and has none yet. Nothing where another leads."""
+        """Servers that have pods; the first time, also those scaled up without a pod yet. None where another leads."""
         if not self.election.leads:
             return [], []
         await self.known()
@@ -97,7 +97,7 @@ class Pods(ScheduledOwner):
         return self._seen.get(self._cluster.deployments.get(name, ""), Seen(stage="none"))
 
     async def until_gone(self, name: str) -> None:
-        """See `ScheduledOwner`. What a watch told may be old: it is listed once more."""
+        """See `ScheduledOwner`. The watch may be behind: the pods are listed once more."""
         label = f"{self._cluster.label}={self._cluster.deployments[name]}"
         await self.known()
         while True:
@@ -117,12 +117,12 @@ class Pods(ScheduledOwner):
     # --- following ------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Watch and ask no more."""
+        """Stop watching, and close all connections."""
         await super().close()
         await self._api.close()
 
     async def look_on(self) -> None:
-        """List, watch, and list again whenever the watch cannot go on from where it was (410, a broken line)."""
+        """List, watch, and list again whenever the watch cannot go on from where it was (410, a lost connection)."""
         selector = {"labelSelector": ",".join(f"{k}={v}" for k, v in sorted(self._cluster.selector.items()))}
         pause_s, failure = self.pause_s, ""
         while True:
@@ -146,7 +146,7 @@ class Pods(ScheduledOwner):
                         _LOG.warning("the pods of this fleet: %s", error)
 
     def _heard(self, event: Mapping[str, Any]) -> str:
-        """Take one event of the watch; the version to go on from."""
+        """Take in one event of the watch; returns the version to go on from."""
         pod = event.get("object")
         if not isinstance(pod, dict):
             return ""
@@ -171,7 +171,7 @@ class Pods(ScheduledOwner):
     # --- scaling --------------------------------------------------------------------------------------------
 
     async def scale_once(self, name: str, wanted: int) -> None:
-        """Read the scale, and change it where it is another. Raises SchedulerError."""
+        """Read the scale, and change it if it differs. Raises SchedulerError."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._unsure.get(name, 0.0) - loop.time()))
         path = self._scales % self._cluster.deployments[name]
@@ -190,7 +190,7 @@ class Pods(ScheduledOwner):
         del self._unsure[name]
 
     async def _asked_for(self, names: Sequence[str]) -> set[str]:
-        """Of which servers the cluster is asked for a pod, whether it has made one yet or not."""
+        """The servers of `names` that are scaled up, whether the cluster has made a pod yet or not."""
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def is_asked(name: str) -> bool:

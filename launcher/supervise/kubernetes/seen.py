@@ -1,7 +1,6 @@
-"""What the pods of one Deployment say of the server that they run. Pure.
+"""State of a server, from the pods of its Deployment. Pure.
 
-A pod is a plain object of the API (`v1/Pod`), as it was listed or watched; what it lacks or gets wrong is as if it
-were not there.
+A pod is a plain object of the API (`v1/Pod`), as it was listed or watched; a field that is malformed counts as missing.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from launcher.supervise.scheduled import Seen
 from launcher.supervise.scheduled.lease import Object
 
 HOPELESS = frozenset({"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError"})
-"""Why a container does not start that waiting does not change: somebody must change the cluster."""
+"""Reasons why a container does not start that waiting does not change: the cluster must be changed."""
 _CONTAINERS = ("llama-server", "service")
-"""As `launcher.render` calls them; a mesh may put others beside them."""
+"""Container names that `launcher.render` writes; a service mesh may add others."""
 _DONE = ("Succeeded", "Failed")
 
 
 def seen(pods: Iterable[Object]) -> Seen:
-    """Where the server of `pods` is.
+    """State of the server in `pods`.
 
-    Two can be there at once: one that ends, perhaps for ever on a node that is lost, and its successor.
+    There can be two at once: one that is terminating, perhaps for ever on a lost node, and its successor.
     """
     everyone = sorted(pods, key=_age)
     holding = [pod for pod in everyone if _map(pod, "status").get("phase") not in _DONE]
@@ -41,7 +40,7 @@ def seen(pods: Iterable[Object]) -> Seen:
 
 
 def names_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]]:
-    """`pods` by what they have as `label`."""
+    """`pods` by their value of `label`."""
     found: dict[str, list[Object]] = {}
     for pod in pods:
         name = _map(pod, "metadata", "labels").get(label)
@@ -51,12 +50,12 @@ def names_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]
 
 
 def uid(pod: Object) -> str:
-    """Of one object that was ever made in the cluster."""
+    """The uid of an object, unique in the cluster for all time."""
     return str(_map(pod, "metadata").get("uid", ""))
 
 
 def replicas(scale: Object) -> int:
-    """How many pods a Scale asks for; none where it does not say."""
+    """Number of pods that a Scale asks for; 0 where it has none."""
     wanted = _map(scale, "spec").get("replicas")
     return wanted if isinstance(wanted, int) else 0
 
@@ -83,14 +82,14 @@ def _of_pod(pod: Object) -> Seen:
 
 
 def _container(status: Object) -> Object:
-    """The status of the server's container; of the first where none has its name, empty while there is none."""
+    """Status of the server's container; of the first one where none has its name, empty while there is none."""
     found = status.get("containerStatuses")
     known = [one for one in (found if isinstance(found, list) else ()) if isinstance(one, Mapping)]
     return next((one for one in known if one.get("name") in _CONTAINERS), known[0] if known else {})
 
 
 def _age(pod: Object) -> tuple[str, str]:
-    """Later ones sort after earlier ones; of one second by their identity, so that it is the same one each time."""
+    """Sort key: later pods sort after earlier ones; those of the same second by uid, so that the order is stable."""
     return str(_map(pod, "metadata").get("creationTimestamp", "")), uid(pod)
 
 
@@ -106,7 +105,7 @@ def _words(thing: Object, otherwise: str) -> str:
 
 
 def _map(thing: Object, *path: str) -> Object:
-    """What is below `path`; empty where nothing, or something else, is there."""
+    """The object at `path`; empty where there is none."""
     for key in path:
         inner = thing.get(key)
         if not isinstance(inner, Mapping):

@@ -1,4 +1,4 @@
-"""What processes have in common that a cluster's scheduler runs: their life, and who of several fronts leads. I/O.
+"""What Kubernetes and Slurm have in common: the life of scheduled processes, and which front leads. I/O.
 
 In: what a scheduler says of a server (`Seen`), and a lease. Out: an `OwnedProcess`, an `Election`. `seen` and `lease`
 are pure.

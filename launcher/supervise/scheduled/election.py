@@ -1,4 +1,4 @@
-"""The lease of one fleet: taken when it is free, renewed, given back; and whether we lead now. I/O."""
+"""The lease of a fleet: taken when it is free, renewed, given back; and whether this front leads now. I/O."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from launcher.supervise.scheduled.seen import SchedulerError
 
 _LOG = logging.getLogger("launch.supervise")
 _LEADS_FOR = 2 / 3
-"""For which part of a lease its holder still acts on the last renewal that he knows of."""
+"""Part of the lease's duration for which its holder acts on the last renewal that it knows of."""
 _LOOKS = 7
-"""How often within a lease it is looked at and renewed."""
+"""Number of times per duration of the lease that it is read and renewed."""
 CALL = 2 / 15
-"""Within which part of a lease a call is through, or never will be: two of them (a call that the server begins when we
-give it up) are less than what is left of a lease after its holder stopped to act."""
+"""Part of the lease's duration after which a call is done, or never will be: two of them (a call that the server begins
+when we give it up) are less than what is left of a lease after its holder has stopped acting."""
 
 
 class LeaseStore(Protocol):
-    """Where leases are kept: an API server, or what answers as one does for a lease."""
+    """A store of leases: an API server, or one that answers like it for a lease."""
 
     async def ask(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
-        """GET or PUT the lease at `path`; gives it as it is then. A PUT changes the version that it names and no other.
+        """GET or PUT the lease at `path`; returns it as it is then. A PUT changes only the version that it names.
 
-        Raises SchedulerError, of status 409 where somebody else changed it meanwhile.
+        Raises SchedulerError, of status 409 if it was changed meanwhile.
         """
 
 
 class Election:
-    """Whether `identity` leads. What leads acts only while `leads`, so that two never do.
+    """Elects a leading front by a lease. A front acts only while it `leads`, so that two never do.
 
-    The holder counts from before it asked, the others from after they saw, and the others wait half as long again.
+    The holder counts the lease from before its request, the others from after they saw it, and the others wait half as
+    long again.
     """
 
     def __init__(self, store: LeaseStore, path: str, identity: str, lasts_s: float) -> None:
-        """`path`: of the Lease, which exists. Nothing is asked yet."""
+        """`path`: of the Lease, which must exist. `lasts_s`: its duration. Makes no call yet."""
         self.identity = identity
         self.elected = asyncio.Event()
         self.lost = asyncio.Event()
-        """We led, and no longer do."""
+        """Set when this front led and does no longer."""
         self._store = store
         self._path = path
         self._lasts_s = lasts_s
@@ -52,19 +53,19 @@ class Election:
 
     @property
     def leads(self) -> bool:
-        """Whether nobody else can lead for as long as one call to the API server takes."""
+        """Whether this front leads: no other can lead for as long as one call to the API server takes."""
         return asyncio.get_running_loop().time() < self._until
 
     def leader(self) -> tuple[str, int] | None:
-        """Host and port of the front that leads, as far as we know; None for nobody, or ourselves.
+        """Host and port of the leading front, as far as we know; None: nobody, or this front.
 
-        What we were before we were started again had our address, and leads no more.
+        An earlier run of this front had the same address, and leads no more.
         """
         leads = address_of(self._sight.claim.holder) if self._sight is not None else None
         return None if leads == address_of(self.identity) else leads
 
     async def run(self) -> None:
-        """Until it is lost: take the lease as soon as it may be, and keep it."""
+        """Take the lease as soon as possible and keep it; returns when it is lost or given back."""
         while not self.lost.is_set() and not self._over:
             begun = asyncio.get_running_loop().time()
             try:
@@ -81,7 +82,7 @@ class Election:
             await asyncio.sleep(max(0.0, begun + self._lasts_s / _LOOKS - asyncio.get_running_loop().time()))
 
     async def give_back(self) -> None:
-        """Lead no more; the next may begin at once, if that can be said."""
+        """Stop leading, and free the lease for the next front, if the store can be reached."""
         led, self._until, self._over = self.leads, 0.0, True
         if led:
             try:
@@ -92,7 +93,7 @@ class Election:
                 _LOG.warning("the lease of this fleet is not given back, and will run out: %s", error)
 
     async def _look(self, begun: float) -> None:
-        """See whose it is; ours is renewed, a free one taken. Raises SchedulerError."""
+        """Read the lease; renew it if it is ours, take it if it is free. Raises SchedulerError."""
         lease = await self._store.ask("GET", self._path)
         claim = claim_of(lease)
         self._sight = sighted(self._sight, claim, asyncio.get_running_loop().time())

@@ -1,7 +1,7 @@
-"""Who of several fronts decides, by one Lease object (coordination.k8s.io/v1), wherever it is kept. Pure.
+"""Which of several fronts leads, by one Lease object (coordination.k8s.io/v1), wherever it is kept. Pure.
 
-As every client of leases does it: no clock is compared with another's. Who is not the holder takes the lease when he
-has seen nothing change of it for as long as it lasts, by his own clock; whoever wrote first wins, by `resourceVersion`.
+As in every client of leases, clocks are not compared. A front that is not the holder takes the lease when it has seen
+no change of it for the lease's duration, by its own clock; whoever writes first wins, by `resourceVersion`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Object = Mapping[str, Any]
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a Lease says. `holder` "" is nobody; `version` of the object changes with each renewal."""
+    """Contents of a Lease. `holder` "": nobody; `version` (of the object) changes with each renewal."""
 
     holder: str = ""
     lasts_s: float = 0.0
@@ -24,14 +24,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sight(msgspec.Struct, frozen=True):
-    """A claim, and when it was seen first as it is, a time of our own clock."""
+    """A claim, and when it was first seen unchanged, on our own clock."""
 
     claim: Claim
     since: float
 
 
 def claim_of(lease: Object) -> Claim:
-    """What `lease` says; what it lacks is nobody's."""
+    """The contents of `lease`; without a holder, it is nobody's."""
     spec = lease.get("spec")
     fields = spec if isinstance(spec, dict) else {}
     holder, lasts, count = (fields.get(k) for k in ("holderIdentity", "leaseDurationSeconds", "leaseTransitions"))
@@ -44,17 +44,17 @@ def claim_of(lease: Object) -> Claim:
 
 
 def sighted(before: Sight | None, claim: Claim, now: float) -> Sight:
-    """`claim` as it is seen at `now`, after `before`."""
+    """`claim` as seen at `now`; where it is unchanged, `before` with its earlier time."""
     return before if before is not None and before.claim == claim else Sight(claim, now)
 
 
 def may_take(sight: Sight, now: float, least_s: float) -> bool:
-    """Whether nobody holds the lease, or nothing was heard of its holder while it lasts, and for `least_s`."""
+    """Whether nobody holds the lease, or it was not renewed for its duration and for `least_s`."""
     return not sight.claim.holder or now - sight.since > max(sight.claim.lasts_s, least_s)
 
 
 def taken(lease: Object, holder: str, lasts_s: float, at: str) -> dict[str, Any]:
-    """`lease` in the hands of `holder` from `at` on (RFC 3339, microseconds); "" gives it back."""
+    """`lease` with `holder` as its holder from `at` on (RFC 3339, microseconds); "" gives it back."""
     before = claim_of(lease)
     spec: dict[str, Any] = {
         "holderIdentity": holder,
@@ -68,12 +68,12 @@ def taken(lease: Object, holder: str, lasts_s: float, at: str) -> dict[str, Any]
 
 
 def identity(address: str, pod: str, run: str) -> str:
-    """What a front calls itself in the lease: where it listens, its pod, and which run of it it is."""
+    """Name of a front in the lease: its address, its pod, and a random id of its run."""
     return f"{address}/{pod}/{run}"
 
 
 def address_of(holder: str) -> tuple[str, int] | None:
-    """Host and port of the front with this identity; None where it says none."""
+    """Host and port in a front's identity; None if there is none."""
     host, _, port = holder.partition("/")[0].rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     return (host, int(port)) if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536 else None

@@ -1,4 +1,4 @@
-"""What owners of a scheduler's processes have in common: a process, one scale at a time, one who follows. I/O."""
+"""What owners of scheduled processes have in common: processes, one scaling at a time, a follower task. I/O."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from launcher.supervise.spec import ProcessSpec
 _LOG = logging.getLogger("launch.supervise")
 _CONFLICT = 409
 _SETTLE_S = 1.0
-"""How long what was asked for may take to show, where it was asked for no longer just after."""
+"""Seconds that a process may take to show up after it was requested, if it was cancelled right after."""
 
 
 class ScheduledOwner(ProcessOwner):
-    """The half of `launcher.supervise.owner.ProcessOwner` that asks no scheduler anything.
+    """The part of `launcher.supervise.owner.ProcessOwner` that is the same for all schedulers.
 
-    Nothing is changed but by who leads (`election`).
+    Only the front that leads (`election`) changes anything.
     """
 
     outlives = True
@@ -33,11 +33,11 @@ class ScheduledOwner(ProcessOwner):
     log_dir: Path | None = None
     """With the scheduler."""
     pause_s: float
-    """Before a call that failed is made again; twice as long each time, up to `pause_max_s`."""
+    """Seconds before a failed call is repeated; doubled each time, up to `pause_max_s`."""
     pause_max_s: float
 
     def __init__(self, election: Election, groups: dict[str, str]) -> None:
-        """`groups`: of servers that take turns."""
+        """`groups`: exclusive group by server, for those that have one."""
         self.election = election
         self._groups = groups
         self._processes: dict[str, ScheduledProcess] = {}
@@ -49,14 +49,14 @@ class ScheduledOwner(ProcessOwner):
     # --- the runtime's --------------------------------------------------------------------------------------
 
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> ScheduledProcess:
-        """Never refuses at once: what the scheduler says against it is an end."""
+        """Start the process in a task; a refusal by the scheduler is reported as an end, never raised."""
         del level, record  # there is no smaller way to run
         process = self.attached(spec.name, watcher)
         process.begin()
         return process
 
     async def end(self, records: Sequence[ServerRecord]) -> tuple[Orphan, ...]:
-        """Scale them to none, and wait until nothing is left."""
+        """Scale the processes to 0, and wait until nothing of them is left."""
 
         async def ended(name: str) -> Orphan:
             try:
@@ -73,14 +73,14 @@ class ScheduledOwner(ProcessOwner):
 
     @abc.abstractmethod
     def now(self, name: str) -> Seen:
-        """Where the server `name` is, as far as is known."""
+        """Last known state of the server `name`."""
 
     @abc.abstractmethod
     async def until_gone(self, name: str) -> None:
-        """Wait until nothing of it is on any node."""
+        """Wait until nothing of `name` is left on any node."""
 
     async def ask_none_of_group(self, name: str) -> None:
-        """Wait until nothing is left of the other members of its exclusive group, nor of an earlier run of it."""
+        """Wait until no other member of its exclusive group, and no earlier run of it, is left."""
         await self.known()
         if self.now(name).stage == "over":  # an earlier run, which a scheduler may start again and again
             await self.scale(name, 0)
@@ -91,9 +91,9 @@ class ScheduledOwner(ProcessOwner):
         )
 
     async def scale(self, name: str, wanted: int) -> None:
-        """Have it run (1) or not (0), whatever has to be waited for. Raises SchedulerError where that is refused.
+        """Make `name` run (1) or not (0), repeating calls that fail for now. Raises SchedulerError on refusal.
 
-        Returns without that where something else is wanted meanwhile.
+        Returns early if another value is requested meanwhile.
         """
         self._wanted[name] = wanted
         pause_s, failure = self.pause_s, ""
@@ -115,19 +115,19 @@ class ScheduledOwner(ProcessOwner):
                     return
 
     def leave(self, process: ScheduledProcess) -> None:
-        """`process` is told nothing more."""
+        """Send `process` no more updates."""
         if self._processes.get(process.name) is process:
             del self._processes[process.name]
 
     # --- following ------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Look at what runs from now on."""
+        """Start following what runs, unless that has begun."""
         if self._follower is None:
             self._follower = asyncio.get_running_loop().create_task(self.look_on())
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop following."""
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.cancel()
@@ -135,7 +135,7 @@ class ScheduledOwner(ProcessOwner):
 
     @abc.abstractmethod
     async def look_on(self) -> None:
-        """Look at what runs, for ever, and `tell` whenever it has changed."""
+        """Follow what runs, for ever, and call `tell` whenever it has changed."""
 
     @abc.abstractmethod
     async def known(self) -> None:
@@ -143,27 +143,27 @@ class ScheduledOwner(ProcessOwner):
 
     @abc.abstractmethod
     async def scale_once(self, name: str, wanted: int) -> None:
-        """Have it run (1) or not (0). Raises SchedulerError."""
+        """Make `name` run (1) or not (0), in one try. Raises SchedulerError."""
 
     def may_change(self) -> None:
-        """Raises SchedulerError where another front leads."""
+        """Raise SchedulerError unless this front leads."""
         if not self.election.leads:
             raise SchedulerError(503, "this front does not lead")
 
     def tell(self) -> None:
-        """Tell who waits that something has changed."""
+        """Wake `wait_while`, and let every process look at its state, which may have changed."""
         self._changed.set()
         self._changed = asyncio.Event()
         for process in tuple(self._processes.values()):
             process.look()
 
     async def wait_while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`."""
+        """Wait as long as `holds()`, which is tested again after every `tell`."""
         while holds():
             await self._changed.wait()
 
     def attached(self, name: str, watcher: Watcher) -> ScheduledProcess:
-        """The process `name` as it is seen from now on."""
+        """A new object for the process `name`, which gets updates from now on."""
         process = self._processes[name] = ScheduledProcess(self, name, watcher)
         self.follow()
         asyncio.get_running_loop().call_soon(process.look)
@@ -171,16 +171,16 @@ class ScheduledOwner(ProcessOwner):
 
     @abc.abstractmethod
     async def ending(self, name: str, how: Seen | None) -> Ending:
-        """What is said of its end. `how`: as it was seen last; None where we ended it."""
+        """The report of its end. `how`: its last known state; None: the runtime ended it."""
 
 
 class ScheduledProcess:
-    """One process: the first run that is seen after the start. It has no pid here."""
+    """One process: the first run that is seen after the start. Its `pid` is 0, as it is not on this machine."""
 
     pid = 0
 
     def __init__(self, owner: ScheduledOwner, name: str, watcher: Watcher) -> None:
-        """Of a server that runs, or is about to; else `begin` starts it."""
+        """For a server that runs, or is about to; otherwise call `begin`."""
         self.name = name
         self._owner = owner
         self._ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -189,19 +189,19 @@ class ScheduledProcess:
         """See `launcher.supervise.owner`."""
         self._begun = True
         self._showed = False
-        """Something of it was seen."""
+        """The scheduler has shown something of it."""
         self._ending = False
         self._watcher = watcher
         self._looks = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self) -> None:
-        """Have it started; what is there before that is not it."""
+        """Start it, in a task; runs seen before that are not taken for it."""
         self._begun = False
         self._later(self._start())
 
     async def started(self) -> int:
-        """See `launcher.supervise.owner`; 0, which is no process of this machine."""
+        """See `launcher.supervise.owner`; returns 0, which is no process of this machine."""
         return await asyncio.shield(self._ready)
 
     @property
@@ -211,13 +211,13 @@ class ScheduledProcess:
         return coming and (not self._begun or self._owner.now(self.name).waits)
 
     def terminate(self) -> None:
-        """Have it ended: by SIGTERM, and after a grace by SIGKILL, both the scheduler's."""
+        """End it: the scheduler sends SIGTERM, and SIGKILL after a grace period."""
         if not self._ending:
             self._ending = True
             self._later(self._end(None))
 
     def kill(self) -> None:
-        """The same: the scheduler does it when the grace is over."""
+        """The same as `terminate`: the scheduler sends SIGKILL when the grace period is over."""
         self.terminate()
 
     def release(self) -> None:
@@ -227,12 +227,12 @@ class ScheduledProcess:
         self._owner.leave(self)
 
     async def log_mark(self) -> object:
-        """Where it is; something new each time while it waits for a node or an image, which is nothing of its own."""
+        """Its state; a new value for each call while it waits for a node or an image, which is not its fault."""
         now = self._owner.now(self.name)
         return next(self._looks) if now.stage == "coming" else now
 
     def look(self) -> None:
-        """What is known of it may have changed."""
+        """React to its state, which may have changed."""
         if self._ending or not self._begun:
             return
         now = self._owner.now(self.name)
@@ -244,14 +244,14 @@ class ScheduledProcess:
             self._ended(now)
 
     def _ended(self, how: Seen) -> None:
-        """It ended by itself, or cannot start."""
+        """It has ended by itself, or cannot start: end it and report `how`."""
         self._ending = True
         if self._run:
             self._watcher.on_end()
         self._later(self._end(how))
 
     async def _start(self) -> None:
-        """Wait until nothing is in its way, then have it scaled up. What the cluster refuses is an end."""
+        """Wait for its exclusive group, then scale it up. A refusal is reported as an end."""
         try:
             await self._owner.ask_none_of_group(self.name)
             await self._owner.scale(self.name, 1)
@@ -264,7 +264,7 @@ class ScheduledProcess:
         self.look()
 
     async def _end(self, how: Seen | None) -> None:
-        """Have it started no more, wait until nothing is left, and report. `how`: None where we ended it."""
+        """Scale it down, wait until nothing is left, and report. `how`: None where the runtime ended it."""
         try:
             await self._owner.scale(self.name, 0)
         except SchedulerError as error:  # what may not be scaled is not ours to end; whatever is left of it counts

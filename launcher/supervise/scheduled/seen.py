@@ -1,4 +1,4 @@
-"""What a scheduler says: where a server is, or that it does not do what it is asked. Pure."""
+"""State of a server as a scheduler shows it, and the scheduler's errors. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Stage = Literal["none", "coming", "running", "over", "ending"]
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a server is. `none`: nothing of it is on any node; `over`: a run of it ended, and another would follow.
+    """State of a server. `none`: nothing of it is on any node; `over`: a run of it ended, and another would follow.
 
-    `run`: which run of it it is, while it is running; another one is another process. `why`: the scheduler's own words
-    for what it waits for, or how it ended. `code` is the exit code, 128 and more for a signal.
+    `run`: identifies the run while it is running; another run is another process. `why`: the scheduler's own words for
+    what it waits for, or how it ended. `code`: exit code, 128 and more for a signal.
     """
 
     stage: Stage
@@ -22,17 +22,17 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     code: int | None = None
     oom_killed: bool = False
     hopeless: bool = False
-    """It will not run before somebody changes something."""
+    """It will not run until the plan or the cluster is changed."""
     waits: bool = False
-    """It has no node yet, and may wait for long: no time of its start has begun."""
+    """It has no node yet, and may wait for long: its start timeout has not begun."""
     address: tuple[str, int] | None = None
-    """Where it listens, while it is running; None: where the plan says."""
+    """Host and port at which it listens, while it is running; None: those of the plan."""
 
 
 class SchedulerError(Exception):
     """The scheduler refused, or could not be asked.
 
-    `status`: as HTTP has it; 0: no whole answer in time, so that it may have acted.
+    `status`: as in HTTP; 0: no complete answer in time, so it may have acted.
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -41,5 +41,5 @@ class SchedulerError(Exception):
 
     @property
     def passes(self) -> bool:
-        """Whether the same may be asked again: it was away, busy or broken, or our token has just run out."""
+        """Whether the call may be repeated: unreachable, busy, failing, changed meanwhile, or our token has expired."""
         return self.status in (0, 401, 408, 409, 410, 429) or self.status >= 500

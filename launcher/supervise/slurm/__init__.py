@@ -1,4 +1,4 @@
-"""Servers that are jobs of a Slurm cluster: submitted, seen in its queue, cancelled, and by one front alone. I/O.
+"""Servers as jobs of a Slurm cluster: submitted, followed in the queue, cancelled by the leading front alone. I/O.
 
 In: the `SlurmUnit` of a manifest. Out: a `ProcessOwner`. `queue` is pure.
 """

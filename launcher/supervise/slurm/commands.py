@@ -1,4 +1,4 @@
-"""Slurm's commands, each within a time. I/O."""
+"""Slurm's commands, each with a time limit. I/O."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from launcher.supervise.scheduled import SchedulerError
 from launcher.supervise.slurm.queue import FORMAT, Job, jobs_of
 
 _LIMIT_S = 20.0
-"""Slurm's own messages have 10 s (MessageTimeout)."""
+"""Seconds for a command; Slurm's own messages have 10 s (MessageTimeout)."""
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
-"""What says which Slurm it is; all else of a job's own variables would be options of the next job."""
+"""Variables that choose the Slurm cluster; all others of a job would be options of the next job."""
 _PASSES = (
     *("unable to contact", "timed out", "connection refused", "connection failure", "connection reset"),
     *("temporarily", "try again", "zero bytes", "communication", "transport endpoint", "authentication error"),
     *("munge", "unexpected message", "resource busy", "in progress"),
 )
-"""Parts of what Slurm says where the same may be asked again."""
+"""Parts of Slurm's messages after which the command may be repeated."""
 _UNSURE = ("timed out", "zero bytes", "connection reset", "unexpected message")
-"""Of these, where it may have done it all the same."""
+"""Those of them after which the command may have been carried out."""
 
 
 async def queue() -> list[Job]:
@@ -29,7 +29,7 @@ async def queue() -> list[Job]:
 
 
 async def submit(script: str) -> int:
-    """The id of the job that runs `script`. Raises SchedulerError."""
+    """Submit a job that runs `script`; returns its id. Raises SchedulerError."""
     output = await _run("sbatch", "--parsable", given=script.encode())
     number = output.strip().partition(";")[0]
     if not (number.isascii() and number.isdigit()):
@@ -38,13 +38,13 @@ async def submit(script: str) -> int:
 
 
 async def cancel(jobs: list[int]) -> None:
-    """End `jobs`; those that are over are no mistake. Raises SchedulerError."""
+    """Cancel `jobs`; it is no error if some are over. Raises SchedulerError."""
     if jobs:
         await _run("scancel", "--quiet", *map(str, jobs))
 
 
 async def _run(program: str, *words: str, given: bytes | None = None) -> str:
-    """What `program` prints. Raises SchedulerError."""
+    """Run a program; returns its output. Raises SchedulerError."""
     kept = passed_on(os.environ) | {name: os.environ[name] for name in _KEPT if name in os.environ}
     try:
         process = await asyncio.create_subprocess_exec(
@@ -73,7 +73,7 @@ async def _run(program: str, *words: str, given: bytes | None = None) -> str:
 
 
 def _status(output: str) -> int:
-    """What kind of refusal it is, as HTTP has it."""
+    """The kind of refusal as an HTTP status: 0 (may have been done), 503 (may be repeated), 422 (refused)."""
     plain = output.lower()
     if any(part in plain for part in _UNSURE):
         return 0

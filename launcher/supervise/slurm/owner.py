@@ -1,4 +1,4 @@
-"""Processes that are Slurm's: jobs submitted by the runtime that leads, watched in the queue, cancelled. I/O."""
+"""Processes as Slurm jobs: submitted by the runtime that leads, watched in the queue, cancelled. I/O."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from launcher.supervise.spec import ProcessSpec
 
 _LOG = logging.getLogger("launch.supervise")
 _LOOK_S = 0.5
-"""Between two looks while something is on its way."""
+"""Seconds between two looks at the queue while a job is starting or ending."""
 _REST_S = 4.0
-"""Between two while nothing is: every look asks the cluster's one controller."""
+"""Seconds between two looks otherwise: each asks the cluster's one controller."""
 _GLANCE_S = 1.0
-"""Between two looks at what jobs write, which costs Slurm nothing."""
+"""Seconds between two looks at the files that jobs write, which cost Slurm nothing."""
 _SOON_S = 0.1
-"""Before one that somebody waits for."""
+"""Seconds before a look that is waited for."""
 _RUN = "launch: run "
-"""Begins the line of a log that begins a run (`templates/slurm/job.sbatch.j2`)."""
+"""Start of the log line that begins a run (`templates/slurm/job.sbatch.j2`)."""
 
 
 class Jobs(ScheduledOwner):
-    """See `launcher.supervise.owner.ProcessOwner`."""
+    """The `launcher.supervise.owner.ProcessOwner` of a Slurm cluster."""
 
     manager: Manager = "slurm"
     pause_s = 0.25
@@ -60,19 +60,19 @@ class Jobs(ScheduledOwner):
         whose = identity(address, str(os.getpid()), secrets.token_hex(4))
         super().__init__(Election(LeaseFile(self._files, limit_s=limit_s), "", whose, slurm.lease_s), {})
         self._jobs: dict[str, list[Job]] = {}
-        """By server, as the queue shows them."""
+        """Jobs by server, as the queue shows them."""
         self._places: dict[int, Place] = {}
         self._tellers: dict[int, str] = {}
-        """Jobs that may say where they are, with their server."""
+        """Jobs that may have written where they run, with their server."""
         self._looked_at = float("-inf")
-        """When the look began whose result is known, a time of the loop."""
+        """When the last complete look at the queue began (loop time)."""
         self._submitted: dict[str, tuple[int, float]] = {}
-        """By server: the job that runs it or will, and since when it is known."""
+        """By server: the job that runs it or will, and since when it is known (loop time)."""
         self._hurry = asyncio.Event()
         self.take_over(manifest)
 
     def take_over(self, manifest: FleetManifest) -> None:
-        """What is submitted from now on."""
+        """Take over the scripts, settings and groups for jobs submitted from now on."""
         assert isinstance(manifest.slurm, SlurmUnit)  # noqa: S101 - the caller looked
         self._units = manifest.slurm.jobs
         self._settings = manifest.supervisor
@@ -82,7 +82,7 @@ class Jobs(ScheduledOwner):
     # --- the runtime's --------------------------------------------------------------------------------------
 
     def adopt(self, record: ServerRecord, watcher: Watcher) -> ScheduledProcess | None:
-        """What `living` found; it may wait for its node yet."""
+        """The process of `record`, which `living` found; it may still wait for its node."""
         job = self._living(record.name)
         if job is None:
             return None
@@ -90,7 +90,7 @@ class Jobs(ScheduledOwner):
         return self.attached(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
-        """What has a job that is not over. Nothing where another leads."""
+        """Servers with a job that is not over. None where another front leads."""
         if not self.election.leads:
             return [], []
         await self.known()
@@ -100,7 +100,7 @@ class Jobs(ScheduledOwner):
         return [new_record(specs[n], "slurm", "job", "", 0) for n in there], []
 
     async def trim_log(self, name: str) -> None:
-        """Rotate it if it is too long."""
+        """Rotate the log of `name` if it is longer than `log_max_bytes`."""
         path, settings = self.log_dir / f"{name}.log", self._settings
         with contextlib.suppress(SchedulerError):  # it is looked at again
             await self._files.do(lambda: logs.cut(path, settings.log_files, settings.log_max_bytes))
@@ -108,7 +108,7 @@ class Jobs(ScheduledOwner):
     # --- a process's ----------------------------------------------------------------------------------------
 
     def now(self, name: str) -> Seen:
-        """See `ScheduledOwner`. A job of ours that is gone is a process that ended."""
+        """See `ScheduledOwner`. A submitted job that is gone counts as a process that ended."""
         found = seen(self._jobs.get(name, ()), self._places)
         job, since = self._submitted.get(name, (0, 0.0))
         if job and found.stage == "none":
@@ -157,7 +157,7 @@ class Jobs(ScheduledOwner):
                 pause_s = min(self.pause_max_s, pause_s * 2)
 
     async def _rest(self) -> None:
-        """Until the next look: soon where somebody waits for it, or a job says something new. Raises SchedulerError."""
+        """Wait until the next look: soon if one is waited for, or a job has written news. Raises SchedulerError."""
         loop = asyncio.get_running_loop()
         until = loop.time() + (_LOOK_S if self._moves() else _REST_S)
         while (left_s := until - loop.time()) > 0:
@@ -170,7 +170,7 @@ class Jobs(ScheduledOwner):
                 return
 
     async def _look(self) -> None:
-        """See the whole queue, and where running jobs are. Raises SchedulerError."""
+        """Read the queue and the places of running jobs, cancel surplus ones. Raises SchedulerError."""
         begun = asyncio.get_running_loop().time()
         jobs = by_server(await commands.queue(), self._names)
         running = {job.id: name for name, own in jobs.items() for job in own if job.state == "RUNNING"}
@@ -188,7 +188,7 @@ class Jobs(ScheduledOwner):
         return any(self.now(name).stage in ("coming", "ending", "over") for name in self._jobs)
 
     async def known(self) -> None:
-        """Wait for a look that began after now."""
+        """Wait for a look at the queue that began after this call."""
         self.follow()
         since = asyncio.get_running_loop().time()
         while self._looked_at <= since:
@@ -202,7 +202,7 @@ class Jobs(ScheduledOwner):
         await (self._submit(name) if wanted else self._cancel(name))
 
     async def _submit(self, name: str) -> None:
-        """Have one job of it, unless it has one already: what was submitted may not have been answered."""
+        """Submit a job, unless there is one: an earlier submission may have succeeded without an answer."""
         await self.known()
         job = self._living(name)
         if job is not None:
@@ -229,13 +229,13 @@ class Jobs(ScheduledOwner):
 
 
 def _of_last_run(lines: tuple[str, ...]) -> tuple[str, ...]:
-    """What the last process wrote to a log that all have in common."""
+    """The lines of the last run in a log that all runs share."""
     begun = [position for position, line in enumerate(lines) if line.startswith(_RUN)]
     return lines[begun[-1] + 1 :] if begun else lines
 
 
 def _diagnosis(how: Seen, tail: tuple[str, ...]) -> Diagnosis:
-    """Why it ended: Slurm's own doing first, then what its log says."""
+    """The cause of its end: Slurm's own doing first, then what its log says."""
     if how.oom_killed:
         cause = "its job took more memory than it has, and was killed"
         return Diagnosis(code="supervise/oom-killed", cause=cause, remedy="plan more memory, or a smaller context")

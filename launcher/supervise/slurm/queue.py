@@ -1,4 +1,4 @@
-"""What Slurm's queue says of jobs, and what a job says of itself: where a server is. Pure."""
+"""State of a server, from Slurm's queue and from what its job writes about itself. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launcher.base.decoding import decoded
 from launcher.supervise.scheduled import Seen
 
 FORMAT = "%A|%T|%S|%N|%j|%k|%r"
-"""Of squeue: job, state, when it began, nodes, name, comment (the server's name), and why it waits."""
+"""Format of squeue: job, state, start time, nodes, name, comment (the server's name), and why it waits."""
 _FIELDS = 7
 _OVER = {
     "BOOT_FAIL": "its node did not boot",
@@ -30,7 +30,7 @@ _HOPELESS = frozenset(
         *("JobHeldAdmin", "JobHeldUser", "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed"),
     }
 )
-"""Why a job does not begin that waiting does not change: somebody must change it, or the cluster."""
+"""Reasons why a job does not start that waiting does not change: the job or the cluster must be changed."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job has written about itself (`launcher.render.jobs`). `run` is another one whenever a process is."""
+    """What a job has written about itself (`launcher.render.jobs`). `run` is different for every process."""
 
     job: str
     run: str
@@ -63,7 +63,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def jobs_of(text: str) -> list[Job]:
-    """What squeue printed in `FORMAT`; lines of another form are none."""
+    """The jobs in squeue's output, printed in `FORMAT`; other lines are ignored."""
     found = []
     for line in text.splitlines():
         fields = line.strip().split("|", _FIELDS - 1)
@@ -75,7 +75,7 @@ def jobs_of(text: str) -> list[Job]:
 
 
 def by_server(jobs: Iterable[Job], names: Mapping[str, str]) -> dict[str, list[Job]]:
-    """`jobs` of each server, the oldest first; `names`: by server, what its jobs are called."""
+    """`jobs` of each server, the oldest first; `names`: job name by server."""
     found: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=lambda job: job.id):
         if names.get(job.server) == job.name:
@@ -84,13 +84,13 @@ def by_server(jobs: Iterable[Job], names: Mapping[str, str]) -> dict[str, list[J
 
 
 def place_of(text: bytes) -> Place | None:
-    """What a job has written; None for what no job writes."""
+    """The place that a job has written; None: the text is none."""
     place = decoded(text, Place)
     return place if place is not None and place.host and 0 < place.port < 65536 else None
 
 
 def seen(jobs: Iterable[Job], places: Mapping[int, Place]) -> Seen:
-    """Where the server of `jobs` is, by the one that is not over; `places` by job."""
+    """State of the server of `jobs`, from the one that is not over; `places` by job id."""
     everyone = list(jobs)
     living = [job for job in everyone if not job.over]
     if not living:
@@ -101,7 +101,7 @@ def seen(jobs: Iterable[Job], places: Mapping[int, Place]) -> Seen:
 
 
 def surplus(jobs: Iterable[Job]) -> list[int]:
-    """Jobs of one server that are too many: all that live but the one that runs, or the oldest."""
+    """Ids of jobs of one server that are too many: all that live but the running one, or the oldest."""
     living = [job for job in jobs if not job.over]
     if len(living) < 2:
         return []

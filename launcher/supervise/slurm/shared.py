@@ -1,6 +1,6 @@
-"""The directory that fronts and jobs share: the lease of who leads, and where jobs say that they are. I/O.
+"""The directory that fronts and jobs share: the lease of the leading front, and the addresses of jobs. I/O.
 
-A file system of a network may not answer for minutes: every look has a time, and one that is stuck is left alone.
+A network file system may not answer for minutes: every access has a time limit, and one that is stuck is left alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _T = TypeVar("_T")
 _LOCK_AGAIN_S = 0.01
 _LEASE_BYTES = 1 << 16
 PLACES, LOGS, LEASE = "places", "logs", "lease.json"
-"""As `launcher.render.jobs` has the first two."""
+"""Names in the directory; `launcher.render.jobs` uses the first two."""
 
 
 class SharedFiles:
-    """Works on files in a thread of its own, one work at a time."""
+    """Accesses files in threads; after one that is stuck, refuses until that is done."""
 
     def __init__(self, directory: Path, *, limit_s: float) -> None:
-        """`directory`: the fleet's."""
+        """`directory`: that of the fleet. `limit_s`: seconds for one access."""
         self.directory = directory
         self._limit_s = limit_s
         self._stuck: threading.Thread | None = None
 
     async def places(self, jobs: Mapping[int, str]) -> dict[int, Place]:
-        """What running `jobs` (by id, with their server) have written. Raises SchedulerError."""
+        """Places that `jobs` (server by job id) have written, by job id. Raises SchedulerError."""
         folder = self.directory / PLACES
 
         def read() -> dict[int, Place]:
@@ -55,7 +55,7 @@ class SharedFiles:
         return await self.do(read) if jobs else {}
 
     def prepare(self) -> None:
-        """Have the folders that jobs write to, ours alone. Blocks; raises OSError."""
+        """Create the folders that jobs write to; none but our user may write to them. Blocks; raises OSError."""
         for folder in (self.directory, self.directory / PLACES, self.directory / LOGS):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             facts = folder.stat()
@@ -63,7 +63,7 @@ class SharedFiles:
                 raise PermissionError(errno.EPERM, "it is not ours alone to write", str(folder))
 
     async def forget(self, server: str, jobs: Iterable[int]) -> None:
-        """Remove what `jobs` of `server` have written, which are over. Raises SchedulerError."""
+        """Remove the files that `jobs` of `server`, which are over, have written. Raises SchedulerError."""
         files = [self.directory / PLACES / f"{server}.{job}.json" for job in jobs]
 
         def remove() -> None:
@@ -73,7 +73,7 @@ class SharedFiles:
         await self.do(remove)
 
     async def do(self, work: Callable[[], _T]) -> _T:
-        """What `work` gives, in a thread. Raises SchedulerError where it fails, or does not come back in time."""
+        """The result of `work`, run in a thread. Raises SchedulerError when it fails, or takes too long."""
         if self._stuck is not None and self._stuck.is_alive():
             raise SchedulerError(0, f"{self.directory}: the file system does not answer")
         result: concurrent.futures.Future[_T] = concurrent.futures.Future()
@@ -98,10 +98,10 @@ class SharedFiles:
 
 
 class LeaseFile:
-    """A lease in a file, which answers as an API server does (`launcher.supervise.scheduled.election.LeaseStore`).
+    """A lease in a file, with the answers of an API server (`launcher.supervise.scheduled.election.LeaseStore`).
 
-    Each look and each change is made with the file locked (flock), so that a change is of the version that it names.
-    The file system must have such locks over all machines: NFS 4, Lustre (`-o flock`), GPFS, CephFS.
+    Each read and each change is made with the file locked (flock), so that a change applies to the version that it
+    names. The file system must support such locks across all machines: NFS 4, Lustre (`-o flock`), GPFS, CephFS.
     """
 
     def __init__(self, files: SharedFiles, *, limit_s: float) -> None:
@@ -110,13 +110,13 @@ class LeaseFile:
         self._limit_s = limit_s
 
     async def ask(self, method: str, path: str, *, body: Any = None) -> dict[str, Any]:
-        """See `LeaseStore`. `path` says nothing: there is one."""
+        """See `LeaseStore`. `path` is not used: there is one lease."""
         del path
         until = time.monotonic() + self._limit_s
         return await self._files.do(lambda: self._locked(method, body, until))
 
     def _locked(self, method: str, body: Any, until: float) -> dict[str, Any]:
-        """Read, and change where `body` is of what was read. Raises OSError, SchedulerError."""
+        """Read the lease; replace it if `body` has the version that was read. Raises OSError, SchedulerError."""
         self._files.prepare()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -143,7 +143,7 @@ class LeaseFile:
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:
-    """The lease in `raw`; nobody's where there is none."""
+    """The lease in `raw`; one without a holder if it is none."""
     lease = decoded(raw, dict[str, Any])
     if lease is not None:
         with contextlib.suppress(LookupError, TypeError, ValueError):
