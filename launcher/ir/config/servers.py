@@ -149,7 +149,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Absent: this server's entry in `ports`; or none, where `host` is a path."""
     # context and slots
     slots: Positive | None = None
-    """Absent: the server's own auto (4 slots, unified KV)."""
+    """Absent: llama-server's own choice (4 slots, unified KV); in a fleet file 2."""
     n_ctx: Positive | None = None
     n_ctx_per_slot: Positive | None = None
     """Exactly one of n_ctx (whole) and n_ctx_per_slot; both absent: the model's training context."""
