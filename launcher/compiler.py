@@ -39,7 +39,7 @@ class Compilation(msgspec.Struct, frozen=True, kw_only=True):
     commands: dict[str, Command]
     """Server name → command line and environment."""
     findings: tuple[Finding, ...]
-    beside: tuple[Finding, ...] = ()
+    other_findings: tuple[Finding, ...] = ()
     """The part of `findings` that comes from other stages than the plan, not located yet."""
 
     def require(self) -> None:
@@ -56,7 +56,7 @@ STAGES: tuple[tuple[type[LaunchError], tuple[str, ...]], ...] = (
     (EngineError, ("engine/", "render/")),
 )
 
-CONSEQUENT = ("plan/dangling-reference", "plan/projector-missing", "plan/port-unused")
+FOLLOWING_FROM_CATALOG = ("plan/dangling-reference", "plan/projector-missing", "plan/port-unused")
 """Plan findings that only follow from a refused model file: left out, because the catalogue's finding names the
 cause."""
 
@@ -103,7 +103,7 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
         engines = {name: _engine(fleet, name) for name in sorted({s.engine for s in fleet.servers.values()})}
     except LaunchError as error:
         raise type(error)(config.locate(error.findings, composed.sources)) from None
-    built = _of_builds(fleet, engines)
+    built = _with_build_names(fleet, engines)
     if any(server.rpc for server in fleet.servers.values()):
         from launcher.plan.peers import with_peers
 
@@ -117,16 +117,16 @@ def _compile(overrides: Sequence[str], config_dirs: Iterable[Path], draft: str |
     commands, spelled = render_commands(planned, engines)
     written = composed.sources.locations
     found = tuple(f for f in found if f.code != "catalog/declared-mismatch" or f.key in written)
-    kept = _keep(headers.lock(), lock_file) if draft is None else ()
-    beside = (*composed.findings, *found, *kept, *spelled)
+    kept = _write_lock(headers.lock(), lock_file) if draft is None else ()
+    other_findings = (*composed.findings, *found, *kept, *spelled)
     return Compilation(
         composed=composed,
         catalog=models,
         plan=planned,
         engines=engines,
         commands=commands,
-        findings=_located(composed, planned, beside),
-        beside=beside,
+        findings=_located(composed, planned, other_findings),
+        other_findings=other_findings,
     )
 
 
@@ -144,7 +144,7 @@ def with_proof(compiled: Compilation, proved: Mapping[str, Proved]) -> Compilati
         proved=proved,
     )
     part = plan.plan_of_host(planned, before.on) if before.on else planned
-    findings = _located(compiled.composed, planned, compiled.beside)
+    findings = _located(compiled.composed, planned, compiled.other_findings)
     return msgspec.structs.replace(compiled, plan=part, findings=findings)
 
 
@@ -158,14 +158,14 @@ def with_speeds(compiled: Compilation, speeds: Iterable[ServerSpeed]) -> Compila
     found = plan.too_slow(planned.config, here.values())
     kept = (f for f in planned.findings if f not in replaced)
     planned = msgspec.structs.replace(planned, findings=plan.sort_findings((*kept, *found)))
-    findings = _located(compiled.composed, planned, compiled.beside)
+    findings = _located(compiled.composed, planned, compiled.other_findings)
     return msgspec.structs.replace(compiled, plan=planned, findings=findings)
 
 
 def _located(composed: Composed, planned: FleetPlan, beside: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """All findings with their locations, without waived ones and without CONSEQUENT after a catalogue error."""
     refused = any(f.code.startswith("catalog/") and f.severity == "error" for f in beside)
-    decided = (f for f in planned.findings if not refused or f.code not in CONSEQUENT)
+    decided = (f for f in planned.findings if not refused or f.code not in FOLLOWING_FROM_CATALOG)
     findings = plan.apply_waivers(planned.config, (*beside, *decided), known_codes)
     return config.locate(findings, composed.sources)
 
@@ -186,12 +186,12 @@ def compose_config(
         config_dirs=(*dirs, packaged_dir("conf")),
         virtual={"hardware/auto": _probe_hardware},
         headers=headers or catalog.Headers(_lock_file(dirs)),
-        devices=_seen_by,
+        devices=_listed_devices,
         draft=draft,
     )
 
 
-def _seen_by(entry: Mapping[str, Any]) -> tuple[SeenDevice, ...] | None:
+def _listed_devices(entry: Mapping[str, Any]) -> tuple[SeenDevice, ...] | None:
     """The devices that the binary of an `engines` entry lists here; None if it gives no list, or is not here."""
     binary, path = entry.get("binary"), entry.get("library_path")
     if not isinstance(binary, str):
@@ -212,7 +212,7 @@ def _lock_file(config_dirs: Iterable[Path]) -> Path | None:
     return next((path.with_suffix(".lock") for path in config_dirs if config.is_fleet_file(path)), None)
 
 
-def _keep(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
+def _write_lock(lock: HeaderLock | None, path: Path | None) -> Iterator[Finding]:
     """Write the lock file if it is out of date. Returns a note if that fails."""
     if lock is None or path is None:
         return
@@ -284,7 +284,7 @@ def _engine(fleet: FleetConfig, name: str) -> tuple[str, Dialect]:
     return binary, engine.with_cache_types(dialect, tuple(entry.cache_types))
 
 
-def _of_builds(fleet: FleetConfig, engines: Mapping[str, tuple[str, Dialect]]) -> FleetConfig:
+def _with_build_names(fleet: FleetConfig, engines: Mapping[str, tuple[str, Dialect]]) -> FleetConfig:
     """`fleet` with the build's name as the dialect of probed engines: the plan knows how builds differ."""
     asked = {
         name: msgspec.structs.replace(fleet.engines[name], dialect=dialect.name)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from launcher.base.addresses import is_path, wrong_path
+from launcher.base.addresses import is_path, socket_path_fault
 from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT, PROCESS, VARIABLE, control_character
 from launcher.errors import ConfigError, Finding, fault
@@ -28,7 +28,7 @@ _HIGHEST = 1 << 62
 _LONGEST_S = 1e9
 """Seconds, 32 years: a longer timer overflows the kernel's counters."""
 _AT_LEAST_ONE = frozenset({"max_parallel_starts", "crash_loop_failures", "health_failures", "failures", "log_files"})
-_ANYTHING = frozenset({"request_defaults", "request_set", "body"})
+_UNCHECKED = frozenset({"request_defaults", "request_set", "body"})
 """Fields that are sent to a server as JSON and are never a path, a unit or a timer: their values are not checked."""
 _ONE_LINE = frozenset({"host", "health_path", "container", "tier", "device", "builtin", "path", "exclusive"})
 """Fields whose value becomes part of a line, such as an address, a request or a metric: no control characters."""
@@ -52,12 +52,12 @@ def argv_digest(argv: Iterable[str]) -> str:
 
 def decode_fleet(data: bytes, source: str = "fleet.json") -> FleetManifest:
     """The manifest in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, FleetManifest, FLEET_SCHEMA, source, _wrong_in_fleet)
+    return _decode(data, FleetManifest, FLEET_SCHEMA, source, _fleet_fault)
 
 
 def decode_routes(data: bytes, source: str = "routes.json") -> RoutingTable:
     """The routing table in `data`. Raises ConfigError (see `_decode`); `source` is named in the message."""
-    return _decode(data, RoutingTable, ROUTES_SCHEMA, source, _wrong_in_routes)
+    return _decode(data, RoutingTable, ROUTES_SCHEMA, source, _routes_fault)
 
 
 def encode_document(document: object) -> bytes:
@@ -176,7 +176,7 @@ def _refused(code: str, source: str, why: str) -> Finding:
     return fault(f"manifest/{code}", "", f"{source} cannot be used: {why}", "run `launch render` to write it again")
 
 
-def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
+def _fleet_fault(manifest: FleetManifest) -> str | None:
     """The first thing that `launch render` would never have written, with its place; None if there is none."""
     processes: list[ServerUnit | ServiceUnit] = [*manifest.servers, *manifest.services]
     counted = Counter(process.name for process in processes)
@@ -195,7 +195,7 @@ def _wrong_in_fleet(manifest: FleetManifest) -> str | None:
     return next(wrong, None)
 
 
-def _wrong_in_routes(table: RoutingTable) -> str | None:
+def _routes_fault(table: RoutingTable) -> str | None:
     targets = table.targets
     wrong = chain(
         _bad_deployment(table.deployment),
@@ -227,7 +227,7 @@ def _bad_names(field: str, names: Iterable[str]) -> Iterator[str]:
 def _bad_addresses(listening: Iterable[tuple[str, str, int]]) -> Iterator[str]:
     """Servers (name, host, port) whose unix socket cannot be used, or has a port beside it."""
     for name, host, port in listening:
-        if is_path(host) and (why := "has a port beside it" if port else wrong_path(host)) is not None:
+        if is_path(host) and (why := "has a port beside it" if port else socket_path_fault(host)) is not None:
             yield f"{name} listens on {host[:120]!r}, which {why}"
 
 
@@ -241,7 +241,7 @@ def _bad_variables(environments: Mapping[str, Mapping[str, str]]) -> Iterator[st
 def _bad_values(value: Any, at: str, field: str = "") -> Iterator[str]:
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
-            if name not in _ANYTHING:
+            if name not in _UNCHECKED:
                 yield from _bad_values(getattr(value, name), f"{at}.{name}", name)
     elif isinstance(value, Mapping):
         for key, item in value.items():

@@ -92,7 +92,7 @@ class Pool(WarmPool):
     def _tell_of(self, key: str) -> None:
         size = self._sizes[key]
         there = size if key in self._cache else 0
-        self._heard(FilesInRam(key=key, resident=there, total=size, locked=there, loading=False, read=0))
+        self._reported(FilesInRam(key=key, resident=there, total=size, locked=there, loading=False, read=0))
 
 
 class Hosts(World):

@@ -9,7 +9,7 @@ from launcher.author.choice import MemoryBudget, Needs, ServerChoice, choose
 from launcher.author.edit import add_server, remove_server
 from launcher.author.joining import Neighbour, Way, room, ways, would_make_room
 from launcher.author.pairing import ServerCandidate, candidates, free_name, slug
-from launcher.author.sharing import alone, share
+from launcher.author.sharing import leave_group, share
 from launcher.author.text import Machine, fleet_text, flow, modeline, scalar, server_lines
 
 __all__ = [
@@ -21,12 +21,12 @@ __all__ = [
     "ServerChoice",
     "Way",
     "add_server",
-    "alone",
     "candidates",
     "choose",
     "fleet_text",
     "flow",
     "free_name",
+    "leave_group",
     "modeline",
     "remove_server",
     "room",

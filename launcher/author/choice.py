@@ -95,7 +95,7 @@ def tokens_for(candidate: ServerCandidate, wanted: int) -> int:
     return min(wanted, trained, EMBEDDING_CONTEXT if candidate.kind != "chat" else wanted)
 
 
-def _apart(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
+def _beside_each(fitting: Sequence[_Fit], free: int) -> list[_Fit]:
     """The models that fit beside each one of the others, the smallest first: they need not take turns."""
     apart: list[_Fit] = []
     for fit in sorted((fit for fit in fitting if fit.whole), key=lambda fit: fit.size):
@@ -153,7 +153,7 @@ def _in_turns(
         else:
             left_out.append((candidate, f"needs {gib(min(sizes.values()))}, and {gib(free + beyond)} are free for it"))
     fitting.sort(key=lambda fit: not fit.whole)  # who fits whole on the cards comes first
-    apart = _apart(fitting, free)
+    apart = _beside_each(fitting, free)
     others = [fit for fit in fitting if fit not in apart]
     group = TURNS if len(others) > 1 else ""
     taking: list[ServerChoice] = []

@@ -27,7 +27,7 @@ class NotEditableError(ValueError):
     """The text cannot be edited, such as a `servers:` in one line; the message says why."""
 
 
-def keeping_ends(edit: Callable[Concatenate[str, _P], str]) -> Callable[Concatenate[str, _P], str]:
+def keep_line_ends(edit: Callable[Concatenate[str, _P], str]) -> Callable[Concatenate[str, _P], str]:
     """Let `edit` work on texts with any line ends and a BOM; lines that it leaves alone keep their bytes."""
 
     @wraps(edit)
@@ -69,7 +69,7 @@ def servers_of(text: str) -> dict[Any, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def checked(after: str, wanted: dict[Any, Any], why: str) -> str:
+def require_content(after: str, wanted: dict[Any, Any], why: str) -> str:
     """Return `after` if its content is `wanted`. Raises NotEditableError with `why` otherwise."""
     try:
         tree = tree_of(after)
@@ -80,7 +80,7 @@ def checked(after: str, wanted: dict[Any, Any], why: str) -> str:
     return after
 
 
-@keeping_ends
+@keep_line_ends
 def add_server(text: str, lines: Sequence[str]) -> str:
     """Add the lines of one server (indented by two) after the last one of the `servers:` block of `text`.
 
@@ -103,10 +103,10 @@ def add_server(text: str, lines: Sequence[str]) -> str:
         pad = " " * (indent - 2)
         moved = [f"{pad}{line}" if indent >= 2 else line.removeprefix(" " * (2 - indent)) for line in lines]
     wanted = {**tree_of(text), "servers": {**servers, new: entry}}
-    return checked("\n".join([*rows[:end], *moved, *rows[end:]]) + "\n", wanted, why)
+    return require_content("\n".join([*rows[:end], *moved, *rows[end:]]) + "\n", wanted, why)
 
 
-@keeping_ends
+@keep_line_ends
 def remove_server(text: str, name: str) -> str:
     """Remove the server `name` and the comment right above it; if the line above is ours, only that line of it.
 
@@ -124,10 +124,10 @@ def remove_server(text: str, name: str) -> str:
         kept[at] = f"{kept[at].partition(':')[0]}: {{}}{_comment_of(kept[at])}"
     wanted["servers"] = {key: entry for key, entry in wanted["servers"].items() if str(key) != name}
     why = f"others need what stands in {name}, or it is written in a way that is not edited"
-    return checked("\n".join(kept) + "\n", wanted, why)
+    return require_content("\n".join(kept) + "\n", wanted, why)
 
 
-@keeping_ends
+@keep_line_ends
 def set_value(text: str, path: Sequence[str], value: str, why: str) -> str:
     """Set `value` at the keys of `path`, below a comment that begins with REASON and replaces an earlier one.
 

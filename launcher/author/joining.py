@@ -43,24 +43,24 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to add a server. `mates`: servers that it takes turns with; `drawn`: those that took no turns before."""
+    """One way to add a server. `turn_mates`: it takes turns with these; `drawn_in`: of these, took no turns before."""
 
     choice: ServerChoice
-    mates: tuple[str, ...] = ()
-    drawn: tuple[str, ...] = ()
+    turn_mates: tuple[str, ...] = ()
+    drawn_in: tuple[str, ...] = ()
     whole: bool = True
     """All of its layers fit on the GPUs, if there are any."""
 
 
-class _Company(NamedTuple):
+class _Group(NamedTuple):
     """A group that the new server could take turns in ("": none, it runs beside all), and the bytes free for it.
 
     `beside`: bytes that are free beside all servers.
     """
 
     group: str
-    drawn: tuple[str, ...]
-    mates: tuple[str, ...]
+    drawn_in: tuple[str, ...]
+    turn_mates: tuple[str, ...]
     free: int
     beside: int
 
@@ -107,7 +107,7 @@ def would_make_room(neighbours: Sequence[Neighbour], memory: MemoryBudget, size:
     return next((n.name for n in each if _named(neighbours, memory.pool, (n.name,)).free >= size), None)
 
 
-def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Company]:
+def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Group]:
     """No group; then each present group, the one of the largest server first; then with more and more servers drawn in.
 
     The largest servers are drawn in first, so that fewer have to be.
@@ -123,20 +123,20 @@ def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Company]
         yield _company(group, alone[:count], neighbours, pool)
 
 
-def _named(neighbours: Sequence[Neighbour], pool: int, names: Sequence[str]) -> _Company:
+def _named(neighbours: Sequence[Neighbour], pool: int, names: Sequence[str]) -> _Group:
     """The group of the first of `names` that has one, or a new group, with all of `names` in it."""
     named = [n for n in neighbours if n.name in names]
     group = next((n.group for n in named if n.group), TURNS)
     return _company(group, [n for n in named if n.group != group], neighbours, pool)
 
 
-def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Company:
+def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Group:
     """A group with `drawn` added to it; free is what the servers outside the group leave."""
     members = [n for n in neighbours if group and n.group == group and n not in drawn]
     others = [n for n in neighbours if n not in drawn and n not in members]
     free, beside = pool - taken(others), pool - taken(neighbours)
     names = tuple(n.name for n in drawn)
-    return _Company(group, names, (*(n.name for n in members), *names), free, beside)
+    return _Group(group, names, (*(n.name for n in members), *names), free, beside)
 
 
 def taken(neighbours: Sequence[Neighbour]) -> int:
@@ -148,7 +148,7 @@ def taken(neighbours: Sequence[Neighbour]) -> int:
     return sum(groups.values()) + sum(n.bytes for n in neighbours if not n.group)
 
 
-def _whole(candidate: ServerCandidate, company: _Company, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
+def _whole(candidate: ServerCandidate, company: _Group, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
     """A way for each of `contexts` with which all layers fit."""
     for tokens in steps(candidate, contexts):
         size = needs(candidate, tokens)
@@ -156,7 +156,7 @@ def _whole(candidate: ServerCandidate, company: _Company, contexts: Sequence[int
             yield _way(candidate, company, tokens, size)
 
 
-def _partly(candidate: ServerCandidate, company: _Company, ram: int, needs: Needs) -> Iterator[Way]:
+def _partly(candidate: ServerCandidate, company: _Group, ram: int, needs: Needs) -> Iterator[Way]:
     """A way for each context with which the GPUs hold some of the layers, and RAM the rest."""
     for tokens in steps(candidate, [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]):
         size, free = needs(candidate, tokens), max(0, company.free)
@@ -164,8 +164,8 @@ def _partly(candidate: ServerCandidate, company: _Company, ram: int, needs: Need
             yield _way(candidate, company, tokens, size, SPILLED)
 
 
-def _way(candidate: ServerCandidate, company: _Company, tokens: int, size: int, place: str = "") -> Way:
+def _way(candidate: ServerCandidate, company: _Group, tokens: int, size: int, place: str = "") -> Way:
     turn = f"takes turns: {gib(max(0, company.beside))} are left beside the others" if company.group else "always up"
     tier: Literal["hot", "warm"] = "warm" if company.group else "hot"
     choice = chosen_as(candidate, tokens, size, f"{gib(size)}{place}, {turn}", tier, company.group)
-    return Way(choice=choice, mates=company.mates, drawn=company.drawn, whole=not place)
+    return Way(choice=choice, turn_mates=company.turn_mates, drawn_in=company.drawn_in, whole=not place)

@@ -13,10 +13,10 @@ from typing import Any
 from launcher.author.edit import (
     OURS,
     NotEditableError,
-    checked,
     find_entry,
     indent_of,
-    keeping_ends,
+    keep_line_ends,
+    require_content,
     rows_of,
     says_something,
     servers_of,
@@ -31,7 +31,7 @@ _PLAIN = re.compile(r"( *[^\s#][^#]*?):\s+([^\s{\[&*!|>].*)")
 _FLOW = re.compile(r"( *[^\s#][^#{]*?: *\{.*?\S) *\}( *(?:#.*)?)")
 
 
-@keeping_ends
+@keep_line_ends
 def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> str:
     """Put the server `name` into the exclusive group `group`, with `why` as a comment.
 
@@ -52,11 +52,11 @@ def share(text: str, name: str, group: str, why: str, *, over: bool = False) -> 
     _set_note(rows, first, TURNS_WORDS if up else f"up first, then {TURNS_WORDS}")
     wanted = tree_of(text)
     wanted["servers"][key] = {**before, "exclusive": group}
-    return checked("\n".join(rows) + "\n", wanted, f"servers.{name} is written in a way that is not edited")
+    return require_content("\n".join(rows) + "\n", wanted, f"servers.{name} is written in a way that is not edited")
 
 
-@keeping_ends
-def alone(text: str, group: str) -> str:
+@keep_line_ends
+def leave_group(text: str, group: str) -> str:
     """Remove what we wrote about the exclusive group `group` if only one server is left in it.
 
     What a person wrote stays; a group without servers, or with several, is left alone.

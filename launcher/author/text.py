@@ -157,7 +157,7 @@ def declaration(model: ModelFile) -> dict[str, Any]:
     entry = {
         "title": model.model,
         "source": f"header of {first.name}",
-        "architecture": _written(model.architecture),
+        "architecture": _non_defaults(model.architecture),
         "files": {model.quantization or max(sorted(set(types)), key=types.count): file},
     }
     return {slug(first.name): entry}
@@ -173,7 +173,7 @@ def declaration_text(models: list[ModelFile]) -> str:
     return yaml.safe_dump({"models": entries}, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
 
 
-def _written(architecture: ArchitectureConfig) -> dict[str, Any]:
+def _non_defaults(architecture: ArchitectureConfig) -> dict[str, Any]:
     fields = msgspec.structs.fields(architecture)
     values = {f.name: getattr(architecture, f.name) for f in fields if getattr(architecture, f.name) != f.default}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -24,7 +24,7 @@ def names_of(models: bytes) -> tuple[str, ...]:
     return tuple(name for model in found.data for name in (model.id, *model.aliases) if name)
 
 
-def stranger(name: str, models: bytes) -> str | None:
+def wrong_server(name: str, models: bytes) -> str | None:
     """The names of the server that answers in place of `name`, in words; None if it is `name`."""
     names = tuple(dict.fromkeys(names_of(models)))
     if name in names:

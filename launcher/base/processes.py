@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG = 1
 MARK = "LAUNCH_ASKED_BY"
 """Environment variable of such a program, inherited by all that it starts: our process, and the number of the
 question."""
-_LAST_WORDS_S = 0.2
+_DRAIN_S = 0.2
 """Seconds for which pipes are still read after their program has ended: another process may hold them open."""
 _LOOK_S = 0.05
 _ROUNDS = 20
@@ -37,7 +37,7 @@ class ScopeEndedError(Exception):
 class ProcessScope:
     """The programs that run now, in any thread. When the `with` block ends, all are killed and none can start.
 
-    A thread that reads from one of them (`heard`) then returns, because the program has ended: Ctrl-C waits for no
+    A thread that reads from one of them (`read_pipes`) then returns, because the program has ended: Ctrl-C waits for no
     timeout.
     """
 
@@ -65,7 +65,7 @@ class ProcessScope:
         """
         if self._ended:
             raise ScopeEndedError
-        mark = f"{_ourselves()}/{next(_COUNT)}"
+        mark = f"{_own_identity()}/{next(_COUNT)}"
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -88,7 +88,7 @@ class ProcessScope:
                     del self._running[child]
 
 
-def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, bytes]]:
+def read_pipes(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, bytes]]:
     """Yield (pipe, bytes) as a program writes, until its pipes are closed or it has ended. Raises TimeoutError.
 
     `until`: deadline, as `time.monotonic()`.
@@ -106,10 +106,10 @@ def heard(child: subprocess.Popen[bytes], until: float) -> Iterator[tuple[Any, b
             now = monotonic()
             if now > until:
                 raise TimeoutError
-            if not ready and until > now + _LAST_WORDS_S and has_ended(child):
-                until = now + _LAST_WORDS_S
+            if not ready and until > now + _DRAIN_S and has_ended(child):
+                until = now + _DRAIN_S
                 with contextlib.suppress(TimeoutError):
-                    yield from heard(child, until)
+                    yield from read_pipes(child, until)
                 return
 
 
@@ -182,9 +182,9 @@ def _marked() -> Iterator[tuple[int, str]]:
             yield pid, mark
 
 
-def _ourselves() -> str:
+def _own_identity() -> str:
     """Our pid namespace, our pid, and our start in clock ticks since boot, separated by dots."""
-    return f"{_namespace()}.{os.getpid()}.{_began(os.getpid())}"
+    return f"{_namespace()}.{os.getpid()}.{_start_ticks(os.getpid())}"
 
 
 def _namespace() -> str:
@@ -196,12 +196,12 @@ def _namespace() -> str:
 
 
 def _is_alive(process: str) -> bool:
-    """Whether the process that `_ourselves` named, without its namespace, still exists."""
+    """Whether the process that `_own_identity` named, without its namespace, still exists."""
     pid, _, began = process.partition(".")
-    return pid.isdigit() and _began(int(pid)) == began
+    return pid.isdigit() and _start_ticks(int(pid)) == began
 
 
-def _began(pid: int) -> str:
+def _start_ticks(pid: int) -> str:
     """Start of a process in clock ticks since boot; "" if there is none."""
     stat = procfs.proc_stat(pid)
     return "" if stat is None else str(stat.start_ticks)

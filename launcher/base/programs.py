@@ -19,7 +19,7 @@ _PROGRAM_HEADER = struct.Struct("<I4xQ16xQ16x")
 """An ELF64 program header: p_type, p_offset, p_filesz."""
 
 
-def unrunnable(program: str) -> str | None:
+def why_not_runnable(program: str) -> str | None:
     """Why `program` (a path, or a name for PATH) cannot be run, as words to follow its name; None if it can."""
     if not program:
         return "(nothing) names no program"

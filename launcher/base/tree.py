@@ -17,12 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 """Flags for a directory on the way, which need not be readable, only searchable."""
-_FILE = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundFile(msgspec.Struct, frozen=True):
     """Content and permission bits of a file; for a link, `data` is `link to TARGET`, which no file of ours contains."""
 
     data: bytes
@@ -45,7 +45,7 @@ class Tree:
         """Open the directory `path` (O_PATH) within the block, creating it with `make`. Raises OSError."""
         if make:
             self.root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.root, _STEP)
+        descriptor = os.open(self.root, _DIRECTORY_FLAGS)
         try:
             for name in self._parts(path):
                 if make:
@@ -58,21 +58,21 @@ class Tree:
         finally:
             os.close(descriptor)
 
-    def read(self, path: Path) -> Found | None:
+    def read(self, path: Path) -> FoundFile | None:
         """The file or link at `path`; None if there is nothing. Raises OSError, also for any other kind of file."""
         try:
             with self.directory(path.parent) as parent:
                 try:
-                    descriptor = os.open(path.name, os.O_RDONLY | _FILE, dir_fd=parent)
+                    descriptor = os.open(path.name, os.O_RDONLY | _FILE_FLAGS, dir_fd=parent)
                 except OSError as error:
                     if error.errno != errno.ELOOP:
                         raise
-                    return Found(f"link to {os.readlink(path.name, dir_fd=parent)}".encode(errors="replace"), 0o777)
+                    return FoundFile(f"link to {os.readlink(path.name, dir_fd=parent)}".encode(errors="replace"), 0o777)
                 with os.fdopen(descriptor, "rb") as file:
                     facts = os.fstat(descriptor)
                     if not stat.S_ISREG(facts.st_mode):
                         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-                    return Found(file.read(), facts.st_mode & 0o7777)
+                    return FoundFile(file.read(), facts.st_mode & 0o7777)
         except FileNotFoundError:
             return None
 
@@ -103,7 +103,7 @@ class Tree:
         """Replace `path` by `data` with permission bits `mode`, whole or not at all. Raises OSError."""
         temporary = f".{path.name[:200]}.{secrets.token_hex(6)}.tmp"
         with self.directory(path.parent, make=True) as parent:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE_FLAGS
             descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -150,12 +150,12 @@ class Tree:
     def _step(self, name: str, parent: int, path: Path) -> int:
         """Open the directory `name` in `parent`, on the way to `path`. Raises OSError, also for a refused link."""
         try:
-            return os.open(name, _STEP | os.O_NOFOLLOW, dir_fd=parent)
+            return os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
         except OSError as error:
             facts = os.lstat(name, dir_fd=parent) if error.errno in (errno.ELOOP, errno.ENOTDIR) else None
             if facts is None or not stat.S_ISLNK(facts.st_mode):
                 raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
             if self._follows and facts.st_uid in (0, os.geteuid()):
-                return os.open(name, _STEP, dir_fd=parent)
+                return os.open(name, _DIRECTORY_FLAGS, dir_fd=parent)
             why = f"{name} is a symlink, and none is followed here"
             raise OSError(errno.ELOOP, why, str(path)) from None

@@ -67,7 +67,7 @@ def remove_stale(path: str) -> None:
             Path(path).unlink()
 
 
-def make_room(path: str) -> None:
+def prepare_socket_path(path: str) -> None:
     """Prepare `path` for a server to listen at: create its folder, remove a dead socket. Raises OSError.
 
     A folder that is created (/run is empty after a boot) can be used by its owner only.

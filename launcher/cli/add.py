@@ -15,13 +15,13 @@ from launcher.author.edit import NotEditableError, servers_of
 from launcher.cli import init
 from launcher.cli.findings import show_findings
 from launcher.cli.hub import download
-from launcher.cli.joining import Joined, take_in
+from launcher.cli.joining import Joined, add_fitting
 from launcher.cli.onefile import fleet_file, new_fleet_file, shown_path
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet
 from launcher.discover import plain_path
 from launcher.errors import CatalogError, ConfigError, Finding, LaunchError, PlanError
-from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read
+from launcher.files import ChangedMeanwhileError, folder_lock, replace_if_unchanged
 from launcher.files.packaged import fleet_schema_path
 
 
@@ -43,10 +43,10 @@ def add(
     if not all(word.strip() for word in (*roles, *([] if name is None else [name]))):
         raise _usage(f"--{'role' if name is None or name.strip() else 'name'}: a name has letters")
     more = Wishes(roles=tuple(roles), faces=dict(map(_face, faces)), mates=tuple(mates))
-    paths = [path for word in what for path in _brought(word, err)]
+    paths = [path for word in what for path in _local_paths(word, err)]
     target = fleet_file(file, (), ()) if file is None or file.exists() else None
     target = target or new_fleet_file(file)
-    with one_at_a_time(target):
+    with folder_lock(target):
         return _add(what, paths, target, name, more, dry_run=dry_run)
 
 
@@ -72,7 +72,7 @@ def _add(
         raise _usage(f"--name {name}: {shown_path(target)} has that name already")
     if name is not None:
         new = [msgspec.structs.replace(new[0], name=name)]
-    longer = _first(new, target, more, out) if text is None else _longer(text, new, target, more)
+    longer = _new_text(new, target, more, out) if text is None else _extended_text(text, new, target, more)
     if dry_run:
         out.write(longer)
         return 0
@@ -118,7 +118,7 @@ def remove(name: str, *, file: Path | None) -> int:
     target = fleet_file(file, (), ())
     if target is None:
         raise _usage("there is no fleet file here: name it with -f FILE")
-    with one_at_a_time(target):
+    with folder_lock(target):
         return _remove(name, target)
 
 
@@ -131,7 +131,7 @@ def _remove(name: str, target: Path) -> int:
     group = _group(text, name)
     try:
         shorter = author.remove_server(text, name)
-        shorter = author.alone(shorter, group) if group else shorter
+        shorter = author.leave_group(shorter, group) if group else shorter
     except NotEditableError as error:
         raise _usage(f"{shown_path(target)}: {error}") from None
     _write(target, text, shorter)
@@ -139,7 +139,7 @@ def _remove(name: str, target: Path) -> int:
     others = [other for other in _servers(shorter, target) if group and _group(shorter, other) == group]
     if len(others) == 1:
         out.line(f"{others[0]} is the last of the group {group}, which its entry names: alone in it, it takes no turns")
-    show_findings(err, _broken(text, shorter, target))
+    show_findings(err, _new_errors(text, shorter, target))
     return 0
 
 
@@ -148,7 +148,7 @@ def _group(text: str, name: str) -> str:
     return str(entry.get("exclusive") or "") if isinstance(entry, dict) else ""
 
 
-def _broken(before: str, after: str, target: Path) -> list[Finding]:
+def _new_errors(before: str, after: str, target: Path) -> list[Finding]:
     """New errors of the shorter file, such as references to the server; not that it has no servers."""
 
     def errors(text: str) -> list[Finding]:
@@ -161,7 +161,7 @@ def _broken(before: str, after: str, target: Path) -> list[Finding]:
     return [finding for finding in errors(after) if finding.code not in known]
 
 
-def _brought(what: str, err: Terminal) -> list[Path]:
+def _local_paths(what: str, err: Terminal) -> list[Path]:
     """Paths of the model files that `what` names; a repository (`hf:…`) is downloaded."""
     if not what.strip():
         raise _usage("no model is named")
@@ -175,13 +175,13 @@ def _all_wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandi
     files = [path for path in paths if path not in folders]
     found: dict[str, author.ServerCandidate] = {}
     for group in (*([folder] for folder in folders), *([files] if files else [])):
-        for candidate in _wanted(group, err):
+        for candidate in _candidates_of(group, err):
             name = author.free_name(candidate.name, {c.name for c in found.values()})
             found.setdefault(candidate.path, msgspec.structs.replace(candidate, name=name))
     return list(found.values())
 
 
-def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
+def _candidates_of(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate]:
     """The servers that can be made of the files; for a file its folder is searched, too, for what belongs to it."""
     missing = next((path for path in paths if not path.exists()), None)
     if missing is not None:
@@ -205,7 +205,7 @@ def _wanted(paths: Sequence[Path], err: Terminal) -> list[author.ServerCandidate
     return wanted
 
 
-def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, out: Terminal) -> str:
+def _new_text(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, out: Terminal) -> str:
     """The text of a new fleet file, as `launch init` would write it. Raises LaunchError."""
     chosen, machine = init.chosen_here(new, target)
     text = author.fleet_text(chosen, machine, schema=fleet_schema_path())
@@ -221,7 +221,7 @@ def _first(new: Sequence[author.ServerCandidate], target: Path, more: Wishes, ou
     return text
 
 
-def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more: Wishes) -> str:
+def _extended_text(text: str, new: Sequence[author.ServerCandidate], target: Path, more: Wishes) -> str:
     """The text of the fleet file with more servers; of several models those that do not fit are reported and left out.
 
     Raises LaunchError if none fits, or the fleet does not compile.
@@ -237,7 +237,7 @@ def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more
     for candidate in new:
         named = msgspec.structs.replace(candidate, name=author.free_name(candidate.name, _names(text)))
         try:
-            joined = take_in(named, text, target, compiled, host=host, lines=lines, mates=more.mates)
+            joined = add_fitting(named, text, target, compiled, host=host, lines=lines, mates=more.mates)
         except PlanError as error:
             if len(new) == 1:
                 raise
@@ -254,9 +254,9 @@ def _longer(text: str, new: Sequence[author.ServerCandidate], target: Path, more
 def _report(out: Terminal, joined: Joined) -> None:
     way, choice = joined.way, joined.way.choice
     out.line(f"{choice.candidate.name}: {choice.why}")
-    if way.mates:
-        new = f", from now on in it: {', '.join(way.drawn)}" if way.drawn else ""
-        out.line(f"  one at a time in the group {choice.exclusive}, with {', '.join(way.mates)}{new}")
+    if way.turn_mates:
+        new = f", from now on in it: {', '.join(way.drawn_in)}" if way.drawn_in else ""
+        out.line(f"  one at a time in the group {choice.exclusive}, with {', '.join(way.turn_mates)}{new}")
 
 
 def _text_of(target: Path) -> str:
@@ -299,7 +299,7 @@ def _write(target: Path, before: str | None, text: str) -> None:
         init.write_new(target, text)
         return
     try:
-        replace_as_read(target, before.encode(), text.encode())
+        replace_if_unchanged(target, before.encode(), text.encode())
     except ChangedMeanwhileError:
         message = f"{shown_path(target)} was changed meanwhile by somebody else and stays as it is: do it again"
         raise _usage(message) from None

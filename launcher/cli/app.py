@@ -14,7 +14,7 @@ from typer.core import TyperGroup, TyperOption
 
 from launcher import __version__
 from launcher.base.names import derived_name
-from launcher.cli.arguments import is_override, said_elsewhere
+from launcher.cli.arguments import command_here, is_override
 from launcher.cli.complete import complete_deployed, complete_overrides, words_before
 from launcher.errors import ConfigError
 
@@ -48,7 +48,7 @@ class _Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command; for a verb of another program, an error that names the command here."""
-        here = said_elsewhere(args[0]) if args and args[0] not in self.commands else None
+        here = command_here(args[0]) if args and args[0] not in self.commands else None
         if here is not None:
             ctx.fail(f"No such command {args[0]!r}. Here it is: {here}")
         return super().resolve_command(ctx, args)

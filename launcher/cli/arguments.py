@@ -133,7 +133,7 @@ def hydra_answer(words: Sequence[str], commands: Collection[str]) -> str | None:
     return None
 
 
-SAID = {
+COMMANDS_HERE = {
     "start": "launch up",
     "run": "launch add FILE.gguf and launch up; launch up --ask 'a question' asks it",
     "create": "launch init",
@@ -165,8 +165,8 @@ SAID = {
 }
 
 
-def said_elsewhere(word: str) -> str | None:
+def command_here(word: str) -> str | None:
     """The command here for a verb of another program, or for a model's file; None for an unknown word."""
     if word.endswith(".gguf"):
         return f"launch add {shlex.quote(word)}, then launch"
-    return SAID.get(word.lower())
+    return COMMANDS_HERE.get(word.lower())

@@ -59,9 +59,9 @@ def show(
         compiled = msgspec.structs.replace(compiled, findings=(*compiled.findings, *found))
     changes: tuple[FleetChange, ...] = ()
     if _may_run(compiled):
-        from launcher.cli.coming import coming_changes
+        from launcher.cli.coming import fleet_changes
 
-        changes = coming_changes(compiled, overrides, config_dirs)
+        changes = fleet_changes(compiled, overrides, config_dirs)
     if as_json:
         from launcher.ir.documents import plan_document
 
@@ -74,9 +74,9 @@ def show(
 
         show_plan(out, compiled, verbose=verbose, proof=proof, speeds=speeds)
         if changes:
-            from launcher.cli.coming import show_coming
+            from launcher.cli.coming import show_fleet_changes
 
-            show_coming(out, changes)
+            show_fleet_changes(out, changes)
     return exit_code(compiled)
 
 
@@ -177,15 +177,15 @@ def _proven(overrides: list[str], *, config_dirs: list[Path]) -> Compilation:
 def examine(overrides: list[str], config_dirs: list[Path], *, host: str | None = None, as_json: bool) -> int:
     """Run `launch check`. `host`: the name of this host among several."""
     from launcher import plan
-    from launcher.cli.this_host import examined, of_host
+    from launcher.cli.this_host import host_findings, part_of_host
     from launcher.proving import prove_here
 
     out, _ = terminals()
-    here = prove_here(of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
+    here = prove_here(part_of_host(compile_fleet(overrides, config_dirs=config_dirs), host))
     compiled = here.compiled
     rendered = render(compiled)
     manifest = rendered.manifest
-    found, checked = examined(compiled, manifest, rendered.routes)
+    found, checked = host_findings(compiled, manifest, rendered.routes)
     known = {(finding.code, finding.key) for finding in compiled.findings}
     left = [finding for finding in rendered.findings if (finding.code, finding.key) not in known]
     spoken = config.locate(plan.without_waived(compiled.plan.config, left), compiled.composed.sources)

@@ -29,7 +29,7 @@ def run_calibration(words: Sequence[str], config_dirs: list[Path], workload: Wor
     compiled.require()
     servers = named or [s.name for s in compiled.plan.servers if not s.settings.embedding]
     check_servers(servers, compiled)
-    disk = _disk(compiled)
+    disk = _measure_disk(compiled)
     if disk is not None:
         err.line(f"{disk.folder}: {gib(disk.bytes_per_s)} a second")
     found: list[Measurement] = []
@@ -55,7 +55,7 @@ def run_calibration(words: Sequence[str], config_dirs: list[Path], workload: Wor
     return 0
 
 
-def _disk(compiled: Compilation) -> ReadSpeed | None:
+def _measure_disk(compiled: Compilation) -> ReadSpeed | None:
     """Measure how fast model files are read, the largest first, for `hardware=auto`; None: too little data."""
     here = {Path(p.path): 0 for server in compiled.plan.servers for p in server.model.parts}
     here |= {path: path.stat().st_size for path in here if path.exists()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launcher import __version__
-from launcher.cli.checkpointed import Subject, subject_of, subjects
+from launcher.cli.checkpointed import CheckpointSource, subject_of, subjects
 from launcher.cli.fleet import DEPLOYMENT_NAME, served_directory
 from launcher.cli.installed import require_rights
 from launcher.cli.reloaded import change_lines
@@ -91,7 +91,7 @@ def require_files(checkpoint: Checkpoint, digests: Mapping[str, FileDigest]) -> 
         raise CatalogError(findings)
 
 
-def _create(subject: Subject, name: str, err: Terminal) -> dict[str, Any]:
+def _create(subject: CheckpointSource, name: str, err: Terminal) -> dict[str, Any]:
     files, executable = subject.files()
     manifest = decode_fleet(files.get("fleet.json", b""), f"fleet.json of {subject}")
     status = subject.status()
@@ -130,7 +130,7 @@ class _Against(NamedTuple):
     status: FleetStatus | None
 
 
-def _diff(subject: Subject, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
+def _diff(subject: CheckpointSource, name: str, other: str | None, err: Terminal) -> dict[str, Any]:
     """Document of `launch checkpoint diff`: what a restore would change, from now or from the checkpoint `other`."""
     checkpoint = read_checkpoint(subject.kept, name)
     manifest, its_inputs = _compiled(subject.kept, checkpoint), checkpoint_files(subject.kept, checkpoint, "inputs")
@@ -162,7 +162,7 @@ def _compiled(state: Path, checkpoint: Checkpoint) -> FleetManifest:
     return decode_fleet(checkpoint_files(state, checkpoint, "deployment").get("fleet.json", b""))
 
 
-def _now(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> _Against:
+def _now(subject: CheckpointSource, checkpoint: Checkpoint, err: Terminal) -> _Against:
     files, _ = subject.files()
     before = decode_fleet(files["fleet.json"]) if files else None
     digests = digested((c.path for c in checkpoint.covered), err)

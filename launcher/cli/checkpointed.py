@@ -19,7 +19,7 @@ from launcher.ir.live import FleetStatus
 from launcher.supervise import runtime_holder
 
 
-class Subject(NamedTuple):
+class CheckpointSource(NamedTuple):
     """A deployment. `kept`: directory of its checkpoints; `state`: its runtime's; `installed`: set if systemd runs it.
 
     Checkpoints of an installed deployment are root's and lie beside the install records: the state directory is the
@@ -71,16 +71,16 @@ class Subject(NamedTuple):
         return {path: file.data for path, file in found.items()}, tuple(p for p, f in found.items() if f.mode & 0o100)
 
 
-def subjects() -> list[Subject]:
+def subjects() -> list[CheckpointSource]:
     """Every deployment that was brought up here, or is installed."""
     states = [deployment_state_dir(name) for name in known_deployments()]
     return [
-        *(Subject(state, state) for state in states),
-        *(Subject(i.layout.checkpoints(i.name), i.state_dir, i) for i in installed_here([])),
+        *(CheckpointSource(state, state) for state in states),
+        *(CheckpointSource(i.layout.checkpoints(i.name), i.state_dir, i) for i in installed_here([])),
     ]
 
 
-def subject_of(deployment: str | None, checkpoint: str | None) -> Subject:
+def subject_of(deployment: str | None, checkpoint: str | None) -> CheckpointSource:
     """The deployment meant: named, the one that has this checkpoint, the one that runs, or the only one.
 
     If an installed one and one of `launch up` have the same name, the installed one is meant. Raises ConfigError if it

@@ -12,7 +12,7 @@ from launcher.cli.installed import components_of, fleet_status, installed_here
 from launcher.cli.onefile import switch_command
 from launcher.cli.reloaded import change_lines, deployment_in, on_demand
 from launcher.cli.terminal import Terminal
-from launcher.cli.this_host import of_host
+from launcher.cli.this_host import part_of_host
 from launcher.compiler import Compilation, render
 from launcher.errors import ConfigError, SuperviseError, has_errors
 from launcher.files import compare_deployment, owned_files
@@ -25,7 +25,7 @@ from launcher.render.fleet import Rendered
 from launcher.supervise import runtime_holder
 
 
-def coming_changes(
+def fleet_changes(
     compiled: Compilation, overrides: Sequence[str] = (), config_dirs: Sequence[Path] = ()
 ) -> tuple[FleetChange, ...]:
     """The changes of each fleet of the plan's name that runs here; () if the plan has errors.
@@ -54,7 +54,7 @@ def coming_changes(
     return tuple(changes)
 
 
-def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
+def show_fleet_changes(out: Terminal, changes: Iterable[FleetChange]) -> None:
     """Show the changes of each running fleet, as lines with `+`, `~` and `-`."""
     for change in changes:
         by = "our runtime" if change.manager == "runtime" else change.manager
@@ -76,7 +76,7 @@ def show_coming(out: Terminal, changes: Iterable[FleetChange]) -> None:
 def _of_this_host(compiled: Compilation) -> Compilation | None:
     """The plan, or this host's part of one for several; None if this is none of the hosts."""
     try:
-        return of_host(compiled, None)
+        return part_of_host(compiled, None)
     except ConfigError:
         return None
 

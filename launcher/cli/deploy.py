@@ -17,7 +17,7 @@ from launcher.cli.findings import show_findings
 from launcher.cli.installed import require_rights
 from launcher.cli.running import fleets
 from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.this_host import of_host
+from launcher.cli.this_host import part_of_host
 from launcher.compiler import compile_fleet, error_class, render
 from launcher.errors import (
     STALE_EXIT_CODE,
@@ -32,7 +32,7 @@ from launcher.errors import (
 from launcher.files import compare_deployment, owned_files, writing
 from launcher.install import Change, Changes, Installed, Layout, Report, Source, Systemd
 from launcher.install.changes import SIGNS
-from launcher.install.ownership import shown
+from launcher.install.ownership import machine_path
 from launcher.install.steps import not_active
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile, content_digest
 from launcher.supervise import reach_runtime
@@ -72,14 +72,14 @@ def install_fleet(
         show_findings(err, [stale_finding(deployment, stale)])
         return STALE_EXIT_CODE
     if dry_run:
-        changes = judged(deployment, layout, source, err, force=force, dry_run=True)
+        changes = require_installable(deployment, layout, source, err, force=force, dry_run=True)
         _show_changes(out, changes.changes, layout, as_json=as_json, deployment=deployment.name)
         return HostError.exit_code if has_errors(changes.findings) else 0
     require_rights(layout, "installed")
     if start:
         require_not_up(deployment.name, layout)
-    with install.alone(layout, err.line):
-        changes = judged(deployment, layout, source, err, force=force)
+    with install.install_lock(layout, err.line):
+        changes = require_installable(deployment, layout, source, err, force=force)
         report = put_in_place(changes, layout, start=start)
     _show_report(out, deployment.name, report, as_json=as_json)
     return 0
@@ -102,7 +102,7 @@ def read_source(source: Source, layout: Layout, err: Terminal) -> tuple[Deployme
     return _compiled(list(source.overrides), [Path(d) for d in source.config_dirs], layout, err, source.host)
 
 
-def judged(
+def require_installable(
     deployment: Deployment, layout: Layout, source: Source, err: Terminal, *, force: bool = False, dry_run: bool = False
 ) -> Changes:
     """The changes that installing would make. Raises ConfigError, HostError if something stands in the way.
@@ -112,7 +112,7 @@ def judged(
     _require_scope(deployment, layout)
     with writing(layout.units, "nothing was written"):
         changes = install.plan_changes(deployment, layout, source=source, force=force)
-    coming = {Path(shown(c.path, layout)) for c in changes.changes}
+    coming = {Path(machine_path(c.path, layout)) for c in changes.changes}
     findings = [*changes.findings, *(install.verify_units(deployment, layout, coming) if changes.changes else ())]
     if has_errors(findings) and not dry_run:
         raise HostError(findings)
@@ -192,7 +192,7 @@ def uninstall_fleet(name: str, layout: Layout, *, dry_run: bool, force: bool, as
         return 0
     require_rights(layout, "uninstalled")
     note = "what was removed is gone; run it again for the rest"
-    with writing(layout.units, note), install.alone(layout, err.line):
+    with writing(layout.units, note), install.install_lock(layout, err.line):
         report = install.uninstall(changes, layout, Systemd(layout))
     _show_report(out, name, report, as_json=as_json)
     return 0
@@ -277,7 +277,7 @@ def _compiled(
 
     scope = ["deploy.scope=user"] if layout.scope == "user" else []
     whole = compile_fleet([*overrides, *scope], config_dirs=config_dirs)
-    bounded = compiled = of_host(whole, host)
+    bounded = compiled = part_of_host(whole, host)
     findings: tuple[Finding, ...] = ()
     if layout.root == Path("/"):
         compiled, findings, _ = prove_here(bounded)
@@ -306,13 +306,14 @@ def _show_changes(
 ) -> None:
     if as_json:
         rows = [
-            {"path": shown(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)} for c in changes
+            {"path": machine_path(c.path, layout), "kind": c.kind, "restarts": bool(c.restarts and c.unit)}
+            for c in changes
         ]
         out.json({"schema": "launch.install/v1", "deployment": deployment, "dry_run": True, "changes": rows})
         return
     for change in changes:
         restarts = "  restarts" if change.restarts and change.unit and change.kind == "change" else ""
-        out.line(out.style(f"{SIGNS[change.kind]} {shown(change.path, layout)}", "bold") + restarts)
+        out.line(out.style(f"{SIGNS[change.kind]} {machine_path(change.path, layout)}", "bold") + restarts)
     for change in changes:
         if change.kind != "remove":
             out.diff(change.diff)

@@ -24,7 +24,7 @@ from launcher.cli.onefile import switch_command
 from launcher.cli.progress import ProgressView
 from launcher.cli.reloaded import served_manifest
 from launcher.cli.terminal import Terminal, terminals
-from launcher.cli.this_host import examined, of_host
+from launcher.cli.this_host import host_findings, part_of_host
 from launcher.compiler import Compilation, compile_fleet, error_class, render
 from launcher.errors import ConfigError, Finding, HostError, LaunchError, Location, SuperviseError, fault, has_errors
 from launcher.files.state import asked_at_ns, deployment_state_dir, start_under_way, state_root
@@ -130,7 +130,7 @@ def _prepare(
     overrides: list[str], config_dirs: list[Path], host: str | None, err: Terminal, *, verbose: bool
 ) -> tuple[Rendered, Path]:
     """Compile, check this host and write what the runtime reads; returns it and its folder. Raises LaunchError."""
-    whole = of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
+    whole = part_of_host(compile_fleet(overrides, config_dirs=config_dirs), host)
     require_not_installed(whole.plan.deployment)
     here = prove_here(whole)
     compiled = here.compiled
@@ -138,10 +138,10 @@ def _prepare(
     manifest = rendered.manifest
     show_findings(err, [f for f in compiled.findings if f.severity != "note" or verbose])
     _make_server_key(compiled.plan)
-    examination, _ = examined(compiled, manifest, rendered.routes)
+    examination, _ = host_findings(compiled, manifest, rendered.routes)
     found = (*examination, *here.findings)
     if has_errors(found):
-        found = _or_switched(found, rendered, switch_command(overrides, config_dirs), err)
+        found = _with_switch_note(found, rendered, switch_command(overrides, config_dirs), err)
         raise (error_class(found) or HostError)(found)
     show_findings(err, found)
     _require_stopped(manifest)
@@ -152,7 +152,9 @@ def _prepare(
     return rendered, write_up(state, rendered.deployment, msgspec.json.encode(request))
 
 
-def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal) -> tuple[Finding, ...]:
+def _with_switch_note(
+    found: tuple[Finding, ...], rendered: Rendered, command: str, err: Terminal
+) -> tuple[Finding, ...]:
     """The findings; if another fleet of ours has the front's port, show what `command` would do instead.
 
     Findings that the other fleet has ports of servers, too, are then left out.
@@ -162,9 +164,9 @@ def _or_switched(found: tuple[Finding, ...], rendered: Rendered, command: str, e
     holder = runtime_holder(Path(other[2])) if other else None
     if other is None or holder is None:
         return found
-    from launcher.cli.coming import runtime_change, show_coming
+    from launcher.cli.coming import runtime_change, show_fleet_changes
 
-    show_coming(err, runtime_change(served_directory(Path(other[2])), rendered, command=command))
+    show_fleet_changes(err, runtime_change(served_directory(Path(other[2])), rendered, command=command))
     note = f"`{command}` makes {other[1]} this fleet, and leaves up what both have; `launch down` ends it"
     theirs = f" of {other[1]} in {other[2]})"
     rest = (f for f in found if f not in taken or "the front of " in f.message or not f.message.endswith(theirs))
@@ -270,7 +272,7 @@ def compile_for(state: Path, request: UpRequest) -> Recompiled:
     that it needs.
     """
     compiled = compile_fleet(request.overrides, config_dirs=[Path(d) for d in request.config_dirs])
-    here = prove_here(of_host(compiled, request.host) if request.host else compiled)
+    here = prove_here(part_of_host(compiled, request.host) if request.host else compiled)
     rendered = render(here.compiled)
     if has_errors(here.findings):
         raise (error_class(here.findings) or HostError)(here.findings)
@@ -301,7 +303,7 @@ def _require_files(state: Path, manifest: FleetManifest) -> None:
         raise HostError(found)
 
 
-def adopt(new: Recompiled) -> Path:
+def write_compiled(new: Recompiled) -> Path:
     """Write what the fleet's runtime is to take over, and what it was asked for; where. Raises HostError."""
     _make_server_key(new.compiled.plan)
     return write_up(new.state, new.rendered.deployment, msgspec.json.encode(new.request))

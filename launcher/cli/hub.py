@@ -51,7 +51,7 @@ def download(what: str, err: Terminal) -> list[Path]:
     return [path for name, path in paths.items() if not _is_projector(name)][:1]
 
 
-def bring(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
+def download_files(repo: str, path: Path, names: Sequence[str], err: Terminal) -> None:
     """Download the files `names` of `repo`, from whichever folder there, into the folder of `path`.
 
     Raises as `download`. Files that exist are not fetched again, broken downloads are resumed.
@@ -211,7 +211,7 @@ def pull_models(overrides: Sequence[str], config_dirs: Sequence[Path], *, dry_ru
     if dry_run:
         return 0
     for entry in known:
-        bring(entry.repo or "", Path(entry.path), entry.names, err)
+        download_files(entry.repo or "", Path(entry.path), entry.names, err)
         out.line(f"{entry.path} is here")
     if unknown:
         first, count = unknown[0], f"{len(unknown)} file{' has' if len(unknown) == 1 else 's have'}"

@@ -83,7 +83,7 @@ def _engine(imported: Imported) -> None:
     others = sorted({*here} - {*here[:1]})
     if others:
         note = "engines: {other: {binary: PATH, dialect: probe}}, and `engine: other` at the server"
-        imported.lose("engines", f"{', '.join(others)} runs some of them; here {here[0]} runs all", note)
+        imported.add_loss("engines", f"{', '.join(others)} runs some of them; here {here[0]} runs all", note)
     binary = here[0] if here else None
     if binary is None:
         with contextlib.suppress(EngineError):  # the plan says that there is none

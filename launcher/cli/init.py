@@ -78,7 +78,7 @@ def chosen_here(servers: Sequence[ServerCandidate], target: Path) -> tuple[Chose
     host = hardware.take_inventory()
     found = best_engine(host)
     machine = describe(host, found)
-    return fitting(servers, as_seen(host, found), machine, target), machine
+    return fitting_fleet(servers, as_seen(host, found), machine, target), machine
 
 
 def look_for_models(named: Sequence[Path], err: Terminal, *, usual: bool = True, deep: bool = True) -> FoundModels:
@@ -153,7 +153,7 @@ def memory_of(host: HostInventory, share: float = 1.0) -> MemoryBudget:
     return MemoryBudget(cards=int(cards * share), ram=int(ram * share))
 
 
-def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
+def memory_needs(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
     """What a server takes, by the planner: with all layers on the cards where there are any, else in RAM.
 
     In RAM a build may copy weights into the order that its CPU likes best (twice the file); on cards none does.
@@ -191,10 +191,10 @@ def needing(host: HardwareConfig, features: Sequence[str] | None) -> Needs:
 def needing_here(host: HostInventory, *, packaged: bool) -> Needs:
     """What servers take on this machine, of the packaged build or of one that uses all that the CPU has."""
     used = compose_config(["profile=dev"]).fleet.engines["default"].cpu_features if packaged else None
-    return needing(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
+    return memory_needs(msgspec.convert(hardware.hardware_tree(host), HardwareConfig), used)
 
 
-def fitting(servers: Sequence[ServerCandidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
+def fitting_fleet(servers: Sequence[ServerCandidate], host: HostInventory, machine: Machine, target: Path) -> Chosen:
     """A fleet whose text compiles without errors. Raises LaunchError with the errors of the last try."""
     needs, share = needing_here(host, packaged=machine.binary is None), 1.0
     for left in range(ROUNDS, 0, -1):

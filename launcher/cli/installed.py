@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from launcher import install
-from launcher.base.addresses import place, socket_of
+from launcher.base.addresses import port_or_path, socket_path
 from launcher.base.procfs import cmdline, memory_bytes
 from launcher.errors import Finding, HostError, SuperviseError
 from launcher.ir.live import FleetStatus, ProcessStatus, ServerState
@@ -57,7 +57,7 @@ def runtime_of(installed: install.Installed) -> Iterator[ControlClient | None]:
 
 def fleet_status(installed: install.Installed) -> FleetStatus:
     """The status of an installed fleet: as its runtime reports it, else as systemd does."""
-    drift = _drift_of_the_rest(installed)
+    drift = _other_drift(installed)
     with runtime_of(installed) as runtime:
         if runtime is not None:
             with contextlib.suppress(NoRuntimeError):
@@ -116,7 +116,7 @@ def stop_installed(installed: install.Installed, names: Iterable[str] = ()) -> l
     if not wanted:
         units += [u for u in installed.units if u not in units and not u.endswith(".slice")]
     if install.Systemd(installed.layout).stop(units):
-        now = again(installed).units
+        now = reread(installed).units
         left = [u for u in units if u in now and now[u].active not in ("inactive", "failed")]
         message = f"systemd did not stop {', '.join(left) or 'everything'}"
         raise SuperviseError.of("install/systemctl", message)
@@ -136,7 +136,7 @@ def names_of(installed: install.Installed) -> list[str]:
     return [c.name for c in installed.components if c.name != installed.name] + fronts
 
 
-def again(installed: install.Installed) -> install.Installed:
+def reread(installed: install.Installed) -> install.Installed:
     """Read the deployment again, as it is now."""
     record = install.read_record(installed.name, installed.layout) or installed.record
     return install.installed_fleet(record, installed.layout)
@@ -163,7 +163,7 @@ def _process(component: install.Component, installed: install.Installed, spec: P
         kind=spec.unit.kind if spec else "service",
         state=state,
         port=port,
-        socket=socket_of(host),
+        socket=socket_path(host),
         pid=unit.pid or None,
         started_at=unit.started_at if unit.pid else None,
         restarts=unit.restarts,
@@ -179,8 +179,8 @@ def _process(component: install.Component, installed: install.Installed, spec: P
 
 def _error(unit: install.Unit, host: str, port: int) -> str:
     reason = f"{unit.name}: {unit.result}" + (f", exit status {unit.exit_status}" if unit.exit_status else "")
-    owner = port_owner(port, socket_of(host)) if port or socket_of(host) else None
-    stolen = [f"{place(host, port)} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
+    owner = port_owner(port, socket_path(host)) if port or socket_path(host) else None
+    stolen = [f"{port_or_path(host, port)} is held by {owner}"] if owner is not None and owner.pid != unit.pid else []
     return "; ".join([reason, *stolen])
 
 
@@ -204,7 +204,7 @@ def _argv_drift(unit: install.Unit) -> list[str]:
     return argv_changes(running, unit.argv)
 
 
-def _drift_of_the_rest(installed: install.Installed) -> tuple[str, ...]:
+def _other_drift(installed: install.Installed) -> tuple[str, ...]:
     named = {unit for c in installed.components for unit in c.units}
     files = [f"installed: {line}" for line in install.file_drift(installed)]
     others = [unit for name, unit in installed.units.items() if name not in named]

@@ -24,7 +24,7 @@ from launcher.author import (
 from launcher.author.choice import CONTEXTS, tokens_for
 from launcher.author.edit import NotEditableError, servers_of
 from launcher.author.joining import taken
-from launcher.cli.init import CARD_SHARE, RAM_SHARE, needing, try_out
+from launcher.cli.init import CARD_SHARE, RAM_SHARE, memory_needs, try_out
 from launcher.cli.onefile import shown_path
 from launcher.compiler import Compilation
 from launcher.errors import ConfigError, Finding, PlanError, fault
@@ -50,7 +50,7 @@ class Joined(msgspec.Struct, frozen=True, kw_only=True):
     compiled: Compilation
 
 
-def take_in(
+def add_fitting(
     candidate: ServerCandidate,
     text: str,
     target: Path,
@@ -67,7 +67,7 @@ def take_in(
     """
     fleet, plan = compiled.composed.fleet, compiled.plan
     engine = fleet.engines.get("default")
-    needs = needing(fleet.hardware, engine.cpu_features if engine else None)
+    needs = memory_needs(fleet.hardware, engine.cpu_features if engine else None)
     around = neighbours(compiled, text)
     memory = memory_of(plan, host, around)
     refusal: PlanError | None = None
@@ -165,12 +165,12 @@ def _held(plan: FleetPlan) -> dict[str, int]:
 def _edited(text: str, target: Path, way: Way, lines: Callable[[ServerChoice], Sequence[str]], *, over: bool) -> str:
     """The text with the new server, and with those that take turns with it. Raises ConfigError."""
     try:
-        for name in way.drawn:
+        for name in way.drawn_in:
             text = share(text, name, way.choice.exclusive, ASKED if over else TOGETHER, over=over)
         return add_server(text, lines(way.choice))
     except NotEditableError as error:
         note = f"it does not fit beside the others: write `exclusive: {way.choice.exclusive}` there by hand"
-        notes = (note,) if way.drawn else ()
+        notes = (note,) if way.drawn_in else ()
         raise ConfigError.of("author/usage", f"{shown_path(target)}: {error}", *notes) from None
 
 

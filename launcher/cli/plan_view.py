@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from launcher.base.addresses import socket_of
+from launcher.base.addresses import socket_path
 from launcher.cli.findings import counted, show_findings, summary
 from launcher.cli.terminal import Terminal
 from launcher.compiler import Compilation
@@ -125,7 +125,7 @@ def _context(server: ServerPlan) -> str:
 
 def _port(process: ServerPlan | ServicePlan) -> str:
     """`8080`, or the path of a unix socket; with several hosts after the host's name: `beta:8080`."""
-    where = socket_of(process.config.host) or str(process.port)
+    where = socket_path(process.config.host) or str(process.port)
     return f"{process.on}:{where}" if process.on else where
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from launcher.base.addresses import place
+from launcher.base.addresses import port_or_path
 from launcher.cli.findings import printable
 from launcher.cli.terminal import Terminal
 from launcher.supervise import events
@@ -33,7 +33,7 @@ def _process(pid: int) -> str:
 
 def _starting(event: events.ServerStarting) -> list[str]:
     log = f", log {event.log_file}" if event.log_file else ""
-    return [f"  {event.name}: started{_process(event.pid)}, {place(event.socket, event.port)}{log}"]
+    return [f"  {event.name}: started{_process(event.pid)}, {port_or_path(event.socket, event.port)}{log}"]
 
 
 def _slow(event: events.ServerSlow) -> list[str]:

@@ -9,27 +9,27 @@ from typing import Any
 import msgspec
 
 from launcher.cli.arguments import is_override, later_wins
-from launcher.cli.coming import runtime_change, show_coming, units_of
-from launcher.cli.deploy import ask_runtime, judged, put_in_place, read_source, stale_finding
+from launcher.cli.coming import runtime_change, show_fleet_changes, units_of
+from launcher.cli.deploy import ask_runtime, put_in_place, read_source, require_installable, stale_finding
 from launcher.cli.findings import show_findings
 from launcher.cli.fleet import (
     Recompiled,
     UpRequest,
-    adopt,
     compile_for,
     read_request,
     recompile,
     served_directory,
+    write_compiled,
     write_up,
     written_last,
 )
-from launcher.cli.installed import again, components_of, fleet_status, installed_here, names_of, require_rights
-from launcher.cli.reloaded import served_manifest, show_reloaded, without_those_down, would_do
+from launcher.cli.installed import components_of, fleet_status, installed_here, names_of, require_rights, reread
+from launcher.cli.reloaded import served_manifest, show_reloaded, split_kept, would_do
 from launcher.cli.running import asked, fleets, nothing_runs, require_known
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import compile_fleet, deployment_name
 from launcher.errors import ConfigError, HostError, LaunchError, SuperviseError
-from launcher.install import Installed, Source, Systemd, alone, plan_changes
+from launcher.install import Installed, Source, Systemd, install_lock, plan_changes
 from launcher.ir.deployment import Deployment
 from launcher.manifest import decode_fleet, diff_manifests
 
@@ -62,8 +62,8 @@ def reload_servers(names: tuple[str, ...], *, as_json: bool, dry_run: bool = Fal
         theirs = [name for name in known if name in names]
         if theirs or not names:
             done = reload_installed(installed, theirs, overrides, err)
-            now = fleet_status(again(installed))
-            results.append({"deployment": installed.name, **without_those_down(done, known, now)})
+            now = fleet_status(reread(installed))
+            results.append({"deployment": installed.name, **split_kept(done, known, now)})
     return _show_done(out, results, as_json=as_json)
 
 
@@ -82,7 +82,7 @@ def hand_over(new: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises LaunchError where it refuses; then what was there before is back.
     """
     before, served = written_last(new.state), served_manifest(new.state)
-    target = adopt(new)
+    target = write_compiled(new)
     try:
         with asked(new.state) as control:
             known = {p.name for p in control.status().processes}
@@ -92,7 +92,7 @@ def hand_over(new: Recompiled, names: tuple[str, ...] = ()) -> dict[str, Any]:
         raise
     changed = diff_manifests(served, new.rendered.manifest).restarted if served is not None else {}
     why = {**dict.fromkeys(names, "asked for"), **changed}
-    return {"deployment": now.deployment, **without_those_down(done, known, now), "reasons": why}
+    return {"deployment": now.deployment, **split_kept(done, known, now), "reasons": why}
 
 
 def _would_reload(state: Path, names: tuple[str, ...], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def reload_installed(
     `failed` → reason. Raises ConfigError, HostError, SuperviseError (also when the runtime does not answer).
     """
     require_rights(installed.layout, "reloaded")
-    source = _with(installed.record.source, overrides, installed.name)
+    source = _with_overrides(installed.record.source, overrides, installed.name)
     deployment, stale = read_source(source, installed.layout, err)
     if stale:
         raise HostError([stale_finding(deployment, stale)])
@@ -139,13 +139,13 @@ def converge(
     installed: Installed, deployment: Deployment, source: Source, names: Sequence[str], err: Terminal
 ) -> dict[str, Any]:
     """Install `deployment`, which comes from `source`, in place of what is installed; see `reload_installed`."""
-    with alone(installed.layout, err.line):
-        changes = judged(deployment, installed.layout, source, err)
+    with install_lock(installed.layout, err.line):
+        changes = require_installable(deployment, installed.layout, source, err)
         report = put_in_place(changes, installed.layout, start=True)
-    now = again(installed)
+    now = reread(installed)
     if any(unit.needs_reload for unit in now.units.values()):
         Systemd(installed.layout).reload()
-        now = again(now)
+        now = reread(now)
     touched = {
         "started": components_of(now, report.started),
         "restarted": components_of(now, report.restarted),
@@ -167,7 +167,7 @@ def would_reinstall(
     installed: Installed, names: Sequence[str], overrides: tuple[str, ...], err: Terminal
 ) -> dict[str, Any]:
     """What `reload_installed` would do; nothing is written. Raises what a compilation raises."""
-    source = _with(installed.record.source, overrides, installed.name)
+    source = _with_overrides(installed.record.source, overrides, installed.name)
     deployment, stale = read_source(source, installed.layout, err)
     after = decode_fleet(next(file.text for file in deployment.files if file.path == "fleet.json").encode())
     changes = plan_changes(deployment, installed.layout, source=source)
@@ -180,7 +180,7 @@ def would_reinstall(
     }
 
 
-def _with(source: Source, overrides: tuple[str, ...], name: str) -> Source:
+def _with_overrides(source: Source, overrides: tuple[str, ...], name: str) -> Source:
     """`source` with more overrides. Raises ConfigError if it is a rendered folder, which has none."""
     if overrides and source.folder:
         raise ConfigError.of(
@@ -201,14 +201,14 @@ def switch_fleet(
     out, err = terminals()
     state = _running(fleet)
     old = read_request(state)
-    names = _named_alike(state.name, overrides, config_dirs)
+    names = _naming_overrides(state.name, overrides, config_dirs)
     request = UpRequest(overrides=(*overrides, *names), config_dirs=tuple(str(d) for d in config_dirs), host=old.host)
     new = compile_for(state, request)
     show_findings(err, [finding for finding in new.compiled.findings if finding.severity != "note"])
     command = "" if as_json else "launch switch"
     changes = runtime_change(served_directory(state), new.rendered, command=command)
     if not as_json:
-        show_coming(out, changes)
+        show_fleet_changes(out, changes)
     if dry_run:
         if as_json:
             out.json({"schema": "launch.switch/v1", "deployment": state.name, "changes": changes})
@@ -237,7 +237,7 @@ def _running(fleet: str | None) -> Path:
     return running[name]
 
 
-def _named_alike(name: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
+def _naming_overrides(name: str, overrides: Sequence[str], config_dirs: Sequence[Path]) -> tuple[str, ...]:
     """The overrides that give the wanted fleet the name of the running one. Raises LaunchError: it does not compile."""
     compiled = compile_fleet(overrides, config_dirs=config_dirs)
     compiled.require()

@@ -22,7 +22,7 @@ def on_demand(manifest: FleetManifest, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in waiting)
 
 
-def without_those_down(result: Mapping[str, Any], before: Collection[str], now: FleetStatus) -> dict[str, Any]:
+def split_kept(result: Mapping[str, Any], before: Collection[str], now: FleetStatus) -> dict[str, Any]:
     """The `result` of a reload, with processes that do not run taken out of `kept`.
 
     Of these, names that were there `before` are `not_running`, new ones `on_demand`: they start when a request comes.

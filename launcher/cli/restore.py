@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from launcher.cli.checkpoint import digested, require_files
-from launcher.cli.checkpointed import Subject
+from launcher.cli.checkpointed import CheckpointSource
 from launcher.cli.fleet import served_directory, write_up
 from launcher.cli.installed import fleet_status
 from launcher.cli.progress import ProgressView
 from launcher.cli.reload import converge
-from launcher.cli.reloaded import deployment_in, without_those_down
+from launcher.cli.reloaded import deployment_in, split_kept
 from launcher.cli.terminal import Terminal
 from launcher.errors import Finding, SuperviseError, fault
 from launcher.files.checkpoints import Checkpoint, changed_since, checkpoint_files
@@ -27,12 +27,12 @@ from launcher.supervise import RecordStore, end_runtime, reach_runtime, stop_orp
 
 _END_WAIT_S = 120.0
 _UP = ("ready", "sleeping")
-_HELD = "stopped by an operator"
+_STOPPED_BY_OPERATOR = "stopped by an operator"
 """Beginning of the reason in `launcher.supervise.status`. A server of an exclusive group may be stopped because another
 runs."""
 
 
-def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
+def restore(subject: CheckpointSource, checkpoint: Checkpoint, err: Terminal) -> dict[str, Any]:
     """Run what `checkpoint` holds, and verify it. Returns what was started, restarted, stopped and kept.
 
     Raises CatalogError, naming each file that differs, before anything is changed; SuperviseError when a process that
@@ -46,7 +46,7 @@ def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str
         done = _installed_again(subject.installed, checkpoint, files, err)
     else:
         done = _up_again(subject, checkpoint, files, served, err)
-    status, woken, halted = _as_it_was(state, checkpoint)
+    status, woken, halted = _restore_states(state, checkpoint)
     done["started"] += (name for name in woken if name not in done["started"] + done["restarted"])
     done["stopped"] += halted
     done["kept"] = [name for name in done["kept"] if name not in (*woken, *halted)]
@@ -54,11 +54,11 @@ def restore(subject: Subject, checkpoint: Checkpoint, err: Terminal) -> dict[str
     if findings:
         raise SuperviseError(findings)
     document = {"schema": "launch.checkpoint-restored/v1", "deployment": subject.name, "name": checkpoint.name}
-    return document | without_those_down(done, {p.name for p in status.processes}, status)
+    return document | split_kept(done, {p.name for p in status.processes}, status)
 
 
 def _up_again(
-    subject: Subject,
+    subject: CheckpointSource,
     checkpoint: Checkpoint,
     files: dict[str, bytes],
     served: tuple[FleetManifest, RoutingTable],
@@ -139,7 +139,7 @@ def _start(target: Path, err: Terminal) -> None:
         progress.finish()
 
 
-def _as_it_was(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[str, ...], tuple[str, ...]]:
+def _restore_states(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[str, ...], tuple[str, ...]]:
     """Start what ran, and stop what an operator had stopped.
 
     Returns the status after that, and the names that were started and stopped.
@@ -148,7 +148,7 @@ def _as_it_was(state: Path, checkpoint: Checkpoint) -> tuple[FleetStatus, tuple[
     with reach_runtime(state) as control:
         now = {p.name: p for p in control.status().processes}
         wake = tuple(n for n, p in was.items() if p.state in _UP and n in now and now[n].state not in _UP)
-        held = (n for n, p in was.items() if p.state == "stopped" and (p.error or "").startswith(_HELD))
+        held = (n for n, p in was.items() if p.state == "stopped" and (p.error or "").startswith(_STOPPED_BY_OPERATOR))
         halt = tuple(n for n in held if n in now and now[n].state in _UP)
         if wake:
             control.reload(wake)

@@ -18,7 +18,7 @@ from launcher import sweep as rules
 from launcher.base import procfs
 from launcher.base.locks import LockOwner
 from launcher.cli.sweep_apply import apply_all, places_to_write
-from launcher.cli.sweep_view import lacking, png, show_sweep
+from launcher.cli.sweep_view import png, png_requirement, show_sweep
 from launcher.cli.terminal import Terminal, terminals
 from launcher.compiler import Compilation, compile_fleet
 from launcher.errors import ConfigError, SuperviseError
@@ -61,7 +61,7 @@ def run_sweep(words: Sequence[str], config_dirs: list[Path], options: SweepOptio
     check_servers(servers, compiled)
     places = places_to_write(servers, config_dirs) if options.apply else {}
     csv = options.csv or state_root() / "sweeps" / f"{compiled.plan.deployment}.csv"
-    with files.writing(csv, "a sweep keeps every batch there as it comes"), _alone(csv):
+    with files.writing(csv, "a sweep keeps every batch there as it comes"), _csv_lock(csv):
         if options.fresh:
             csv.unlink(missing_ok=True)
         sweep = _Sweep(compiled, overrides, config_dirs, options, prompts, csv, err)
@@ -98,7 +98,7 @@ def _check_options(options: SweepOptions) -> None:
     beside = {".lock", ".log", ".svg"}  # written as the CSV is called, with these endings
     if len({*named}) < len(named) or (options.csv is not None and options.csv.suffix in beside):
         raise _usage(f"{named[0]}: a sweep writes another file of that name")
-    if options.png and (missing := lacking()):
+    if options.png and (missing := png_requirement()):
         raise _usage(missing)
 
 
@@ -219,10 +219,10 @@ class _Sweep:
         by_values = {found.values: found for _, found in tried}
         now, best = ((by_values[tuple(p.settings.items())], p.in_flight) for p in chosen)
         try:
-            for look in range(rules.LOOKS):
+            for look in range(rules.ROUNDS):
                 pairs = self._pairs * 2**look
                 gain = rules.gain_of(self._experiment.confirm(now, best, pairs))
-                if rules.is_decided(gain) or look == rules.LOOKS - 1:
+                if rules.is_decided(gain) or look == rules.ROUNDS - 1:
                     return rules.recommend(server, chosen, gain, limit)
                 self._err.line(f"{server}: {gain.low:+.1%} to {gain.high:+.1%} after {pairs} pairs: as many again")
                 self._wanted += 2 * pairs
@@ -253,7 +253,7 @@ def check_servers(servers: Sequence[str], compiled: Compilation) -> None:
 
 
 @contextlib.contextmanager
-def _alone(csv: Path) -> Iterator[None]:
+def _csv_lock(csv: Path) -> Iterator[None]:
     """Lock the CSV file for the block: one sweep at a time writes it. Creates its folder. Raises ConfigError."""
     csv.parent.mkdir(parents=True, exist_ok=True)
     lock = OwnedLock(csv.with_suffix(".lock"))

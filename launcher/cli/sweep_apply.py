@@ -10,7 +10,7 @@ from launcher.author.edit import NotEditableError, set_value
 from launcher.compiler import compile_fleet
 from launcher.config import is_fleet_file
 from launcher.errors import ConfigError, LaunchError
-from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read, writing
+from launcher.files import ChangedMeanwhileError, folder_lock, replace_if_unchanged, writing
 from launcher.ir.sweep import Recommendation
 
 ServerPlace = tuple[Path, tuple[str, ...]]
@@ -58,16 +58,16 @@ def apply(
     path, above = place
     words = " ".join(f"servers.{found.server}.{field}={value}" for field, value in found.settings.items())
     try:
-        with writing(path), one_at_a_time(path):
+        with writing(path), folder_lock(path):
             before = path.read_bytes()
             text = before.decode()
             for field, value in found.settings.items():
                 text = set_value(text, (*above, *field.split(".")), _yaml(value), why)
-            replace_as_read(path, before, text.encode())
+            replace_if_unchanged(path, before, text.encode())
             try:
                 compile_fleet(overrides, config_dirs=config_dirs).require()
             except LaunchError as error:
-                replace_as_read(path, text.encode(), before)
+                replace_if_unchanged(path, text.encode(), before)
                 raise _refused(f"{path} would not compile: {error}", words) from None
     except (NotEditableError, UnicodeDecodeError, ChangedMeanwhileError) as error:
         why_not = "it was changed meanwhile" if isinstance(error, ChangedMeanwhileError) else str(error)

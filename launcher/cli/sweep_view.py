@@ -79,7 +79,7 @@ _PLACES = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts",
 _ZOOM = 2
 
 
-def lacking() -> str | None:
+def png_requirement() -> str | None:
     """What must be installed before a PNG can be drawn, in words; None: nothing."""
     if importlib.util.find_spec("resvg_py") is None:
         return "--png needs the Python package resvg_py: pipx inject launch-fleet resvg_py"
@@ -89,11 +89,11 @@ def lacking() -> str | None:
 
 
 def png(svg: str) -> bytes:
-    """`svg` as PNG, in twice its size on white. Raises if something is `lacking`."""
+    """`svg` as PNG, in twice its size on white. Raises if something is `png_requirement`."""
     import resvg_py
 
     found = _font()
-    assert found is not None  # noqa: S101 - see `lacking`
+    assert found is not None  # noqa: S101 - see `png_requirement`
     return bytes(
         resvg_py.svg_to_bytes(
             svg_string=svg,

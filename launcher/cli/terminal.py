@@ -145,7 +145,7 @@ class Screen:
         lines = page.stream.getvalue().splitlines()
         if len(lines) > size.lines - 1:
             lines = [*lines[: size.lines - 2], f"… {len(lines) - size.lines + 2} more lines"]
-        cut = [f"{clipped(line, size.columns)}\x1b[K" for line in lines]
+        cut = [f"{clip(line, size.columns)}\x1b[K" for line in lines]
         self._terminal.write("\x1b[H" + "\r\n".join(cut) + "\x1b[J")
 
 
@@ -164,7 +164,7 @@ def watch(terminal: Terminal, draw: Callable[[Terminal], None]) -> None:
         return
 
 
-def clipped(line: str, columns: int) -> str:
+def clip(line: str, columns: int) -> str:
     """`line` cut to `columns` characters, its styles kept and ended; `…` says that something is missing."""
     whole = len(_STYLE.sub("", line)) <= columns
     parts, left = [], columns if whole else columns - 1

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher import engine
 from launcher.base.environment import libraries, withheld
-from launcher.base.programs import unrunnable
+from launcher.base.programs import why_not_runnable
 from launcher.cli.findings import counted
 from launcher.compiler import Compilation, hosts_of, on_host
 from launcher.errors import ConfigError, EngineError, Finding, LaunchError, fault
@@ -37,7 +37,7 @@ class Binaries(NamedTuple):
     asked: bool
 
 
-def examined(
+def host_findings(
     compiled: Compilation, manifest: FleetManifest, routes: RoutingTable
 ) -> tuple[tuple[Finding, ...], tuple[tuple[str, str], ...]]:
     """Findings against running `manifest` on this host now, with locations and without waived ones.
@@ -58,7 +58,7 @@ def examined(
     seen = (gpu for name, gpu in binaries.gpus.items() if name not in listed)  # by a binary, and by no driver
     inventory = msgspec.structs.replace(inventory, gpus=(*inventory.gpus, *seen))
     facts = hardware.gather_facts(manifest, routes, inventory, running=running, state_dir=state, owner=port_owner)
-    to_come, free = hardware.models_to_come(catalog.vault(compiled.plan.config, compiled.catalog))
+    to_come, free = hardware.missing_models(catalog.vault(compiled.plan.config, compiled.catalog))
     facts = msgspec.structs.replace(
         facts, unseen_gpus=_unseen(compiled, binaries), models_to_come=to_come, models_free=free
     )
@@ -91,7 +91,7 @@ def ask_binaries(compiled: Compilation) -> Binaries:
     real: dict[str, tuple[str, Dialect]] = dict(compiled.engines)
     asked = False
     for name, (binary, recorded) in compiled.engines.items():
-        if unrunnable(binary) is not None:
+        if why_not_runnable(binary) is not None:
             lines.append((f"engine {name}", f"{binary} cannot be run here; planned for {recorded.name}"))
             continue  # the host's check says so
         entry = compiled.plan.config.engines[name]
@@ -161,7 +161,7 @@ def _unseen(compiled: Compilation, binaries: Binaries) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*unlisted, *peer_devices(compiled.plan.config))))
 
 
-def of_host(compiled: Compilation, host: str | None) -> Compilation:
+def part_of_host(compiled: Compilation, host: str | None) -> Compilation:
     """The part of `compiled` that one host runs: `host`, else the one with this machine's name.
 
     A fleet for one machine is returned as it is. Raises ConfigError if `host` is no host of the fleet, or if none is

@@ -64,7 +64,7 @@ class FleetsSeen(msgspec.Struct, frozen=True):
         return sorted(rows, key=lambda row: keys[sort](row[1]))
 
 
-def look() -> FleetsSeen:
+def take_snapshot() -> FleetsSeen:
     """Ask every fleet for its status and requests."""
     found = all_fleets()
     requests: list[dict[str, Any]] = []
@@ -216,7 +216,7 @@ def show_top() -> int:
     view = TopView()
     with contextlib.suppress(KeyboardInterrupt), _keys() as keyboard, Screen(out) as screen:
         while True:
-            seen = look()
+            seen = take_snapshot()
             due = time.monotonic() + EVERY_S
             size = -1
             while (left := due - time.monotonic()) > 0 or size < 0:

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from launcher.base.addresses import SOCKET_END, is_path, wrong_path
+from launcher.base.addresses import SOCKET_END, is_path, socket_path_fault
 from launcher.base.names import TAKEN_PREFIXES, VARIABLE, derived_name
 from launcher.config.nearest import listing, meant, nearest, set_to
 from launcher.errors import Finding, Fix, Severity, fault
@@ -229,7 +229,7 @@ def _unusable(key: str, host: str, *, path: bool = False) -> Iterator[Finding]:
 
 def _unusable_path(key: str, path: str) -> Iterator[Finding]:
     """`config/address`: a path that no llama-server takes for a unix socket, or can have one at."""
-    why = wrong_path(path)
+    why = socket_path_fault(path)
     if why is not None:
         name = derived_name(key.removeprefix("servers.").removesuffix(".host"))[:60]
         fixes = (

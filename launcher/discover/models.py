@@ -72,7 +72,7 @@ def find_models(
     places += [place for place in usual if _is_there(place, findings, asked=False)]
     for place in places:
         for path, name, projector in _candidates(place, depth, findings):
-            if not _writable(path):
+            if not _can_stand_in_config(path):
                 why = "such a name cannot stand in a config file (no UTF-8, or a ${ in it)"
                 findings.append(_unreadable(path, why, "rename it, or make a link with a plainer name to it"))
                 continue
@@ -151,7 +151,7 @@ def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
         return False
 
 
-def _writable(path: str) -> bool:
+def _can_stand_in_config(path: str) -> bool:
     """Whether a path can be written in a config file: it is text, without `${`, which config would replace."""
     return "${" not in path and not any("\ud800" <= c <= "\udfff" for c in path)
 

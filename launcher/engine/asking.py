@@ -14,17 +14,17 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from launcher.base.environment import passed_on
-from launcher.base.processes import ProcessScope, heard, signal_name, wait_for_end
+from launcher.base.processes import ProcessScope, read_pipes, signal_name, wait_for_end
 from launcher.ir.catalog import SeenDevice
 from launcher.sizes import MIB
 
-SAID_MAX = 8 * 1024**2
+ANSWER_MAX_BYTES = 8 * 1024**2
 """Bytes of an answer at most; `--help` of today's builds has 100,000."""
-AGAIN_S = 60.0
+RETRY_AFTER_S = 60.0
 """Seconds for which a question that got no answer is not asked again."""
 
 
-class Said(NamedTuple):
+class BinaryAnswer(NamedTuple):
     """Output of an engine, and its exit status (negative: a signal)."""
 
     status: int
@@ -43,7 +43,7 @@ _unanswered: dict[tuple[object, ...], tuple[float, NoAnswerError]] = {}
 """Question → when it was given up (monotonic clock), and why."""
 
 
-def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float) -> Said:
+def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float) -> BinaryAnswer:
     """Run `words` until the program ends; `env` is added to what servers inherit.
 
     A question that got no answer is not asked again for AGAIN_S, as long as the program's file is the same. Raises
@@ -51,7 +51,7 @@ def ask(words: Sequence[str], env: Mapping[str, str] | None, *, timeout_s: float
     """
     question = (*words, *sorted((env or {}).items()), *_file(words[0]))
     given_up, why = _unanswered.get(question, (0.0, None))
-    if why is not None and monotonic() - given_up < AGAIN_S:
+    if why is not None and monotonic() - given_up < RETRY_AFTER_S:
         raise NoAnswerError(*why.args)
     try:
         return _run(words, env or {}, timeout_s)
@@ -71,20 +71,20 @@ def _file(program: str) -> tuple[int, ...]:
     return facts.st_ino, facts.st_mtime_ns
 
 
-def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> Said:
+def _run(words: Sequence[str], env: Mapping[str, str], timeout_s: float) -> BinaryAnswer:
     until = monotonic() + timeout_s
     scope, env = ProcessScope(), {**passed_on(os.environ), **env}
     heard_from: dict[Any, bytearray] = defaultdict(bytearray)
     with scope, scope.start(words, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         try:
-            for stream, data in heard(child, until):
+            for stream, data in read_pipes(child, until):
                 heard_from[stream] += data
-                if sum(map(len, heard_from.values())) > SAID_MAX:
-                    raise NoAnswerError(f"wrote more than {SAID_MAX // 1024**2} MiB")
+                if sum(map(len, heard_from.values())) > ANSWER_MAX_BYTES:
+                    raise NoAnswerError(f"wrote more than {ANSWER_MAX_BYTES // 1024**2} MiB")
             wait_for_end(child, until)
         except TimeoutError:
             raise NoAnswerError(f"did not answer in {timeout_s:g} s") from None
-    return Said(
+    return BinaryAnswer(
         child.returncode, *(heard_from[stream].decode(errors="replace") for stream in (child.stdout, child.stderr))
     )
 

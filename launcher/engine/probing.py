@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.base.processes import signal_name
-from launcher.base.programs import unrunnable
+from launcher.base.programs import why_not_runnable
 from launcher.base.regular import read_json
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.help import parse_help
@@ -102,7 +102,7 @@ def resolve_binary(engine: EngineConfig, *, key: str = "engine") -> str:
 def locate_binary(binary: str) -> Path | None:
     """The file that running `binary` would execute now (a bare name is found through PATH); None: it cannot run."""
     found = binary if "/" in binary else shutil.which(binary)
-    return Path(found) if found and unrunnable(found) is None else None
+    return Path(found) if found and why_not_runnable(found) is None else None
 
 
 def probe(
@@ -121,7 +121,7 @@ def probe(
 
     Raises EngineError: `engine/missing-binary`, `engine/probe-failed`, at `key`.binary.
     """
-    if (why := unrunnable(str(binary))) is not None:
+    if (why := why_not_runnable(str(binary))) is not None:
         raise EngineError([_missing(key, f"{binary} {why}")])
     located = locate_binary(str(binary)) or binary
     try:

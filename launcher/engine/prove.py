@@ -25,7 +25,7 @@ from launcher.base.processes import (
     ScopeEndedError,
     free_port,
     has_ended,
-    heard,
+    read_pipes,
     signal_name,
     wait_for_end,
 )
@@ -45,7 +45,15 @@ SHOWN_MAX = 200
 LINE_MAX = 65_536
 WRITTEN_MAX = 8 * 1024**2
 """Characters of a part of a line, and of a log, at most; b11434 writes some 9,000 lines for a model with a draft."""
-UNFIT = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
+UNFIT_SIGNALS = (
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGABRT,
+    signal.SIGTRAP,
+    signal.SIGSYS,
+)
 """Signals that end a program which cannot run on this machine, or with this model."""
 CPU_FLAGS = {
     "AVX": "avx",
@@ -119,7 +127,7 @@ def dry_run(
     limit_s = TIMEOUT_S if timeout_s is None else timeout_s
     log: list[str] = []
     written = 0
-    with _begun(scope or ProcessScope(), [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())], env or {}) as child:
+    with _started(scope or ProcessScope(), [*words, *DRY_RUN, *((AS_JSON,) if jsonl else ())], env or {}) as child:
         try:
             for line in _lines(child, time.monotonic() + limit_s):
                 log.append(line)
@@ -134,13 +142,13 @@ def dry_run(
             raise DryRunError("unreadable", str(error)) from None
         except TimeoutError:
             raise DryRunError("hung", f"no projection within {limit_s:g} s") from None
-    raise _ended(log, child.returncode)
+    raise _error_of(log, child.returncode)
 
 
 def _lines(child: subprocess.Popen[bytes], until: float) -> Iterator[str]:
     """The output of a dry run, a line or LINE_MAX bytes at a time, until it has ended. Raises TimeoutError."""
     rest = b""
-    for _, data in heard(child, until):
+    for _, data in read_pipes(child, until):
         *lines, rest = (rest + data).split(b"\n")
         yield from (line.decode(errors="replace") + "\n" for line in lines)
         if len(rest) > LINE_MAX:
@@ -152,7 +160,7 @@ def _lines(child: subprocess.Popen[bytes], until: float) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _started(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Start a dry run within the block, with all of its output in one pipe. Raises DryRunError."""
     env = {**passed_on(os.environ), "GGML_NO_BACKTRACE": "1", **env}
     with contextlib.ExitStack() as stack:
@@ -168,7 +176,7 @@ def _begun(scope: ProcessScope, words: Sequence[str], env: Mapping[str, str]) ->
         yield child
 
 
-def _ended(log: Sequence[str], status: int) -> DryRunError:
+def _error_of(log: Sequence[str], status: int) -> DryRunError:
     """The error for a dry run that ended by itself: with the first errors of its log, else its last lines."""
     plain = [_STAMP.sub("", _text(line)).strip()[:SHOWN_MAX] for line in log]
     errors = [
@@ -177,7 +185,7 @@ def _ended(log: Sequence[str], status: int) -> DryRunError:
         if " E " in line or "error" in line.lower() or "GGML_ASSERT" in line
     ]
     reason = " / ".join(errors[:TAIL_LINES] or plain[-TAIL_LINES:]) or "it said nothing"
-    if -status in UNFIT:
+    if -status in UNFIT_SIGNALS:
         died = f"it died of {signal_name(-status)}: {reason}"
         return DryRunError("unfit", died, compiled_for(log), may_be_chance=-status != signal.SIGILL)
     if status < 0:

@@ -10,7 +10,7 @@ from itertools import takewhile
 from operator import attrgetter
 from pathlib import Path
 
-from launcher.events.store import Store, apart, read_records
+from launcher.events.store import Store, orchestration_file, read_records
 from launcher.ir.events import ORCHESTRATION, Happened, Record
 
 FILE_NAME = "events.jsonl"
@@ -31,7 +31,7 @@ class EventLog:
             of_requests: deque((r for r in known if (r.kind in ORCHESTRATION) is of_requests), maxlen=KEPT)
             for of_requests in (False, True)
         }
-        self._stores = {} if path is None else {False: Store(path), True: Store(apart(path))}
+        self._stores = {} if path is None else {False: Store(path), True: Store(orchestration_file(path))}
         self._last = known[-1].id if known else 0
         self._listeners: set[Listener] = set()
 

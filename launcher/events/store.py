@@ -22,9 +22,9 @@ _LOG = logging.getLogger("launch.events")
 MAX_BYTES = 2 * 1024**2
 """Limit of each of the two files."""
 MAX_LINE_BYTES = 16 * 1024
-_BEYOND = 2**52
+_MAX_ID = 2**52
 """Numbers of events that are read are below: from twice that on, which none may reach, a browser takes two for one."""
-_NEVER_S = 250_000_000_000.0
+_MAX_TIME_S = 250_000_000_000.0
 """A Unix time beyond what calendars can write."""
 
 
@@ -91,14 +91,14 @@ def older(path: Path) -> Path:
     return path.with_suffix(".1.jsonl")
 
 
-def apart(path: Path) -> Path:
+def orchestration_file(path: Path) -> Path:
     """Path of the events of the orchestration, beside those in `path`."""
     return path.with_name(f"{path.stem}-requests{path.suffix}")
 
 
 def store_files(path: Path) -> tuple[Path, ...]:
     """Every file of the store at `path`."""
-    return tuple(file for whole in (path, apart(path)) for file in (older(whole), whole))
+    return tuple(file for whole in (path, orchestration_file(path)) for file in (older(whole), whole))
 
 
 def read_records(path: Path) -> list[Record]:
@@ -115,5 +115,5 @@ def _read(path: Path) -> Iterator[Record]:
         return
     for line in data.splitlines():
         record = decoded(line, Record)
-        if record is not None and 0 < record.id < _BEYOND and 0 <= record.at < _NEVER_S:
+        if record is not None and 0 < record.id < _MAX_ID and 0 <= record.at < _MAX_TIME_S:
             yield record

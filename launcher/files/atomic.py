@@ -29,7 +29,7 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     try:
         temporary.replace(path)
     except BaseException:
-        discard(temporary)
+        remove_staged(temporary)
         raise
     sync_dir(path.parent)
 
@@ -46,7 +46,7 @@ def stage(path: Path, data: bytes | str, mode: int) -> Path:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
     except BaseException:
-        discard(temporary)
+        remove_staged(temporary)
         raise
     return temporary
 
@@ -59,7 +59,7 @@ def drop_leftovers(directory: Path) -> None:
                 path.unlink()
 
 
-def discard(temporary: Path) -> None:
+def remove_staged(temporary: Path) -> None:
     """Remove a temporary file of `stage`, if it still exists."""
     with contextlib.suppress(OSError):
         temporary.unlink()
@@ -117,7 +117,7 @@ class ChangedMeanwhileError(Exception):
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def folder_lock(path: Path) -> Iterator[None]:
     """Lock the folder of `path` for the block, so that commands edit in turn; without file locks do nothing."""
     try:
         descriptor = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -132,7 +132,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def replace_as_read(path: Path, before: bytes, after: bytes) -> None:
+def replace_if_unchanged(path: Path, before: bytes, after: bytes) -> None:
     """Replace the content of `path`, which must still be `before`; a link stays one, mode and owner stay.
 
     Raises OSError, and ChangedMeanwhileError if the content is not `before`; then it is unchanged.
@@ -163,5 +163,5 @@ def make_key_file(path: Path) -> bool:
     except FileExistsError:
         return False
     finally:
-        discard(temporary)
+        remove_staged(temporary)
     return True

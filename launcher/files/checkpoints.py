@@ -174,7 +174,7 @@ _SETTLED_NS = 2 * 10**9
 """Nanoseconds: a file that changed less than this before it was read may change again with the same times."""
 
 
-class _Known(msgspec.Struct, frozen=True, array_like=True):
+class _CachedDigest(msgspec.Struct, frozen=True, array_like=True):
     """A cached digest, and its file's device, inode, bytes, mtime and ctime in ns."""
 
     facts: tuple[int, int, int, int, int]
@@ -198,7 +198,7 @@ def file_digests(
     `on_file(path, size in bytes)` is called, from a worker thread, before a file is read. Never raises for a file (see
     `FileDigest.error`); a cache that cannot be read or written is ignored.
     """
-    known = read_json(cache, dict[str, _Known]) or {}
+    known = read_json(cache, dict[str, _CachedDigest]) or {}
     wanted = sorted(set(paths))
     with ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1))) as pool:
         found = list(pool.map(lambda path: _digest(path, known.get(path), on_file), wanted))
@@ -211,7 +211,9 @@ def file_digests(
     return {digest.path: digest for digest, _ in found}
 
 
-def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]) -> tuple[FileDigest, _Known | None]:
+def _digest(
+    path: str, known: _CachedDigest | None, on_file: Callable[[str, int], None]
+) -> tuple[FileDigest, _CachedDigest | None]:
     try:
         with open(path, "rb", opener=_open) as file:
             begun, before = time.time_ns(), os.fstat(file.fileno())
@@ -230,7 +232,7 @@ def _digest(path: str, known: _Known | None, on_file: Callable[[str, int], None]
         return FileDigest(path=path, size_bytes=after.st_size, error="it changed while it was read"), None
     digest = f"sha256:{summed.hexdigest()}"
     settled = begun - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS
-    kept = _Known(facts=_facts(before), digest=digest) if settled else None
+    kept = _CachedDigest(facts=_facts(before), digest=digest) if settled else None
     return FileDigest(path=path, size_bytes=before.st_size, digest=digest), kept
 
 
@@ -259,10 +261,10 @@ def files_of(manifest: FleetManifest) -> dict[str, tuple[CoveredKind, tuple[str,
         ways = [(server.files, server.argv), *((rung.files, rung.argv) for rung in server.rungs)]
         for files, argv in ways:
             models: list[tuple[str, CoveredKind]] = [(path, "model") for path in files]
-            for path, kind in (*models, *_of_words(argv, server.env)):
+            for path, kind in (*models, *_files_in_argv(argv, server.env)):
                 found.setdefault(path, (kind, []))[1].append(server.name)
     for service in manifest.services:
-        for path, kind in _of_words(service.argv, service.env):
+        for path, kind in _files_in_argv(service.argv, service.env):
             found.setdefault(path, (kind, []))[1].append(service.name)
     return {path: (kind, tuple(dict.fromkeys(names))) for path, (kind, names) in found.items()}
 
@@ -311,7 +313,7 @@ def changed_since(path: str, moment: float) -> bool:
     return max(found.st_mtime, found.st_ctime) > moment
 
 
-def _of_words(argv: tuple[str, ...], env: Mapping[str, str]) -> Iterator[tuple[str, CoveredKind]]:
+def _files_in_argv(argv: tuple[str, ...], env: Mapping[str, str]) -> Iterator[tuple[str, CoveredKind]]:
     """Files that a command line names: its program, those among its words, and the llama.cpp libraries they use."""
     folders = {folder for folder in env.get("LD_LIBRARY_PATH", "").split(":") if folder}
     for position, word in enumerate(argv):

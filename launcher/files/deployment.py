@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.regular import read_regular
-from launcher.files.atomic import cannot_write, discard, stage, sync_dir, writing
+from launcher.files.atomic import cannot_write, remove_staged, stage, sync_dir, writing
 from launcher.ir.deployment import Deployment, FileDifference, RenderedFile, content_digest, unified
 
 OWNED_NAME = ".launch-files.json"
@@ -32,7 +32,7 @@ def owned_files(directory: Path) -> dict[str, str]:
     try:
         files = msgspec.json.decode(read_regular(directory / OWNED_NAME), type=OwnedFiles).files
         for path in files:
-            _safe(path)
+            _relative_path(path)
     except (OSError, ValueError, RecursionError):  # of which msgspec's DecodeError is one
         return {}
     return files
@@ -103,7 +103,7 @@ def _replace_all(directory: Path, content: Mapping[str, tuple[bytes, int]]) -> N
             temporary.replace(target)
     except BaseException:
         for temporary, _ in staged:
-            discard(temporary)
+            remove_staged(temporary)
         for parent in reversed(made):
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -146,7 +146,7 @@ def _refuse_links(directory: Path, paths: Iterable[str]) -> None:
 
 def _link_above(directory: Path, path: str) -> Path | None:
     """The first directory between `directory` and the file at `path` that is a symlink, if any is."""
-    above = [directory / parent for parent in reversed(_safe(path).parents[:-1])]
+    above = [directory / parent for parent in reversed(_relative_path(path).parents[:-1])]
     return next((part for part in above if part.is_symlink()), None)
 
 
@@ -181,7 +181,7 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def _safe(path: str) -> PurePosixPath:
+def _relative_path(path: str) -> PurePosixPath:
     """`path` as a relative POSIX path that stays below its directory. Raises ValueError."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or not pure.parts or {"..", OWNED_NAME} & {*pure.parts} or "\0" in path:

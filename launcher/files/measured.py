@@ -14,7 +14,7 @@ from launcher.files.atomic import write_atomic, writing
 from launcher.files.state import state_root
 from launcher.ir.measured import Measurement, ReadSpeed
 
-KEPT = 500
+MEASUREMENTS_MAX = 500
 """Measurements that are kept at most: the newest, one per key."""
 LARGEST_RATE = 1e18
 """Bytes a second that no memory gives: what says so was not measured."""
@@ -53,7 +53,7 @@ def keep_measured(new: Iterable[Measurement]) -> Path:
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             by_key = {m.key: m for m in sorted((*read_measured(), *new), key=lambda m: m.at)}
-            newest = sorted(by_key.values(), key=lambda m: m.at)[-KEPT:]
+            newest = sorted(by_key.values(), key=lambda m: m.at)[-MEASUREMENTS_MAX:]
             write_atomic(path, msgspec.json.format(msgspec.json.encode(newest), indent=1).decode() + "\n")
     return path
 

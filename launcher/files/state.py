@@ -111,12 +111,12 @@ class OwnedLock:
             time.sleep(pause_s)
             if try_lock(descriptor):
                 self._fd = descriptor
-                self.rename(owner)
+                self.write_owner(owner)
                 return
         os.close(descriptor)
         raise LockHeldError(self.path, read_json(self.path, LockOwner))
 
-    def rename(self, owner: LockOwner) -> None:
+    def write_owner(self, owner: LockOwner) -> None:
         """Write another `owner` into the held lock (the file stays: a flock belongs to it)."""
         if self._fd is None:
             raise RuntimeError("the lock is not held")
@@ -125,7 +125,7 @@ class OwnedLock:
         os.ftruncate(self._fd, len(text))
         os.fsync(self._fd)
 
-    def is_there(self) -> bool:
+    def is_at_path(self) -> bool:
         """Whether the held lock's file is still the one at `path`. Raises OSError, but not if that is gone."""
         if self._fd is None:
             return False
@@ -136,7 +136,7 @@ class OwnedLock:
         held = os.fstat(self._fd)
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
-    def drop(self) -> None:
+    def release_lost(self) -> None:
         """Release the lock of a file that is no longer at `path`, without changing the file."""
         if self._fd is not None:
             os.close(self._fd)
@@ -146,7 +146,7 @@ class OwnedLock:
         """Release the lock, if it is held. The file stays, empty."""
         if self._fd is not None:
             os.ftruncate(self._fd, 0)
-        self.drop()
+        self.release_lost()
 
 
 _STARTS = "starting.lock"

@@ -6,7 +6,7 @@ users (`cards`).
 """
 
 from launcher.hardware.checks import check_host, describe_checks
-from launcher.hardware.facts import HostFacts, gather_facts, models_to_come
+from launcher.hardware.facts import HostFacts, gather_facts, missing_models
 from launcher.hardware.inventory import hardware_tree, take_inventory
 
 __all__ = [
@@ -15,6 +15,6 @@ __all__ = [
     "describe_checks",
     "gather_facts",
     "hardware_tree",
-    "models_to_come",
+    "missing_models",
     "take_inventory",
 ]

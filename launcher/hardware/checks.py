@@ -94,7 +94,7 @@ def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 def _upstreams(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """An upstream that does not answer, or not correctly: the fleet runs without it."""
     note = "who asks for its models gets an error, or their fallback, until it does"
-    for name, wrong in facts.unwell_upstreams.items():
+    for name, wrong in facts.failing_upstreams.items():
         yield _warning("host/upstream-unwell", f"upstreams.{name}", f"{name} {wrong}", note)
 
 
@@ -217,13 +217,13 @@ def _cpus(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
             on_nodes.setdefault(strange, []).append(server.name)
     for cpus, names in on_cpus.items():
         where = f"on CPUs {cpus}, and this host gives us {facts.host.cpus}"
-        yield _elsewhere("host/cpus-missing", names, "cpus", where, "leaves it to the scheduler")
+        yield _missing_binding("host/cpus-missing", names, "cpus", where, "leaves it to the scheduler")
     for strange, names in on_nodes.items():
         where = f"with memory of NUMA node {strange}; this host has {', '.join(sorted(nodes))}"
-        yield _elsewhere("host/nodes-missing", names, "numa", where, "leaves its memory to the kernel")
+        yield _missing_binding("host/nodes-missing", names, "numa", where, "leaves its memory to the kernel")
 
 
-def _elsewhere(code: str, names: list[str], field: str, where: str, effect: str) -> Finding:
+def _missing_binding(code: str, names: list[str], field: str, where: str, effect: str) -> Finding:
     """The finding for servers bound to CPUs or nodes that are missing; a fix by override if it is one server."""
     key, alone = f"servers.{names[0]}.{field}", len(names) == 1
     message = f"{', '.join(names)} run{'s' * alone} {where}"

@@ -17,7 +17,7 @@ import msgspec
 
 from launcher.base import unix_socket
 from launcher.base.addresses import is_path
-from launcher.base.programs import unrunnable
+from launcher.base.programs import why_not_runnable
 from launcher.hardware.upstreams import unwell_upstreams
 from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import FleetManifest, RoutingTable, ServerUnit
@@ -42,7 +42,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Directory → bytes of model files in the config that are not there yet, those on one disk added up."""
     models_free: dict[str, int] = {}
     """Each directory of `models_to_come` → free bytes of its disk."""
-    unwell_upstreams: dict[str, str] = {}
+    failing_upstreams: dict[str, str] = {}
     """Upstream → what is wrong with it, as seen from this host."""
     unseen_gpus: tuple[str, ...] = ()
     """GPUs that cannot be listed here: of a backend without a driver module, and without a binary to ask."""
@@ -87,12 +87,12 @@ def gather_facts(
     return HostFacts(
         host=host,
         missing_files={p: why for s in servers for p in s.files if (why := _unreadable(p)) is not None},
-        missing_programs={p: why for p in sorted(programs) if (why := unrunnable(p)) is not None},
-        missing_images=tuple(sorted(i for e, i in images if unrunnable(e) is None and not _has_image(e, i))),
+        missing_programs={p: why for p in sorted(programs) if (why := why_not_runnable(p)) is not None},
+        missing_images=tuple(sorted(i for e, i in images if why_not_runnable(e) is None and not _has_image(e, i))),
         taken_ports={name: why for name, why in taken if why is not None},
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},
-        unwell_upstreams=unwell_upstreams(routes),
+        failing_upstreams=unwell_upstreams(routes),
     )
 
 
@@ -146,7 +146,7 @@ def _nearest(path: Path) -> Path:
     return path
 
 
-def models_to_come(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[str, int]]:
+def missing_models(files: Iterable[StoredFile]) -> tuple[dict[str, int], dict[str, int]]:
     """Model files that are not here yet: bytes per disk, named by the directory with most of them; free bytes."""
     disks: dict[int, Counter[str]] = {}
     for file in files:

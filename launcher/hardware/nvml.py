@@ -17,23 +17,23 @@ def cards(backend: str, _sys_root: Path) -> Iterable[Card]:
     """Every card that reports its memory, in NVML's order; a lost card still uses up its number."""
 
     def card(nvml: Any, index: int) -> Card | None:
-        handle = _queried(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
-        memory = _queried(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) if handle is not None else None
+        handle = _query(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        memory = _query(nvml, nvml.nvmlDeviceGetMemoryInfo, handle) if handle is not None else None
         if memory is None:
             return None
-        rates = _queried(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
-        milliwatts = _queried(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
+        rates = _query(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
+        milliwatts = _query(nvml, nvml.nvmlDeviceGetPowerUsage, handle)
         return Card(
             gpu=HostGpu(
                 name=f"{backend}{index}",
                 backend=backend,
-                model=str(_queried(nvml, nvml.nvmlDeviceGetName, handle) or "a GPU"),
+                model=str(_query(nvml, nvml.nvmlDeviceGetName, handle) or "a GPU"),
                 vram_bytes=int(memory.total),
                 free_bytes=int(memory.total) - int(memory.used),
-                driver=str(_queried(nvml, nvml.nvmlSystemGetDriverVersion) or ""),
+                driver=str(_query(nvml, nvml.nvmlSystemGetDriverVersion) or ""),
             ),
             busy_percent=None if rates is None else float(rates.gpu),
-            celsius=_queried(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            celsius=_query(nvml, nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
             watts=None if milliwatts is None else milliwatts / 1000,
         )
 
@@ -48,9 +48,9 @@ def uses(backend: str, pids: Collection[int], _sys_root: Path, _proc_root: Path)
 
     def sizes(nvml: Any, index: int) -> dict[int, int]:
         found: dict[int, int] = {}
-        handle = _queried(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        handle = _query(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
         for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
-            for process in (_queried(nvml, ask, handle) or ()) if handle is not None else ():
+            for process in (_query(nvml, ask, handle) or ()) if handle is not None else ():
                 size = int(process.usedGpuMemory or 0)  # None where the driver may not tell
                 found[process.pid] = max(size, found.get(process.pid, 0))
         return found
@@ -77,7 +77,7 @@ def _ask(question: Callable[[Any, int], T]) -> tuple[T, ...]:
         pynvml.nvmlShutdown()
 
 
-def _queried(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
+def _query(nvml: Any, ask: Callable[..., Any], *words: Any) -> Any:
     """The driver's answer; None where it does not tell, or the card is lost."""
     try:
         return ask(*words)

@@ -8,13 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from launcher.base.addresses import wrong_path
+from launcher.base.addresses import socket_path_fault
 from launcher.base.environment import DEVICE_VARIABLES
-from launcher.importing.flags import FIELDS, HUB, OURS, REPEATED, SECRETS, SWITCHES, USUAL, WITHOUT_EQUAL
+from launcher.importing.flags import (
+    DOWNLOAD_FLAGS,
+    FIELDS,
+    IGNORED_FLAGS,
+    OWN_FLAGS,
+    REPEATED,
+    SECRETS,
+    SWITCHES,
+    WITHOUT_EQUAL,
+)
 from launcher.importing.result import Flags, Imported
 
 Lose = Callable[..., None]
-"""`Imported.lose`, with its `where` given."""
+"""`Imported.add_loss`, with its `where` given."""
 AUTO_SLOTS = 4
 """Slots that llama-server uses without `--parallel`, all in one K/V cache."""
 
@@ -42,25 +51,25 @@ def server_of(
     Wrappers (`env A=b`, `numactl …`, `docker run …`) are taken off; what they do without an equivalent here is a
     finding.
     """
-    lose = partial(into.lose, where)
-    words, variables = _unwrapped(list(words), lose)
+    add_loss = partial(into.add_loss, where)
+    words, variables = _unwrapped(list(words), add_loss)
     variables = {**(env or {}), **variables}
     mounts: dict[str, str] = {}
     if words and posixpath.basename(words[0]) in {"docker", "podman"}:
-        contained = _container(words, lose)
+        contained = _container(words, add_loss)
         if contained is None:
             return None
         words, mounts, inside = contained
         variables |= inside
     elif not words or not _is_server(words[0]):
         program = posixpath.basename(words[0]) if words else "nothing"
-        lose(f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
+        add_loss(f"runs {program}, no llama-server", "it may run beside as a `service`, without swapping")
         return None
     else:
         into.programs.append(words[0])
         words = words[1:]
     arguments = _from_environment(variables)
-    fields = fields_of([*arguments, *words], flags, lose)
+    fields = fields_of([*arguments, *words], flags, add_loss)
     for field in {"file", "projector"} & fields.keys():
         fields[field] = _outside(fields[field], mounts)
     if "n_ctx" in fields and "slots" not in fields and not fields.get("embedding"):
@@ -71,7 +80,7 @@ def server_of(
             fields.setdefault("devices", [])
         else:  # the plan chooses cards by name: no variable may count them anew
             note = "write `devices: [cuda0]`, as `launch plan` calls the card; without it every card is used"
-            lose(f"{name}={value}: a server's cards are chosen by their names", note)
+            add_loss(f"{name}={value}: a server's cards are chosen by their names", note)
     if variables:
         fields["env"] = variables
     return fields
@@ -185,13 +194,13 @@ def fields_of(words: Sequence[str], flags: Flags, lose: Lose) -> dict[str, Any]:
         at += count
         if word in SECRETS:
             lose(f"{word} is a secret and not translated", "runtime.front.api_key_file names a file with keys")
-        elif word in HUB:
+        elif word in DOWNLOAD_FLAGS:
             lose(f"{word} {' '.join(values)}: models are not downloaded at start", _hub_note(values))
         elif word in FIELDS:
             _put(fields, word, values, lose)
         elif word == "--host" and values:
             _host(fields, values[0], lose)
-        elif word in OURS or word in USUAL:
+        elif word in OWN_FLAGS or word in IGNORED_FLAGS:
             continue
         elif word in WITHOUT_EQUAL:
             lose(f"{' '.join((word, *values))} is not translated", WITHOUT_EQUAL[word])
@@ -211,7 +220,7 @@ def _arity(word: str, following: Sequence[str], flags: Flags) -> int:
         return 0
     if word in flags:
         return min(0 if word in flags[word].negations else flags[word].arity, len(following))
-    if word in FIELDS or word in SECRETS or word in HUB:
+    if word in FIELDS or word in SECRETS or word in DOWNLOAD_FLAGS:
         return min(1, len(following))
     return int(bool(following) and (not following[0].startswith("-") or bool(_NUMBER.fullmatch(following[0]))))
 
@@ -233,7 +242,7 @@ def _put(fields: dict[str, Any], word: str, values: Sequence[str], lose: Lose) -
 
 def _host(fields: dict[str, Any], host: str, lose: Lose) -> None:
     """Keep a unix socket. Another address is a finding, unless it is loopback: others reach only the front."""
-    if wrong_path(host) is None:
+    if socket_path_fault(host) is None:
         fields["host"] = host
     elif host not in {"127.0.0.1", "localhost", "::1"}:
         note = f"to let others in write runtime: {{front: {{host: {host}}}}} and an api_key_file"

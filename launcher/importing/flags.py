@@ -181,7 +181,7 @@ FIELDS: dict[str, tuple[str, Convert]] = {
 }
 """Spelling of a flag → field of the server (`a.b`: field b of a), and the converter of its value."""
 
-OURS = frozenset(
+OWN_FLAGS = frozenset(
     {
         *("--host", "--metrics", "--no-webui", "--webui", "--no-ui", "--ui", "--props", "--slots", "--no-slots"),
         "--log-colors",
@@ -193,7 +193,7 @@ REPEATED = frozenset({"lora", "rpc", "spec_type", "tensor_placement"})
 """Fields whose flags may be given several times."""
 
 _FITTING = ("--fit", "-fit", "--fit-target", "-fitt", "--fit-ctx", "-fitc")
-USUAL = frozenset(
+IGNORED_FLAGS = frozenset(
     {
         *("--jinja", "-cb", "--cont-batching", "--no-warmup", "--warmup", "--log-timestamps", *_FITTING),
         *("--mmproj-auto", "--no-mmproj-auto", "--no-mmproj", "--mmproj-offload", "--no-direct-io", "-ndio"),
@@ -203,14 +203,14 @@ USUAL = frozenset(
 
 _WITHOUT_VALUE = frozenset({_flag, _not, _on_cpu, _all_layers, _direct})
 SWITCHES = frozenset(spelling for spelling, (_, convert) in FIELDS.items() if convert in _WITHOUT_VALUE) | (
-    (OURS | USUAL) - {"--host", "--log-colors", *_FITTING}
+    (OWN_FLAGS | IGNORED_FLAGS) - {"--host", "--log-colors", *_FITTING}
 )
 """Spellings that take no value, also of flags that newer builds dropped."""
 
 SECRETS = frozenset({"--api-key", "-hft", "--hf-token"})
 """Flags whose values must not get into a file that is passed on."""
 
-HUB = frozenset(
+DOWNLOAD_FLAGS = frozenset(
     {
         *("-hf", "-hfr", "--hf-repo", "-hff", "--hf-file", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf"),
         *("-mu", "--model-url", "-mmu", "--mmproj-url", "-dr", "--docker-repo"),

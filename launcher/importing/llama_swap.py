@@ -43,19 +43,19 @@ def from_llama_swap(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str
     preload = set(map(str, listed(start.get("preload"))))
     for name, model in models.items():
         if not isinstance(model, dict) or not isinstance(model.get("cmd"), str):
-            into.lose(f"models.{name}", "has no `cmd`")
+            into.add_loss(f"models.{name}", "has no `cmd`")
             continue
         _model(name, model, tree, flags=flags, env=env, into=into)
     _groups(tree, set(models), preload, into)
     for absent in sorted(preload - models.keys()):
-        into.lose("hooks.on_startup", f"{absent} is no model")
+        into.add_loss("hooks.on_startup", f"{absent} is no model")
     if tree.get("includeAliasesInList") is True:
         into.rest["runtime"] = {"front": {"list_aliases": True}}
     for key in tree:
         if key not in _KNOWN:
             inner = _mapping(tree[key]) if key in _EACH else {}
             for place in [f"{key}.{name}" for name in inner] or [str(key)]:
-                into.lose(place, "is not translated", *([_LOST[key]] if key in _LOST else []))
+                into.add_loss(place, "is not translated", *([_LOST[key]] if key in _LOST else []))
     return into
 
 
@@ -74,10 +74,10 @@ def _model(
     try:
         words = shlex.split(command.replace("\\\n", " "))
     except ValueError as error:
-        into.lose(where, f"its command is no shell line: {error}")
+        into.add_loss(where, f"its command is no shell line: {error}")
         return
     for macro in sorted(unknown):
-        into.lose(where, f"the macro ${{{macro}}} is defined nowhere")
+        into.add_loss(where, f"the macro ${{{macro}}} is defined nowhere")
     variables = dict(item.partition("=")[::2] for item in map(expanded, map(str, listed(model.get("env")))))
     fields = server_of(words, where, flags, into, variables)
     if fields is None:
@@ -85,7 +85,7 @@ def _model(
     for key in ("host", "port"):  # llama-swap's ${PORT}, or what its `proxy` says: ports are ours to give
         fields.pop(key, None)
     if not fields.get("file"):
-        into.lose(where, "names no model file, and is left out")
+        into.add_loss(where, "names no model file, and is left out")
         return
     aliases = [a.get("id") if isinstance(a, dict) else a for a in listed(model.get("aliases"))]
     names = [*fields.pop("aliases", []), *(expanded(str(a)) for a in aliases if a)]
@@ -100,7 +100,7 @@ def _model(
     own = {key: value for key, value in own.items() if value}
     for key, value in model.items():
         if key not in _MODEL_SILENT and not _is_default(key, value):
-            into.lose(where, f"`{key}` is not translated")
+            into.add_loss(where, f"`{key}` is not translated")
     into.add(name, {**own, **fields, "tier": "warm"})
 
 
@@ -139,10 +139,10 @@ def _filters(name: str, model: Mapping[str, Any], where: str, expanded: Any, int
         fields["faces"] = {other: {"request_set": values} if values else {} for other, values in by_name.items()}
     for key in sorted(own):
         if any(key not in values for values in by_name.values()):
-            into.lose(where, f"`filters.setParamsByID` sets {key} for {name} alone, here for its other names, too")
+            into.add_loss(where, f"`filters.setParamsByID` sets {key} for {name} alone, here for its other names, too")
     for key in filters:
         if key not in {"stripParams", "strip_params", "setParams", "setParamsByID"}:
-            into.lose(where, f"`filters.{key}` is not translated")
+            into.add_loss(where, f"`filters.{key}` is not translated")
     return fields
 
 
@@ -158,12 +158,14 @@ def _groups(tree: Mapping[str, Any], names: set[str], preload: set[str], into: I
         persistent = bool(group.get("persistent"))
         for model in map(str, listed(group.get("members"))):
             if model not in names:
-                into.lose(f"groups.{name}", f"its member {model} is no model")
+                into.add_loss(f"groups.{name}", f"its member {model} is no model")
             member[model] = (SWAP if sends and not persistent else str(name)) if swaps else None
         if not swaps and sends and not persistent:
-            into.lose(f"groups.{name}", "its members run together and send all others away: here they send nobody away")
+            into.add_loss(
+                f"groups.{name}", "its members run together and send all others away: here they send nobody away"
+            )
         if persistent and sends:
-            into.lose(f"groups.{name}", "sends others away and is never sent away: here it sends nobody away")
+            into.add_loss(f"groups.{name}", "sends others away and is never sent away: here it sends nobody away")
     started: set[str] = set()
     for name, fields in into.servers.items():
         original = next((n for n in (name, *fields.get("aliases", [])) if n in member), name)
@@ -173,7 +175,7 @@ def _groups(tree: Mapping[str, Any], names: set[str], preload: set[str], into: I
         if original not in preload:
             continue
         if group in started:
-            into.lose("hooks.on_startup", f"{original} cannot be up beside another of its group")
+            into.add_loss("hooks.on_startup", f"{original} cannot be up beside another of its group")
             continue
         fields.update({"tier": "hot"} | ({"default": True} if group else {}))
         started |= {group} if group else set()
@@ -184,11 +186,11 @@ def _written_groups(tree: Mapping[str, Any], into: Imported) -> dict[str, Any]:
     routing = _mapping(tree.get("routing"))
     router = _mapping(routing.get("router"))
     if router.get("use") == "matrix":
-        into.lose("routing.router", "a matrix is not translated: here one at a time", _LOST["matrix"])
+        into.add_loss("routing.router", "a matrix is not translated: here one at a time", _LOST["matrix"])
         return {}
     for key in routing:
         if key != "router":
-            into.lose(f"routing.{key}", "is not translated")
+            into.add_loss(f"routing.{key}", "is not translated")
     groups = _mapping(_mapping(router.get("settings")).get("groups"))
     return {name: _mapping(group) for name, group in {**groups, **_mapping(tree.get("groups"))}.items()}
 

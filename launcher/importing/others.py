@@ -44,7 +44,7 @@ def from_preset(text: str, flags: Flags) -> Imported:
         plain = "\n".join(map(str.strip, text.split("\n")))  # an indent means nothing there
         parser.read_string(plain if plain.lstrip().startswith("[") else f"[\x01]\n{plain}")
     except configparser.Error as error:
-        into.lose("the file", f"is no INI: {' '.join(str(error).split())}")
+        into.add_loss("the file", f"is no INI: {' '.join(str(error).split())}")
         return into
     common = dict(parser.items("*")) if parser.has_section("*") else {}
     for section in parser.sections():
@@ -53,9 +53,9 @@ def from_preset(text: str, flags: Flags) -> Imported:
         values = {key: value or "" for key, value in {**common, **dict(parser.items(section))}.items()}
         starts = values.get("load-on-startup", "").lower() in {"1", "true", "on", "yes"}
         settings = [_setting(key, value, flags) for key, value in values.items() if key not in _PRESET_OWN]
-        fields = _of_router(fields_of([*chain(*settings)], flags, partial(into.lose, f"[{section}]")))
+        fields = _of_router(fields_of([*chain(*settings)], flags, partial(into.add_loss, f"[{section}]")))
         if not fields.get("file"):
-            into.lose(f"[{section}]", "names no model file, and is left out", f"launch add hf:{section}")
+            into.add_loss(f"[{section}]", "names no model file, and is left out", f"launch add hf:{section}")
             continue
         into.add(section, {**fields, "tier": "hot" if starts else "warm"})
     return into
@@ -87,7 +87,7 @@ def from_script(text: str, flags: Flags, env: Mapping[str, str]) -> Imported:
         try:
             words = shlex.split(_spelled(line, variables), comments=True)
         except ValueError as error:
-            into.lose(f"line {number}", f"is no shell line that can be read: {error}")
+            into.add_loss(f"line {number}", f"is no shell line that can be read: {error}")
             continue
         for command in _commands(words):
             set_here = [_ASSIGNMENT.fullmatch(word) for word in command if word != "export"]
@@ -142,11 +142,11 @@ def _started(
     if fields is None:
         return
     if not fields.get("file"):
-        into.lose(where, "names no model file, and is left out")
+        into.add_loss(where, "names no model file, and is left out")
         return
     if unknown := _VARIABLE.search(fields["file"]):
         note = "write its value in the file that was made"
-        into.lose(where, f"{unknown[0]} in the model's path is set nowhere that is read", note)
+        into.add_loss(where, f"{unknown[0]} in the model's path is set nowhere that is read", note)
     aliases = fields.pop("aliases", [])
     called = name or (aliases[0] if aliases else "") or _named_after(fields["file"])
     into.add(called, {**fields, "aliases": [a for a in aliases if a != called]})
@@ -157,7 +157,7 @@ def _words(text: str, where: str, into: Imported) -> list[str] | None:
     try:
         return shlex.split(text)
     except ValueError as error:
-        into.lose(where, f"`{text}` cannot be read: {error}")
+        into.add_loss(where, f"`{text}` cannot be read: {error}")
         return None
 
 
@@ -177,18 +177,18 @@ def from_unit(text: str, flags: Flags, env: Mapping[str, str], *, name: str = ""
             set_here = {n: v for n, _, v in (w.partition("=") for w in _words(value, key, into) or ())}
             variables = variables | set_here if value else dict(env)
         elif key == "EnvironmentFile":
-            into.lose("EnvironmentFile", f"{value} is not read: write what it sets as `env` of the server")
+            into.add_loss("EnvironmentFile", f"{value} is not read: write what it sets as `env` of the server")
         elif key == "ExecStart":
             commands = [*commands, value.lstrip("@-:+!")] if value else []
         elif key in {"ExecStartPre", "ExecStartPost", "ExecStop"}:
-            into.lose(key, f"`{value}` is not translated", "what is to be done once after start is a hook")
+            into.add_loss(key, f"`{value}` is not translated", "what is to be done once after start is a hook")
     set_here = {n: v for n, v in variables.items() if n not in env}
     for command in commands:
         if (words := _words(_spelled(command, variables), "ExecStart", into)) is not None:
             words = [_specified(word, env, into) for word in words]
             _started(words, "ExecStart", flags, into, name=name, env=set_here)
     if not commands:
-        into.lose("the unit", "has no ExecStart")
+        into.add_loss("the unit", "has no ExecStart")
     return into
 
 
@@ -198,7 +198,7 @@ def _specified(word: str, env: Mapping[str, str], into: Imported) -> str:
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in known:
-            into.lose("ExecStart", f"{found[0]} in `{word}` is known to systemd alone")
+            into.add_loss("ExecStart", f"{found[0]} in `{word}` is known to systemd alone")
         return known.get(found[1], found[0])
 
     return _SPECIFIER.sub(value, word)
@@ -230,7 +230,7 @@ def from_compose(tree: Mapping[str, Any], flags: Flags, env: Mapping[str, str]) 
         for server in into.servers.keys() - before:
             into.servers[server] = _of_router(into.servers[server])
             for key in sorted(service.keys() - _COMPOSE_KNOWN):
-                into.lose(where, f"`{key}` is not translated")
+                into.add_loss(where, f"`{key}` is not translated")
     return into
 
 

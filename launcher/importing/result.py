@@ -34,7 +34,7 @@ class Imported(msgspec.Struct):
     programs: list[str] = []
     """Programs that the servers' command lines run, as written there; none for servers in containers."""
 
-    def lose(self, where: str, what: str, *notes: str) -> None:
+    def add_loss(self, where: str, what: str, *notes: str) -> None:
         """Add the finding that `what`, written at `where`, has no equivalent here."""
         self.findings.append(fault("author/left-out", where, f"{where}: {what}", *notes, severity="warning"))
 
@@ -44,7 +44,9 @@ class Imported(msgspec.Struct):
             try:
                 flow(value)
             except (TypeError, ValueError):
-                self.lose(name, f"`{field}` has a value that is neither text, number nor truth: {fields.pop(field)}")
+                self.add_loss(
+                    name, f"`{field}` has a value that is neither text, number nor truth: {fields.pop(field)}"
+                )
         own = name if _NAME.fullmatch(name) else re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "server"
         own = free_name(own, self.servers)
         aliases = list(dict.fromkeys(map(str, fields.pop("aliases", []))))
@@ -54,7 +56,7 @@ class Imported(msgspec.Struct):
         good = [a for a in aliases if a.isprintable() and a.strip() and a not in taken]
         for alias in aliases:
             if alias not in good and alias != own:
-                self.lose(name, f"the name {alias!r} is taken, or no name")
+                self.add_loss(name, f"the name {alias!r} is taken, or no name")
         self.servers[own] = fields | ({"aliases": good} if good else {})
 
 

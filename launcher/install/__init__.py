@@ -20,7 +20,7 @@ from launcher.install.present import (
     limit_drift,
     loaded_drift,
 )
-from launcher.install.steps import Report, alone, install, uninstall
+from launcher.install.steps import Report, install, install_lock, uninstall
 from launcher.install.systemd import Systemd
 from launcher.install.verify import verify_units
 
@@ -34,10 +34,10 @@ __all__ = [
     "Source",
     "Systemd",
     "Unit",
-    "alone",
     "bundle_files",
     "file_drift",
     "install",
+    "install_lock",
     "installed_fleet",
     "installed_fleets",
     "installed_names",

@@ -9,10 +9,10 @@ from typing import Literal
 
 import msgspec
 
-from launcher.base.tree import Found
+from launcher.base.tree import FoundFile
 from launcher.errors import Finding, fault
 from launcher.install.layout import Layout, foreign_names, is_unit, placements
-from launcher.install.ownership import Record, Source, installed_names, read_record, record_path, shown
+from launcher.install.ownership import Record, Source, installed_names, machine_path, read_record, record_path
 from launcher.ir.deployment import Deployment, content_digest, unified
 
 Kind = Literal["add", "change", "remove"]
@@ -59,16 +59,16 @@ def plan_changes(
     findings: list[Finding] = []
     files: dict[str, str] = {}
     placed = placements(deployment, layout)
-    findings += foreign_names(deployment, [Path(shown(path, layout)) for path in placed], layout)
+    findings += foreign_names(deployment, [Path(machine_path(path, layout)) for path in placed], layout)
     for path, file in placed.items():
-        name, data, mode = shown(path, layout), file.text.encode(), 0o755 if file.executable else 0o644
+        name, data, mode = machine_path(path, layout), file.text.encode(), 0o755 if file.executable else 0o644
         files[name] = content_digest(data)
         found = _read(path, layout)
         old = None if found is None else found.data
-        if found == Found(data, mode) and before.files.get(name) == files[name]:
+        if found == FoundFile(data, mode) and before.files.get(name) == files[name]:
             continue
         if old is not None and old != data:
-            findings += _in_the_way(name, old, before, owners.get(name), force=force)
+            findings += _conflicts(name, old, before, owners.get(name), force=force)
         changes.append(
             Change(
                 path=path,
@@ -76,18 +76,18 @@ def plan_changes(
                 data=data,
                 mode=mode,
                 unit=is_unit(path, layout),
-                restarts=path.suffix in PROCESSES and (old is None or process(old) != process(data)),
+                restarts=path.suffix in PROCESSES and (old is None or process_lines(old) != process_lines(data)),
                 diff=unified(name, name, old, data),
             )
         )
     removed, kept = _removals(before, set(before.files) - set(files), layout, force=force)
     own = record_path(deployment.name, layout)
-    made = {shown(f, layout) for path in (own, *(c.path for c in changes)) for f in layout.tree.missing(path)}
+    made = {machine_path(f, layout) for path in (own, *(c.path for c in changes)) for f in layout.tree.missing(path)}
     record = Record(
         deployment=deployment.name,
         input_digest=deployment.input_digest,
         files=files,
-        folders=_outermost_first({*before.folders, *made}, (*files, shown(own, layout))),
+        folders=_outermost_first({*before.folders, *made}, (*files, machine_path(own, layout))),
         source=source or before.source,
     )
     return Changes(deployment=deployment.name, changes=(*changes, *removed), record=record, findings=(*findings, *kept))
@@ -104,7 +104,7 @@ def _outermost_first(folders: AbstractSet[str], files: Iterable[str]) -> tuple[s
     return tuple(sorted(folders & above, key=lambda name: (name.count("/"), name)))
 
 
-def process(raw: bytes) -> bytes:
+def process_lines(raw: bytes) -> bytes:
     """The lines of a unit that concern its process: no comments, no blank lines, nothing that a daemon-reload applies.
 
     The latter are [Unit] and [Install]: descriptions, the order of a start, its limits.
@@ -118,7 +118,7 @@ def process(raw: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _in_the_way(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
+def _conflicts(name: str, old: bytes, before: Record, owner: str | None, *, force: bool) -> list[Finding]:
     """Findings against replacing the content `old` of `name`; `owner`: the other deployment that wrote it."""
     if name in before.files:
         return [] if before.wrote(name, old) else [_hand_edited(name, force=force)]
@@ -153,7 +153,7 @@ def _hand_edited(name: str, *, force: bool) -> Finding:
     return fault("install/hand-edited", "", message, note, severity="warning" if force else "error")
 
 
-def _read(path: Path, layout: Layout) -> Found | None:
+def _read(path: Path, layout: Layout) -> FoundFile | None:
     """The file at `path`; None if there is none, or we may not read it (polkit's rules, in a dry run).
 
     A link is not followed: its content is its target's name.

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base.names import DEPLOYMENT, PROCESS, TAKEN_PREFIXES
-from launcher.base.tree import Found, Tree
+from launcher.base.tree import FoundFile, Tree
 from launcher.errors import ConfigError, Finding, fault
 from launcher.ir.deployment import RECORDS, Deployment, RenderedFile
 from launcher.ir.fleet import FleetManifest
@@ -53,12 +53,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         return self._at("/etc/containers/systemd", ".config/containers/systemd")
 
     @property
-    def rights(self) -> Path:
+    def polkit_rules(self) -> Path:
         """Folder of polkit's rules."""
         return self._at("/etc/polkit-1/rules.d", ".config/polkit-1/rules.d")
 
     @property
-    def users(self) -> Path:
+    def sysusers(self) -> Path:
         """Folder of the files from which `systemd-sysusers` creates users."""
         return self._at("/etc/sysusers.d", ".config/sysusers.d")
 
@@ -100,7 +100,7 @@ def placements(deployment: Deployment, layout: Layout) -> dict[Path, RenderedFil
     return placed
 
 
-def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[str, Found]:
+def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[str, FoundFile]:
     """The reverse of `placements`: path in the deployment → installed file, for those of `names` that exist.
 
     `names`: as in an ownership record. Raises OSError.
@@ -118,8 +118,8 @@ def bundle_files(names: Iterable[str], layout: Layout, deployment: str) -> dict[
 def _folders(layout: Layout, deployment: str) -> dict[str, Path]:
     return {
         UNIT_FOLDERS[layout.scope]: layout.units,
-        "polkit": layout.rights,
-        "sysusers": layout.users,
+        "polkit": layout.polkit_rules,
+        "sysusers": layout.sysusers,
         "containers": layout.quadlets,
         "": layout.data(deployment),
     }
@@ -144,7 +144,7 @@ _VENDORS = {
 """Folders of other packages' units, which a unit of the same name in /etc would replace."""
 
 
-def not_ours(path: Path, layout: Layout, deployment: str) -> str | None:
+def foreign_path_reason(path: Path, layout: Layout, deployment: str) -> str | None:
     """Why `path`, as the installed machine names it, is no file of `deployment`; None if it is one."""
     folder, name = layout.root / path.parent.relative_to("/"), path.name
     stem, suffix = path.stem, path.suffix
@@ -153,14 +153,14 @@ def not_ours(path: Path, layout: Layout, deployment: str) -> str | None:
     kinds = {
         layout.units: (".service", ".target", ".slice"),
         layout.quadlets: (".container",),
-        layout.rights: (".rules",),
-        layout.users: (".conf",),
+        layout.polkit_rules: (".rules",),
+        layout.sysusers: (".conf",),
     }
     if folder not in kinds or str(path) != f"{path.parent}/{name}" or ".." in path.parts:
         return "deployments have no files there"
     if suffix not in kinds[folder]:
         return f"files of ours end there with {' or '.join(kinds[folder])}"
-    found = _OURS.fullmatch(stem.removeprefix("50-") if folder == layout.rights else stem)
+    found = _OURS.fullmatch(stem.removeprefix("50-") if folder == layout.polkit_rules else stem)
     if found is None:
         return "units of ours are named PREFIX-NAME"
     return f"units of {found['prefix']}- are systemd's" if found["prefix"] in TAKEN_PREFIXES else None
@@ -174,7 +174,7 @@ def foreign_names(deployment: Deployment, paths: Iterable[Path], layout: Layout)
         services.sort(key=len, reverse=True)
     prefixes = set()
     for path in paths:
-        why = not_ours(path, layout, deployment.name)
+        why = foreign_path_reason(path, layout, deployment.name)
         if why is None and layout.root / path.parent.relative_to("/") == layout.units:
             vendor = next((v for v in _VENDORS[layout.scope] if _is_there(Path(v) / path.name, layout)), None)
             if vendor is not None:

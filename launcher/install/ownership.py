@@ -9,7 +9,7 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.base.names import DEPLOYMENT
 from launcher.errors import ConfigError
-from launcher.install.layout import Layout, not_ours
+from launcher.install.layout import Layout, foreign_path_reason
 from launcher.ir.deployment import content_digest
 
 SCHEMA = "launch.installed/v1"
@@ -69,10 +69,18 @@ def read_record(deployment: str, layout: Layout) -> Record | None:
         raise _damaged(path, f"it describes {record.deployment!r}")
     for name in (*record.files, *record.previous):
         file = Path(name)
-        why = "it is no absolute path" if not file.is_absolute() or "\0" in name else not_ours(file, layout, deployment)
+        why = (
+            "it is no absolute path"
+            if not file.is_absolute() or "\0" in name
+            else foreign_path_reason(file, layout, deployment)
+        )
         if why is not None or str(file) != name:
             raise _damaged(path, f"{name!r} is no file of {deployment}: {why or 'it is no plain path'}")
-    above = {parent for file in (*record.files, *record.previous, shown(path, layout)) for parent in Path(file).parents}
+    above = {
+        parent
+        for file in (*record.files, *record.previous, machine_path(path, layout))
+        for parent in Path(file).parents
+    }
     for name in record.folders:
         if name == "/" or Path(name) not in above:
             raise _damaged(path, f"{name!r} is no directory above a file of {deployment}")
@@ -95,6 +103,6 @@ def encode_record(record: Record) -> bytes:
     return msgspec.json.format(msgspec.json.encode(record, order="sorted"), indent=2) + b"\n"
 
 
-def shown(path: Path, layout: Layout) -> str:
+def machine_path(path: Path, layout: Layout) -> str:
     """`path` as the installed machine names it."""
     return str(Path("/") / path.relative_to(layout.root))

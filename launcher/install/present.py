@@ -17,7 +17,7 @@ from launcher.install.layout import Layout, is_unit
 from launcher.install.ownership import Record, installed_names, read_record
 from launcher.install.steps import unit_of
 from launcher.install.systemd import Systemd
-from launcher.install.unit_text import running_words
+from launcher.install.unit_text import exec_argv
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.manifest import decode_fleet, decode_routes
 
@@ -207,7 +207,7 @@ def _unit(name: str, values: dict[str, str] | None) -> Unit:
         started_at=time.time() - time.monotonic() + started_us / 1e6 if started_us else None,
         needs_reload=values.get("NeedDaemonReload") == "yes",
         drop_ins=drop_ins,
-        argv=running_words(_texts(files), f"/run/credentials/{name}") if name.endswith(".service") else None,
+        argv=exec_argv(_texts(files), f"/run/credentials/{name}") if name.endswith(".service") else None,
         oom_score_adjust=_digits(values.get("OOMScoreAdjust")),
         memory_max=_digits(values.get("MemoryMax")),
         control_group=values.get("ControlGroup", ""),

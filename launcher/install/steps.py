@@ -14,7 +14,7 @@ import msgspec
 from launcher.errors import Finding, HostError, SuperviseError, fault, has_errors
 from launcher.install.changes import Changes
 from launcher.install.layout import Layout, is_unit
-from launcher.install.ownership import Record, encode_record, read_record, record_path, shown
+from launcher.install.ownership import Record, encode_record, machine_path, read_record, record_path
 from launcher.install.systemd import Systemd
 from launcher.ir.deployment import content_digest
 
@@ -53,25 +53,27 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
     if changes.record is None:
         raise ValueError("these are changes of an uninstall")
     text_of = layout.tree.text
-    gone = [unit_of(c.path) for c in changes.changes if c.kind == "remove" and c.unit and _is_loaded(c.path, layout)]
+    gone = [
+        unit_of(c.path) for c in changes.changes if c.kind == "remove" and c.unit and _is_unit_on_disk(c.path, layout)
+    ]
     if gone and systemd.running:
         systemd.stop(gone)
-    systemd.disable([unit for unit in gone if _is_booted(layout.units / unit, layout)])
+    systemd.disable([unit for unit in gone if _starts_at_boot(layout.units / unit, layout)])
     _write_files(changes, layout, write)
     units = [Path(name).name for name in changes.record.files if is_unit(layout.root / name[1:], layout)]
     # of a Quadlet file podman makes the unit, so there is no text of ours to look at
-    texts = {unit: text_of(layout.units / unit) for unit in units if _is_loaded(layout.units / unit, layout)}
+    texts = {unit: text_of(layout.units / unit) for unit in units if _is_unit_on_disk(layout.units / unit, layout)}
     if any(c.unit for c in changes.changes):
-        systemd.enable(_boots(texts))
+        systemd.enable(_boot_units(texts))
     report = Report(
-        written=tuple(shown(c.path, layout) for c in changes.changes if c.kind != "remove"),
-        removed=tuple(shown(c.path, layout) for c in changes.changes if c.kind == "remove"),
+        written=tuple(machine_path(c.path, layout) for c in changes.changes if c.kind != "remove"),
+        removed=tuple(machine_path(c.path, layout) for c in changes.changes if c.kind == "remove"),
         stopped=tuple(gone) if systemd.running else (),  # in an image nothing ran
     )
     if not systemd.running:
         return report
     for change in changes.changes:
-        if change.path.parent == layout.users and change.kind != "remove":
+        if change.path.parent == layout.sysusers and change.kind != "remove":
             systemd.make_users(change.path)
     if any(c.unit for c in changes.changes):
         systemd.reload()
@@ -81,9 +83,9 @@ def install(changes: Changes, layout: Layout, systemd: Systemd, write: Write, *,
 def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     """Stop, disable and remove, then reload once. Raises HostError if edited files are in the way, OSError."""
     _refuse(changes)
-    units = [unit_of(c.path) for c in changes.changes if c.unit and _is_loaded(c.path, layout)]
+    units = [unit_of(c.path) for c in changes.changes if c.unit and _is_unit_on_disk(c.path, layout)]
     stateful = [c.path.name for c in changes.changes if c.unit and _keeps_state(c.path, layout)]
-    boots = [c.path.name for c in changes.changes if c.unit and _is_booted(c.path, layout)]
+    boots = [c.path.name for c in changes.changes if c.unit and _starts_at_boot(c.path, layout)]
     if systemd.running:
         # the runtime first: it would start again what ends
         systemd.stop([unit for unit in boots if unit.endswith(".service")])
@@ -95,7 +97,7 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     made = [layout.root / name[1:] for name in (record.folders if record else ())]
     folders = [*reversed(made), layout.data(changes.deployment), layout.data(changes.deployment).parent]
     for change in changes.changes:
-        if change.path.parent == layout.users and systemd.running:
+        if change.path.parent == layout.sysusers and systemd.running:
             systemd.remove_users(change.path)
         layout.tree.remove(change.path)
     if layout.scope == "user":  # of the machine's units it was the manager's, and is cleaned
@@ -110,7 +112,7 @@ def uninstall(changes: Changes, layout: Layout, systemd: Systemd) -> Report:
     if systemd.running and units:
         systemd.reload()
     stopped = tuple(units) if systemd.running else ()  # in an image nothing ran
-    return Report(removed=tuple(shown(c.path, layout) for c in changes.changes), stopped=stopped)
+    return Report(removed=tuple(machine_path(c.path, layout) for c in changes.changes), stopped=stopped)
 
 
 def _refuse(changes: Changes) -> None:
@@ -126,7 +128,7 @@ def _write_files(changes: Changes, layout: Layout, write: Write) -> None:
     old = read_record(changes.deployment, layout)
     if changes.changes:
         previous = old.files if old else {}
-        known = previous | {shown(c.path, layout): content_digest(c.data) for c in changes.changes if c.data}
+        known = previous | {machine_path(c.path, layout): content_digest(c.data) for c in changes.changes if c.data}
         _write_record(msgspec.structs.replace(record, files=known, previous=previous), layout, write)
     for change in sorted(changes.changes, key=lambda c: (c.unit, c.kind == "remove")):
         if change.kind == "remove":
@@ -155,7 +157,7 @@ def _run_units(
     A runtime whose own unit changed is restarted, which does not disturb its servers. Raises SuperviseError if a
     runtime, or a unit that was restarted, is not active.
     """
-    boot = _boots(texts)
+    boot = _boot_units(texts)
     runtimes = [unit for unit in boot if unit.endswith(".service")]
     services = [u for u in texts if u.endswith(".service")]
     services += [unit_of(c.path) for c in changes.changes if c.path.suffix == CONTAINER and c.kind != "remove"]
@@ -187,7 +189,7 @@ def _run_units(
     return report
 
 
-def _boots(texts: dict[str, str]) -> list[str]:
+def _boot_units(texts: dict[str, str]) -> list[str]:
     return sorted(unit for unit, text in texts.items() if _BOOT.search(text))
 
 
@@ -203,12 +205,12 @@ def unit_of(path: Path) -> str:
     return f"{path.stem}.service" if path.suffix == CONTAINER else path.name
 
 
-def _is_loaded(path: Path, layout: Layout) -> bool:
+def _is_unit_on_disk(path: Path, layout: Layout) -> bool:
     """Whether the file at `path` exists and is a unit itself: not a template, of which only instances are units."""
     return "@." not in path.name and layout.tree.read(path) is not None
 
 
-def _is_booted(path: Path, layout: Layout) -> bool:
+def _starts_at_boot(path: Path, layout: Layout) -> bool:
     """Whether the unit at `path` is started at boot; False for a Quadlet file, of which podman makes the unit."""
     return path.suffix != CONTAINER and bool(_BOOT.search(layout.tree.text(path)))
 
@@ -222,7 +224,7 @@ LOCK_NAME = "launch-install.lock"
 
 
 @contextlib.contextmanager
-def alone(layout: Layout, report: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
+def install_lock(layout: Layout, report: Callable[[str], None], *, runtime_dir: Path | None = None) -> Iterator[None]:
     """Hold the lock of `layout`'s machine or user within the block; says with `report` that it waits for another one.
 
     The lock is a file below /run that only its owner opens, removed after the block; the kernel drops the lock with the

@@ -30,7 +30,7 @@ class Systemd:
 
     def reload(self) -> None:
         """Have systemd read unit files again. Raises SuperviseError if it refuses."""
-        self._must(["daemon-reload"])
+        self._run_checked(["daemon-reload"])
 
     def enable(self, units: Sequence[str]) -> None:
         """Have `units` started at boot, without starting them now; works in a tree, too."""
@@ -38,7 +38,7 @@ class Systemd:
             for unit in units:
                 self._layout.tree.link(self._layout.units / "default.target.wants" / unit, f"../{unit}")
         elif units:
-            self._must(["enable", "--quiet", *units])
+            self._run_checked(["enable", "--quiet", *units])
 
     def disable(self, units: Sequence[str]) -> None:
         """Undo `enable`; units that do not exist are ignored."""
@@ -126,7 +126,7 @@ class Systemd:
         scope = "--user-unit" if self._layout.scope == "user" else "--unit"
         return ["journalctl", "--no-pager", f"--lines={lines}", *(f"{scope}={unit}" for unit in units)]
 
-    def _must(self, words: Sequence[str]) -> None:
+    def _run_checked(self, words: Sequence[str]) -> None:
         done = self._run(words)
         if done.returncode:
             message = f"systemctl {words[0]} failed: {done.stderr.strip() or done.returncode}"

@@ -11,7 +11,7 @@ _PREFIXES = "-+!:"
 """Prefixes of a program in ExecStart= that do not change its argv (`@` does)."""
 
 
-def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | None:
+def exec_argv(texts: Iterable[str], credentials: str) -> tuple[str, ...] | None:
     """The argv of a service's process, by its unit file and then its drop-ins, in that order.
 
     `credentials`: directory of the service's credentials (`%d`). None if only systemd knows: no or several commands,
@@ -25,7 +25,7 @@ def running_words(texts: Iterable[str], credentials: str) -> tuple[str, ...] | N
         return None
     try:
         split = _words(commands[0].lstrip(_PREFIXES))
-        words = tuple(_plain(word, credentials, first=at == 0) for at, word in enumerate(split))
+        words = tuple(_expanded(word, credentials, first=at == 0) for at, word in enumerate(split))
     except ValueError:
         return None
     return words or None
@@ -86,14 +86,14 @@ def _escape(rest: str) -> tuple[str, int]:
     return _NAMED.get(rest[0], rest[0]), 1
 
 
-def _plain(word: str, credentials: str, *, first: bool) -> str:
+def _expanded(word: str, credentials: str, *, first: bool) -> str:
     """`word` with `%%`, `%d` and (not in the program's name) `$$` expanded. Raises ValueError for other ones."""
     known = {"%%": "%", "$$": "$", "%d": credentials}
 
-    def meant(mark: re.Match[str]) -> str:
+    def replacement(mark: re.Match[str]) -> str:
         """The text that systemd puts in place of `mark`."""
         if mark[0] not in known:
             raise ValueError(f"{mark[0]} is for systemd to replace")
         return known[mark[0]]
 
-    return re.sub("%.?" if first else "[%$].?", meant, word, flags=re.DOTALL)
+    return re.sub("%.?" if first else "[%$].?", replacement, word, flags=re.DOTALL)

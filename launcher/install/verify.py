@@ -29,7 +29,7 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
     units = {f.path.rpartition("/")[2]: f.text for f in deployment.files if f.path.startswith(f"{folder}/")}
     if not units:
         return ()
-    homeless = tuple(filter(None, (_homeless(unit, text) for unit, text in units.items())))
+    homeless = tuple(filter(None, (_no_socket_folder(unit, text) for unit, text in units.items())))
     with tempfile.TemporaryDirectory(prefix="launch-verify-") as name:
         directory = Path(name)
         for unit, text in units.items():
@@ -44,7 +44,7 @@ def verify_units(deployment: Deployment, layout: Layout, coming: Collection[Path
             return (fault("install/no-systemd", "", message, severity=severity),)
 
 
-def _homeless(unit: str, text: str) -> Finding | None:
+def _no_socket_folder(unit: str, text: str) -> Finding | None:
     path = None if "\nRuntimeDirectory=" in text else _SOCKET.search(text)
     if path is None:
         return None

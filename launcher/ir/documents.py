@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from launcher.base.addresses import socket_of
+from launcher.base.addresses import socket_path
 from launcher.errors import Finding
 from launcher.ir.deployment import FileDifference
 from launcher.ir.live import Manager
@@ -258,7 +258,7 @@ def _server(server: ServerPlan, argv: tuple[str, ...], env: Mapping[str, str]) -
         proven_by=proved.build if proved else msgspec.UNSET,
         host=server.on or msgspec.UNSET,
         address=config.host if server.on else msgspec.UNSET,
-        socket=socket_of(config.host) or msgspec.UNSET,
+        socket=socket_path(config.host) or msgspec.UNSET,
     )
 
 

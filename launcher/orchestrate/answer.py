@@ -16,7 +16,7 @@ MOST_BYTES = 4 * 1024**2
 """Bytes; a longer answer is not kept."""
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerFormat(msgspec.Struct, frozen=True, kw_only=True):
     """The fields that every part of one answer repeats. `created` is Unix time."""
 
     generation: str

@@ -14,7 +14,7 @@ from launcher.errors import HostError
 from launcher.ir.project import Draft, ProjectSummary
 from launcher.orchestrate.memory import BUSY_MS, unusable
 
-_PARTS = {
+_EXPORT_QUERIES = {
     "generation": "SELECT * FROM generation WHERE project = ? ORDER BY began_at, id",
     "block": "SELECT block.* FROM block JOIN generation ON generation.id = block.generation"
     " WHERE generation.project = ? ORDER BY position",
@@ -49,7 +49,7 @@ def export_project(path: Path, owner: str, name: str) -> list[dict[str, Any]] | 
         if row is None:
             return None
         found: list[dict[str, Any]] = [{"line": "project", **row}]
-        for kind, query in _PARTS.items():
+        for kind, query in _EXPORT_QUERIES.items():
             found += [{"line": kind, **part} for part in _rows(db, query, row["id"])]
     for entry in found:
         if "data" in entry:

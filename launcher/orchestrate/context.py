@@ -22,7 +22,7 @@ NEXT = "Go on with the next block. When nothing is left to write, answer [DONE].
 _EARLIER = "Written earlier in this project:"
 _REFUSED = "The reviewer did not accept this {what}:"
 _AGAIN = "Write the {what} again, all of it."
-OURS = (
+OWN_TEXTS = (
     NEXT,
     _EARLIER,
     *(template.format(what=what) for template in (_REFUSED, _AGAIN) for what in ("block", "answer")),
@@ -83,7 +83,7 @@ def shorter(text: str, *, end: bool = False) -> tuple[str, ...]:
     return (text, *parts, "")
 
 
-def _written(committed: Sequence[str], rank: int) -> tuple[Piece, ...]:
+def _committed_pieces(committed: Sequence[str], rank: int) -> tuple[Piece, ...]:
     """Blocks of the answer so far. The earlier ones are dropped first, whole; the last is shortened step by step."""
     earlier = [Piece(name="own", variants=(text, ""), rank=rank + 1) for text in committed[:-1]]
     last = [Piece(name="own", variants=shorter(text, end=True), rank=rank) for text in committed[-1:]]
@@ -135,7 +135,7 @@ def worker_prompt(task: Task, committed: Sequence[str], rejected: str = "", verd
             messages += [{"role": "user", "content": _correct(verdict, task)}]
         return messages
 
-    return Prompt(pieces=(*project, *_written(committed, 0)), compose=compose)
+    return Prompt(pieces=(*project, *_committed_pieces(committed, 0)), compose=compose)
 
 
 def _correct(verdict: Verdict, task: Task) -> str:
@@ -167,7 +167,7 @@ def judge_prompt(system: str, request: str, committed: Sequence[str], block: str
             {"role": "user", "content": SEPARATOR.join(parts)},
         ]
 
-    return Prompt(pieces=(asked, *_written(committed, 1), judged), compose=compose)
+    return Prompt(pieces=(asked, *_committed_pieces(committed, 1), judged), compose=compose)
 
 
 def judge_question(messages: Sequence[Message]) -> dict[str, Any]:

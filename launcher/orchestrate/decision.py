@@ -73,7 +73,7 @@ def _contains(text: str, word: str) -> bool:
     return bool(word) and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-LATE = ("router_timeout", "router_resting")
+TOO_SLOW = ("router_timeout", "router_resting")
 """Reasons for the front door where the router is too slow: then no default validation is added to the work."""
 
 
@@ -82,7 +82,7 @@ def front_door(settings: Orchestration, why: str, allowed: Callable[[str], bool]
     for model in (settings.front_door, *settings.workers):
         if model and allowed(model):
             policy = settings.front_door_policy if model == settings.front_door else None
-            policy = policy or ("none" if why in LATE else None)
+            policy = policy or ("none" if why in TOO_SLOW else None)
             return Decision(model=model, policy=policy, confidence=0.0, source="front_door", why=why)
     raise Refusal(403, "model_not_allowed", "this API key may ask none of the workers", param="model")
 
@@ -103,7 +103,7 @@ def parse_decision(text: str, settings: Orchestration, workers: tuple[str, ...])
     )
 
 
-class Patience:
+class RouterBackoff:
     """Whether to ask the router: after a timeout it rests, and then a single request tries whether it is back.
 
     `rest_s`: seconds of rest.

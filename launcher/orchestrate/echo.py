@@ -29,7 +29,7 @@ class Echo:
             written.append(rf"^[ \t]*{_ANNOUNCED}[ \t]*$")
         self._ours = re.compile("|".join(written) or r"(?!)", re.IGNORECASE | re.MULTILINE)
 
-    def out_of(self, text: str, *, whole: bool = False) -> tuple[str, bool]:
+    def strip_from(self, text: str, *, whole: bool = False) -> tuple[str, bool]:
         """The text without our sentences, stripped, and whether it says that it is done.
 
         `whole`: the worker was not told of `[DONE]`, which is then a word like any other.

@@ -12,7 +12,7 @@ import msgspec
 
 from launcher.ir.exchange import Exchange, Headers, Refusal
 from launcher.orchestrate import cycle
-from launcher.orchestrate.answer import Shape
+from launcher.orchestrate.answer import AnswerFormat
 from launcher.orchestrate.ask import Server, Sizes, exceeds_context
 from launcher.orchestrate.context import (
     VERDICT_TOKENS,
@@ -24,7 +24,7 @@ from launcher.orchestrate.context import (
     worker_prompt,
 )
 from launcher.orchestrate.echo import Echo
-from launcher.orchestrate.memory import Keeper, Opened, ProjectMemory
+from launcher.orchestrate.memory import Keeper, OpenGeneration, ProjectMemory
 from launcher.orchestrate.settings import Orchestration
 from launcher.orchestrate.tally import Tally
 from launcher.orchestrate.verdict import Verdict, parse_verdict
@@ -61,7 +61,7 @@ class Generation:
         self,
         exchange: Exchange,
         jobs: Sequence[WriteJob],
-        opened: Opened,
+        opened: OpenGeneration,
         headers: Headers,
         *,
         settings: Orchestration,
@@ -85,7 +85,7 @@ class Generation:
         self._spent = self._wrote = 0
         """Tokens of all committed blocks, and of the text written last."""
         self._usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-        self._shape = Shape(generation=opened.id, model=self._job.model, created=int(time.time()))
+        self._shape = AnswerFormat(generation=opened.id, model=self._job.model, created=int(time.time()))
         self._over = opened.known == "complete"
 
     async def run(self) -> None:
@@ -131,11 +131,11 @@ class Generation:
     async def _do(self, action: cycle.Action) -> cycle.Event | None:
         match action:
             case cycle.Write():
-                return await self._with_signs(self._write(action), f"writing block={action.seq + 1}")
+                return await self._with_pings(self._write(action), f"writing block={action.seq + 1}")
             case cycle.Escalate():
                 await self._escalate(action)
             case cycle.Judge():
-                return await self._with_signs(self._judge(action), f"judging block={action.seq + 1}")
+                return await self._with_pings(self._judge(action), f"judging block={action.seq + 1}")
             case cycle.Commit():
                 return await self._commit(action)
             case cycle.Deliver():
@@ -148,7 +148,7 @@ class Generation:
                 assert_never(action)
         return None
 
-    async def _with_signs(self, doing: Coroutine[Any, Any, cycle.Event], what: str) -> cycle.Event:
+    async def _with_pings(self, doing: Coroutine[Any, Any, cycle.Event], what: str) -> cycle.Event:
         """Do `doing`; a client that streams gets a comment after every silence of `ping_after_s` seconds."""
         every_s = self._settings.ping_after_s if self._job.stream else 0
         if not every_s:
@@ -195,7 +195,7 @@ class Generation:
         self._usage["completion_tokens"] += reply.completion_tokens
         self._usage["total_tokens"] += reply.prompt_tokens + reply.completion_tokens
         whole, limit = self._job.task.whole, self._job.token_limit
-        text, last = self._job.echo.out_of(reply.text, whole=whole)
+        text, last = self._job.echo.strip_from(reply.text, whole=whole)
         is_cut = reply.reason == "length" and (whole or (limit is not None and self._spent + self._wrote >= limit))
         return cycle.Wrote(text=text, ends="length" if is_cut else "stop" if last else "")
 
@@ -217,7 +217,11 @@ class Generation:
         job = self._job
         slot = self._settings.slots[job.model]
         left = None if job.token_limit is None else max(1, job.token_limit - self._spent)
-        most = self._judgeable if job.task.whole else min(self._settings.validation.block_tokens, self._judgeable)
+        most = (
+            self._max_block_tokens
+            if job.task.whole
+            else min(self._settings.validation.block_tokens, self._max_block_tokens)
+        )
         most = most if left is None else min(most, left)
         reserve = min(most, slot // 4 if left is None and job.task.whole else slot // 2)
         prompt = worker_prompt(self._task, self._blocks, action.rejected, action.verdict)
@@ -231,7 +235,7 @@ class Generation:
         return messages, min(most, slot - size)
 
     @property
-    def _judgeable(self) -> int:
+    def _max_block_tokens(self) -> int:
         """Tokens of the longest block that fits the validator's slot, beside its prompt and its verdict."""
         slot = self._settings.slots[self._settings.validator]
         return max(_LEAST_ROOM_TOKENS, slot - VERDICT_TOKENS - _JUDGE_TOKENS)

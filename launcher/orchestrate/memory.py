@@ -24,7 +24,7 @@ from launcher.errors import Finding, HostError, fault
 from launcher.ir.exchange import Refusal
 from launcher.orchestrate.cycle import Commit, Ends
 from launcher.orchestrate.retention import Moment, next_horizon
-from launcher.orchestrate.tables import LATER, TABLES, VERSION
+from launcher.orchestrate.tables import MIGRATIONS, TABLES, VERSION
 from launcher.orchestrate.verdict import Verdict
 
 P = ParamSpec("P")
@@ -44,7 +44,7 @@ DELETE FROM project WHERE created_at < ? AND id NOT IN (
 """Projects of which nothing is left: any client may name a new one with each request."""
 
 
-class Opened(msgspec.Struct, frozen=True, kw_only=True):
+class OpenGeneration(msgspec.Struct, frozen=True, kw_only=True):
     """A generation that was found or created. `known`: its status before; "" for a new one."""
 
     id: str
@@ -89,11 +89,11 @@ class ProjectMemory:
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         version = self._one("PRAGMA user_version")
-        if version not in (0, VERSION, *LATER):
+        if version not in (0, VERSION, *MIGRATIONS):
             why = f"it has version {version}, this launch writes version {VERSION}"
             raise HostError([unusable(self.path, why)])
         self._db.execute("CREATE TABLE IF NOT EXISTS looked (wall REAL, boot TEXT, running REAL)")  # at the clock
-        changes = TABLES if version == 0 else "".join(LATER[v] for v in range(version, VERSION))
+        changes = TABLES if version == 0 else "".join(MIGRATIONS[v] for v in range(version, VERSION))
         if changes:
             self._db.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {VERSION}; COMMIT;")
 
@@ -130,7 +130,7 @@ class ProjectMemory:
 
     # what happens to a generation
 
-    def open(self, /, generation: str, owner: str, project: str, **fields: str) -> Opened:
+    def open(self, /, generation: str, owner: str, project: str, **fields: str) -> OpenGeneration:
         """Make a generation, or find the one of that id; `fields` are digest, model, domain and policy.
 
         One that exists keeps its fields, and is set running again only where it is of this owner and digest and not
@@ -146,7 +146,7 @@ class ProjectMemory:
                 self._journal(now, number, generation, "begin", fields)
                 return _opened(generation, number, fields)
             if known["project"] != number or known["digest"] != fields["digest"]:
-                return Opened(id=generation, project=number, known="other")
+                return OpenGeneration(id=generation, project=number, known="other")
             blocks = self._db.execute(
                 "SELECT text, ends FROM block WHERE generation = ? ORDER BY seq", (generation,)
             ).fetchall()
@@ -161,7 +161,7 @@ class ProjectMemory:
                 ends=blocks[-1][1] or ("stop" if status == "complete" else "") if blocks else "",
             )
 
-    def commit(self, opened: Opened, block: Commit, server: str) -> None:
+    def commit(self, opened: OpenGeneration, block: Commit, server: str) -> None:
         """A block and its verdicts. Raises sqlite3.Error, ValueError where it is not the next block."""
         seq, verdicts = block.seq, block.verdicts
         with self._transaction() as now:
@@ -176,7 +176,7 @@ class ProjectMemory:
 
     def end(  # noqa: PLR0917  # what an end consists of
         self,
-        opened: Opened,
+        opened: OpenGeneration,
         status: str,
         code: str = "",
         message: str = "",
@@ -213,7 +213,7 @@ class ProjectMemory:
             self._insert("scratchpad", project=number, generation=generation, at=now, text=line)
             self._journal(now, number, generation, "decision", data)
 
-    def escalated(self, opened: Opened, data: dict[str, Any]) -> None:
+    def escalated(self, opened: OpenGeneration, data: dict[str, Any]) -> None:
         """A stronger worker goes on: in the journal."""
         with self._transaction() as now:
             self._journal(now, opened.project, opened.id, "escalation", data)
@@ -258,7 +258,7 @@ class ProjectMemory:
 
     # what is kept, and for how long
 
-    def recent_blocks(self, opened: Opened, limit: int) -> tuple[str, ...]:
+    def recent_blocks(self, opened: OpenGeneration, limit: int) -> tuple[str, ...]:
         """The project's latest blocks of other generations, oldest first."""
         rows = self._db.execute(
             "SELECT block.text FROM block JOIN generation ON generation.id = block.generation"
@@ -349,9 +349,9 @@ def _machine_ran() -> tuple[str, float]:
     return boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _opened(generation: str, project: int, fields: dict[str, str]) -> Opened:
+def _opened(generation: str, project: int, fields: dict[str, str]) -> OpenGeneration:
     """A generation without blocks; unknown keys of `fields` are ignored."""
-    return msgspec.convert({"id": generation, "project": project, **fields}, Opened)
+    return msgspec.convert({"id": generation, "project": project, **fields}, OpenGeneration)
 
 
 def unusable(path: Path, why: str) -> Finding:

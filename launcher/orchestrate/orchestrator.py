@@ -23,7 +23,7 @@ from launcher.orchestrate.cycle import Commit
 from launcher.orchestrate.decision import (
     DECISION_TOKENS,
     Decision,
-    Patience,
+    RouterBackoff,
     by_rules,
     by_task_type,
     front_door,
@@ -33,7 +33,7 @@ from launcher.orchestrate.decision import (
     router_question,
 )
 from launcher.orchestrate.generation import Generation, WriteJob
-from launcher.orchestrate.memory import FILE_NAME, Keeper, Opened, ProjectMemory
+from launcher.orchestrate.memory import FILE_NAME, Keeper, OpenGeneration, ProjectMemory
 from launcher.orchestrate.request import TEXT_PATHS, fields_of, job_of, json_of, name_in, unvalidated
 from launcher.orchestrate.settings import AUTO, Orchestration, settings_of
 from launcher.orchestrate.tally import Tally
@@ -43,7 +43,7 @@ _DAY_S = 86400.0
 _REOPEN_S = 10
 _RESTS = 3
 """Rest of the router after a timeout, as a multiple of its time limit."""
-_HELD = ("other", "running", "complete")
+_NOT_ENDED_BY_CLIENT = ("other", "running", "complete")
 """Statuses of a found generation that a disconnecting client does not end."""
 
 
@@ -69,7 +69,7 @@ class Orchestrator:
         self._settings: Orchestration | None = None
         self._keeper: Keeper | None = None
         self._sizes = Sizes()
-        self._patience = Patience(0)
+        self._patience = RouterBackoff(0)
         self._tally = Tally(lambda happened: self.emit(happened))  # noqa: PLW0108  # `emit` is given later
         self._validating = 0
         """Number of answers that are being validated."""
@@ -86,12 +86,12 @@ class Orchestrator:
         """Take over another table. Raises like the constructor, and then keeps the old one."""
         self._settings = settings_of(table)
         self._sizes = Sizes()
-        self._patience = Patience(_RESTS * self._settings.config.router_timeout_s if self._settings else 0.0)
+        self._patience = RouterBackoff(_RESTS * self._settings.config.router_timeout_s if self._settings else 0.0)
         self._opens_at = 0.0
         if self._settings is not None:
-            self._kept()
+            self._memory()
 
-    def _kept(self) -> Keeper | None:
+    def _memory(self) -> Keeper | None:
         """The memory; None where it cannot be opened: requests go on without, and it is tried again later."""
         if self._keeper is not None and self._keeper.is_gone():
             _LOG.warning("the project memory was removed while it was in use: a new one is begun")
@@ -150,7 +150,7 @@ class Orchestrator:
         if not exchange.may_ask(decision.model):
             raise Refusal(403, "model_not_allowed", f"this API key may not ask {decision.model!r}", param="model")
         decision = self._checked(request, decision)
-        keeper = self._kept()
+        keeper = self._memory()
         if keeper is not None:
             await self._note(request, keeper, decision)
         if decision.policy == "none":
@@ -299,7 +299,7 @@ class Orchestrator:
         return reply.text
 
     @staticmethod
-    async def _open(request: _Request, keeper: Keeper, fields: dict[str, str]) -> Opened:
+    async def _open(request: _Request, keeper: Keeper, fields: dict[str, str]) -> OpenGeneration:
         """A new generation, or the one that the client resumes. Raises Refusal."""
         generation = request.generation
         call = keeper.do(ProjectMemory.open, generation, request.exchange.caller, request.project, **fields)
@@ -308,7 +308,7 @@ class Orchestrator:
             opened = await asyncio.shield(opening)
         except asyncio.CancelledError:
             opened = await opening
-            if opened.known not in _HELD:
+            if opened.known not in _NOT_ENDED_BY_CLIENT:
                 await keeper.do(ProjectMemory.end, opened, "cancelled", "client_left", "the client left")
             raise
         if opened.known == "other":
@@ -319,7 +319,7 @@ class Orchestrator:
 
     async def report(self, generation: str, caller: str) -> bytes:
         """State of a generation of `caller` as JSON. Raises Refusal (404: unknown)."""
-        keeper = self._kept()
+        keeper = self._memory()
         if keeper is None and self._settings is not None:
             raise Refusal(503, "memory_failed", "the project memory cannot be opened", retry_after_s=_REOPEN_S)
         found = None if keeper is None else await keeper.do(ProjectMemory.report, generation, caller)

@@ -30,7 +30,7 @@ from launcher.sizes import gib
 
 _LOG = logging.getLogger("launch.pool")
 _PROGRAM = Path(__file__).with_name("resident.py")
-_BY_HAND = "somebody asked for it"
+_CAUSE_BY_HAND = "somebody asked for it"
 _AGAIN_S = 5.0
 """Seconds before a child that ended is started again, and between two decisions for changes in free memory."""
 Verb = Literal["preload", "pin", "unpin", "evict"]
@@ -60,7 +60,7 @@ class WarmPool:
         self._held: dict[str, float] = {}
         self._running: set[str] = set()
         self._unused: set[str] = set()
-        self._asked: set[str] = set()
+        self._commanded: set[str] = set()
         self._reads: dict[str, int] = {}
         self._wanted: list[str] = []
         """Models fetched by hand, the latest first: they come before any forecast, until they are used."""
@@ -160,14 +160,14 @@ class WarmPool:
             self._held[key] = time.monotonic()
             self._unused.add(key)
             self._tell_of_fetch(key, forecast, limits, by_hand=key in asked)
-        for key in self._held.keys() - self._asked - planned:
-            self._asked.add(key)
+        for key in self._held.keys() - self._commanded - planned:
+            self._commanded.add(key)
             self._command(hold=key, paths=self._files[key])
 
     def _drop(self, key: str, why: str = "others are likelier, or room is short") -> None:
         del self._held[key]
         self._used(key)
-        self._asked.discard(key)
+        self._commanded.discard(key)
         facts = self._facts.get(key)
         wasted = facts.read - self._reads.get(key, 0) if facts is not None and key in self._unused else 0
         self._reads[key] = facts.read if facts is not None else 0
@@ -212,7 +212,7 @@ class WarmPool:
         if key not in self._held:
             raise refused("evict", name, "the pool does not hold it", "launch status shows what is in RAM")
         self._unwanted.add(key)
-        self._drop(key, _BY_HAND)
+        self._drop(key, _CAUSE_BY_HAND)
         self.decide()
 
     def _fetch(self, key: str, name: str, verb: Verb) -> None:
@@ -232,7 +232,7 @@ class WarmPool:
             )
         if verb == "pin" and key not in before[0]:
             self._keep(self._pinned)
-            self._happened("pinned", key, f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM", _BY_HAND)
+            self._happened("pinned", key, f"its {self._size(key) / 1024**2:.0f} MiB stay in RAM", _CAUSE_BY_HAND)
 
     def remember(self, names: Iterable[str]) -> None:
         """Learn from the servers that began in an earlier run of the fleet, oldest first."""
@@ -257,7 +257,7 @@ class WarmPool:
         cause = f"{best.why} says that it is next (score {best.score:.2f})" if best is not None else ""
         details = {"bytes": self._size(key), "budget_bytes": limits.budget_bytes, "weighed": _weighed(forecast)}
         message = f"its {self._size(key) / 1024**2:.0f} MiB are fetched into RAM"
-        self._happened("preload", key, message, _BY_HAND if by_hand else cause, details)
+        self._happened("preload", key, message, _CAUSE_BY_HAND if by_hand else cause, details)
 
     def _size(self, key: str) -> int:
         """Bytes of a model's files; 0 until the child has reported them."""
@@ -305,11 +305,11 @@ class WarmPool:
         child = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, start_new_session=True)
         self._child = child
         try:
-            self._asked.clear()
+            self._commanded.clear()
             self._watch()
             assert child.stdout is not None  # noqa: S101 - a pipe was asked for
             while line := await child.stdout.readline():
-                self._heard(msgspec.json.decode(line, type=FilesInRam))
+                self._reported(msgspec.json.decode(line, type=FilesInRam))
         finally:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
@@ -319,7 +319,7 @@ class WarmPool:
         for key, paths in self._files.items():
             self._command(watch=key, paths=paths)
 
-    def _heard(self, facts: FilesInRam) -> None:
+    def _reported(self, facts: FilesInRam) -> None:
         first = facts.key not in self._facts
         self.score.read(facts.read - (0 if first else self._facts[facts.key].read))
         self._facts[facts.key] = facts

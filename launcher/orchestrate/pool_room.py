@@ -51,7 +51,7 @@ def pool_moves(
     """
     wishes = tuple(dict.fromkeys(name for name in predicted if name in sizes))
     stay = dict(held)
-    for name in _leaving(stay, wishes):
+    for name in _eviction_order(stay, wishes):
         if limits.hold(stay):
             break
         del stay[name]
@@ -78,7 +78,7 @@ def _with(
     """`held` with `name`, without those that must be dropped for it; None when it does not fit."""
     stay = {**held, name: _new(size)}
     going: list[str] = []
-    for other in _leaving(held, before):
+    for other in _eviction_order(held, before):
         if limits.hold(stay):
             break
         if other not in before:
@@ -93,7 +93,7 @@ def _with(
     return stay
 
 
-def _leaving(held: Mapping[str, HeldFiles], wishes: tuple[str, ...]) -> list[str]:
+def _eviction_order(held: Mapping[str, HeldFiles], wishes: tuple[str, ...]) -> list[str]:
     """Names that may be dropped, in order: least recently used first, then those in `wishes`, the likeliest last."""
     rank = {name: len(wishes) - position for position, name in enumerate(wishes)}
     free = (name for name, h in held.items() if not h.kept)

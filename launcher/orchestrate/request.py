@@ -10,7 +10,7 @@ import msgspec
 
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.exchange import Exchange, Refusal
-from launcher.orchestrate.context import OURS, request_text, task_of, text_of
+from launcher.orchestrate.context import OWN_TEXTS, request_text, task_of, text_of
 from launcher.orchestrate.decision import Decision
 from launcher.orchestrate.echo import Echo
 from launcher.orchestrate.generation import WriteJob
@@ -110,5 +110,5 @@ def job_of(settings: Orchestration, body: dict[str, Any], decision: Decision, *,
         stream=body.get("stream") is True,
         stream_usage=isinstance(options, dict) and options.get("include_usage") is True,
         timeout_s=settings.timeouts_s.get(decision.model, 0),
-        echo=Echo((blocks, *OURS), text),
+        echo=Echo((blocks, *OWN_TEXTS), text),
     )

@@ -139,7 +139,7 @@ class Files:
                     return True
         return False
 
-    def anew(self) -> Files:
+    def reopened(self) -> Files:
         """The present files at the same paths, held as before; closes the old ones."""
         files = Files(self.paths)
         files.read, files.facts_sent = self.read, self.facts_sent
@@ -189,7 +189,7 @@ class Files:
             part.close()
 
 
-def step_back() -> None:
+def lower_priority() -> None:
     """Take the lowest CPU and I/O priority, and be the OOM killer's first choice; raise the limit of locked memory."""
     with contextlib.suppress(OSError):
         os.nice(19)
@@ -217,10 +217,10 @@ def obey(line: str, all_files: dict[str, Files]) -> None:
         files.drop()
 
 
-def share(all_files: dict[str, Files]) -> None:
+def report_changes(all_files: dict[str, Files]) -> None:
     """Report what changed."""
     for key, known in all_files.items():
-        files = all_files[key] = known.anew() if known.is_stale() else known
+        files = all_files[key] = known.reopened() if known.is_stale() else known
         facts = files.facts(key)
         if facts != files.facts_sent:
             files.facts_sent = facts
@@ -230,7 +230,7 @@ def share(all_files: dict[str, Files]) -> None:
 
 def main() -> None:
     """Carry out commands, read files and report, until the input ends."""
-    step_back()
+    lower_priority()
     all_files: dict[str, Files] = {}
     rest, look_at = b"", 0.0
     while True:
@@ -247,7 +247,7 @@ def main() -> None:
             reading.step()
             if reading.at is not None and time.monotonic() < look_at:
                 continue
-        share(all_files)
+        report_changes(all_files)
         look_at = time.monotonic() + LOOK_S
 
 

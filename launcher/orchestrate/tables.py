@@ -78,5 +78,5 @@ WHEN OLD.at >= (SELECT at FROM horizon) AND OLD.project NOT IN (SELECT project F
 BEGIN SELECT RAISE (ABORT, 'the journal is append-only'); END;
 """
 
-LATER = {1: "ALTER TABLE verdict ADD COLUMN draft TEXT NOT NULL DEFAULT '';"}
+MIGRATIONS = {1: "ALTER TABLE verdict ADD COLUMN draft TEXT NOT NULL DEFAULT '';"}
 """SQL by version, which turns its tables into those of the next."""

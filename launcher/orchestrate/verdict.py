@@ -62,7 +62,7 @@ def parse_verdict(text: str) -> Verdict:
 def _from_json(text: str) -> Verdict:
     """A verdict in JSON by the schema; extra keys are ignored, duplicate keys are malformed."""
     try:
-        found = json.loads(text, object_pairs_hook=_no_twins)
+        found = json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         return _malformed(text, str(error))
     status, reason, correction = found.get("status"), found.get("reason") or "", found.get("correction") or ""
@@ -79,7 +79,7 @@ def _from_json(text: str) -> Verdict:
     return Verdict(kind="pass", reason=reason.strip())
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The object of `pairs`. Raises ValueError for a duplicate key."""
     found = dict(pairs)
     if len(found) != len(pairs):

@@ -21,7 +21,7 @@ from launcher.proving.runs import Binary, Job, Outcome, engine_here, job_of, nam
 from launcher.sizes import gib
 
 
-class Here(NamedTuple):
+class ProvedHere(NamedTuple):
     """The fleet planned by the larger of bound and dry run on this host, and what the dry runs found.
 
     `lines`: subject and result, for people. `findings` carry locations.
@@ -32,7 +32,7 @@ class Here(NamedTuple):
     lines: tuple[tuple[str, str], ...]
 
 
-def prove_here(compiled: Compilation) -> Here:
+def prove_here(compiled: Compilation) -> ProvedHere:
     """Make a dry run of every server that may run on this host, with its real flags, before anything starts.
 
     Left out are servers that never start, whose files, binary or devices are not here (the host's check says so), whose
@@ -59,7 +59,7 @@ def prove_here(compiled: Compilation) -> Here:
         for server in asked
         if (outcome := outcomes.get(server.name)) is not None and outcome.proven is not None
     }
-    return Here(
+    return ProvedHere(
         with_proof(compiled, proved),
         config.locate(plan.without_waived(planned.config, findings), compiled.composed.sources),
         (

@@ -15,7 +15,7 @@ from launcher.plan.proof import beyond_rounding, proven_memory
 from launcher.proving.faults import failures
 from launcher.proving.runs import (
     DRAFT_MODEL,
-    NOT_YET,
+    FLAGS_OF_FILES_MADE_AT_START,
     Binary,
     Job,
     engine_here,
@@ -64,7 +64,7 @@ def prove_rendered(manifest: FleetManifest) -> tuple[Finding, ...]:
 
 def _job(unit: ServerUnit, name: str, devices: tuple[str, ...]) -> Job:
     """The dry run of a rendered server. Raises CatalogError where a header cannot be read."""
-    words = without(unit.argv, NOT_YET)
+    words = without(unit.argv, FLAGS_OF_FILES_MADE_AT_START)
     draft = next((value for flag, value in pairwise(words) if flag in DRAFT_MODEL), None)
     return Job(
         engine=name,

@@ -55,7 +55,7 @@ class Binary(NamedTuple):
     dialect: Dialect
     env: Mapping[str, str]
     digest: str
-    lasts: bool
+    is_cacheable: bool
     """Whether its results may be cached."""
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Prover(msgspec.Struct, frozen=True, kw_only=True):
     kept: Path
 
 
-NOT_YET = frozenset({"--api-key-file", "--slot-save-path"})
+FLAGS_OF_FILES_MADE_AT_START = frozenset({"--api-key-file", "--slot-save-path"})
 """Flags whose files are created when a fleet starts; memory does not depend on them."""
 
 DRAFT_MODEL = ("--spec-draft-model", "--model-draft")
@@ -95,7 +95,7 @@ DRAFT_DEVICE = ("--spec-draft-device", "--device-draft")
 """Flags for the draft's devices; builds differ."""
 ATTEMPTS = 3
 """Attempts at a dry run that may have failed by chance."""
-AGAIN_S = 10.0
+RETRY_WITHIN_S = 10.0
 """Seconds; a dry run that took longer is not tried again."""
 _PREFIX = "launch-prove-"
 _JUST_MADE_S = 60.0
@@ -169,7 +169,7 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     keys = {name: _key(prover, job) for name, job in jobs.items()}
     done = {
         key: Outcome(kept, cached=True)
-        for key in {keys[name] for name, job in jobs.items() if prover.engines[job.engine].lasts}
+        for key in {keys[name] for name, job in jobs.items() if prover.engines[job.engine].is_cacheable}
         if (kept := engine.read_proof(prover.kept, key))
     }
     once = {key: job for name, job in jobs.items() if (key := keys[name]) not in done}
@@ -187,7 +187,7 @@ def run_each(prover: Prover, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool, ProcessScope() as scope:
         done |= dict(zip(once, pool.map(run, once), strict=True))
     used = {job.engine: prover.engines[job.engine] for job in once.values()}
-    same = {name for name, binary in used.items() if binary.lasts and binary.is_same()}
+    same = {name for name, binary in used.items() if binary.is_cacheable and binary.is_same()}
     for key, job in once.items():
         if job.engine in same and (found := done[key].proven) is not None:
             engine.keep_proof(prover.kept, key, found)
@@ -217,7 +217,7 @@ def job_of(prover: Prover, planned: FleetPlan, server: ServerPlan) -> Job:
     together = dict.fromkeys((*server.settings.devices, *beside))
     return Job(
         engine=server.config.engine,
-        words=without(command.words, NOT_YET),
+        words=without(command.words, FLAGS_OF_FILES_MADE_AT_START),
         env=command.env,
         model=model.path,
         draft=changed.draft_path,
@@ -277,7 +277,7 @@ def _run(prover: Prover, job: Job, scope: ProcessScope) -> Outcome:
         try:
             found = _dry_run(prover, job, scope)
         except engine.DryRunError as error:
-            if not error.may_be_chance or attempt == ATTEMPTS - 1 or monotonic() - begun > AGAIN_S:
+            if not error.may_be_chance or attempt == ATTEMPTS - 1 or monotonic() - begun > RETRY_WITHIN_S:
                 return Outcome(None, error)
         else:
             return Outcome(found)

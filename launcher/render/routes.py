@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from launcher.base.addresses import spelled
+from launcher.base.addresses import address_text
 from launcher.ir.config import Start, UpstreamConfig
 from launcher.ir.fleet import BreakerUnit, FaceUnit, FrontUnit, OutsideUnit, RoutePool, RouteTarget, RoutingTable
 from launcher.ir.plan import START_RANK, FleetPlan, ServerPlan, ServicePlan
@@ -82,7 +82,7 @@ def _upstream(name: str, config: UpstreamConfig) -> RouteTarget:
 def _service(service: ServicePlan) -> RouteTarget:
     """A target of this fleet: started, stopped and supervised as servers are."""
     config = service.config
-    url = f"http://{spelled(config.host, service.port)}{_V1}"
+    url = f"http://{address_text(config.host, service.port)}{_V1}"
     return _outside(
         *(service.name, config.host, service.port, config.models),
         model=config.model or config.description,

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-from launcher.base.addresses import SOCKET_END, is_loopback, is_path, spelled
+from launcher.base.addresses import SOCKET_END, address_text, is_loopback, is_path
 from launcher.errors import Finding, Fix, fault
 from launcher.ir.backends import BACKENDS
 from launcher.ir.config import RuntimeConfig
@@ -35,7 +35,7 @@ def probe_kind(server: ServerPlan) -> ProbeKind:
 
 def reachable_url(host: str, port: int) -> str:
     """URL under which this host reaches a server that listens on `host`."""
-    return f"http://{spelled(_ANY_ADDRESS.get(host, host), port)}"
+    return f"http://{address_text(_ANY_ADDRESS.get(host, host), port)}"
 
 
 def unit_name(plan: FleetPlan, name: str, kind: str = "service") -> str:

@@ -7,7 +7,7 @@ for the control API. I/O: sockets, the API key file; hot path.
 from __future__ import annotations
 
 from launcher.route.api import control_app
-from launcher.route.doors import Doors
+from launcher.route.doors import Listeners
 from launcher.route.front import Front
 from launcher.route.pages import figures
 from launcher.route.server import bind, bind_more, serve
@@ -15,8 +15,8 @@ from launcher.route.upstreams import AskedUpstreams, StaticUpstreams, with_remot
 
 __all__ = [
     "AskedUpstreams",
-    "Doors",
     "Front",
+    "Listeners",
     "StaticUpstreams",
     "bind",
     "bind_more",

@@ -22,7 +22,7 @@ class Page(NamedTuple):
     """Whether callers need no key: probes have none."""
 
 
-def page_of(path: str) -> Page | None:
+def local_page(path: str) -> Page | None:
     """The page at `path`; None: a server answers it."""
     if path.startswith(("/v1/models/", "/models/")):
         return PAGES["/models"] if path.rstrip("/").endswith("/models") else _MODEL
@@ -61,13 +61,13 @@ def _metrics(exchange: Exchange) -> None:
 
 def _models(exchange: Exchange) -> None:
     view, front, may_ask = exchange.view, exchange.services, exchange.head.grant.may_ask
-    _json(exchange, listing.models_list(view.table, front.upstreams.state, front.created, view.auto, may_ask))
+    _json(exchange, listing.models_list(view.table, front.upstreams.state, front.created, view.orchestrated, may_ask))
 
 
 def _model(exchange: Exchange) -> None:
     view, front, grant = exchange.view, exchange.services, exchange.head.grant
     name = exchange.head.path.partition("/models/")[2]
-    if name in view.auto and grant.may_ask(name, name):
+    if name in view.orchestrated and grant.may_ask(name, name):
         _json(exchange, listing.auto_entry(name, front.created))
         return
     unit = view.route(name).tiers[0][0].unit
@@ -87,7 +87,7 @@ def answer_props(exchange: Exchange) -> bool:
     if unit is not None and not head.grant.may_ask(name, unit.name):
         return False  # the exchange says so
     state = "ready" if unit is None else exchange.services.upstreams.state(unit.name)
-    data = listing.props(view.table, unit, state)
+    data = listing.local_props(view.table, unit, state)
     if data is not None:
         exchange.answer(200, b"application/json", data)
     return data is not None

@@ -15,16 +15,16 @@ from launcher.ir.live import Lease, UnavailableError
 from launcher.route.body import BIG_BYTES, for_target
 from launcher.route.breaker import CLOSED
 from launcher.route.faults import RequestTraits, traits_of
-from launcher.route.media import WRITTEN
+from launcher.route.media import TEXT_KINDS
 from launcher.route.outside import Outside, body_for, is_form
 from launcher.route.owners import Owner
 from launcher.route.pings import STREAMING, Pings, waits_for
-from launcher.route.problem import HttpError, refuses
+from launcher.route.problem import HttpError, may_be_escalated
 from launcher.route.reply import Reply
 from launcher.route.services import Services
-from launcher.route.sticky import beginning, hashes
+from launcher.route.sticky import beginning, prefix_hashes
 from launcher.route.target import NO_TOKENS, MovedError, Target, choose, why_none
-from launcher.route.timeouts import LOOK
+from launcher.route.timeouts import LOOK_SHARE
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
@@ -103,12 +103,12 @@ class Attempt(Reply):
             self._require_harmless()
         if route.grows_above:
             services.grow(route)
-        target, lease = self._first(route)
+        target, lease = self._first_target(route)
         if lease is None:
             if not self._reroutes(route):
                 self.run(self._pursue, target, None)
             return
-        self._admitted(target, lease, route.timeouts_s[target.name])
+        self._ask_target(target, lease, route.timeouts_s[target.name])
         connection, body = None, self.body
         if target.passes_bodies:
             connection = target.pool.take()
@@ -120,9 +120,9 @@ class Attempt(Reply):
         else:
             self._send(connection, body)
 
-    def _first(self, route: Route) -> tuple[Target, Lease | None]:
+    def _first_target(self, route: Route) -> tuple[Target, Lease | None]:
         """The server to ask first and a lease with a slot on it; None: to be waited for. Raises HttpError."""
-        target, lease, upstreams = route.sole, None, self.services.upstreams
+        target, lease, upstreams = route.only_target, None, self.services.upstreams
         if target is not None and target.breaker is CLOSED and self.head.grant.models is None:
             lease = upstreams.try_lease(target.name)  # there is nothing to choose
         if target is None or lease is None:
@@ -142,13 +142,13 @@ class Attempt(Reply):
 
     def start_at(self, target: Target) -> None:
         """Send the request to `target`, which is no server of the table."""
-        self._admitted(target, Lease(target.name), math.inf)
+        self._ask_target(target, Lease(target.name), math.inf)
         self._slot = False
         self.run(self._pursue, target, None)
 
     def _reroutes(self, route: Route) -> bool:
         """Send a chat with images or audio to a server that accepts them. Raises HttpError if there is none."""
-        is_read = route.lacks and self.head.kind in WRITTEN
+        is_read = route.lacks and self.head.kind in TEXT_KINDS
         found = self.services.route_for_media(self, route) if is_read else None
         if found is None:
             return False
@@ -161,7 +161,7 @@ class Attempt(Reply):
         route, target = self._route, self.target
         if self._stronger is None:
             self._stronger = route.stronger if route is not None and self.head.kind in STREAMING else ()
-        if not self._stronger or target is None or not refuses(connection.status, b"".join(connection.chunks)):
+        if not self._stronger or target is None or not may_be_escalated(connection.status, b"".join(connection.chunks)):
             return False
         name, self._stronger = self._stronger[0], self._stronger[1:]
         found = self.view.routes[name]
@@ -184,7 +184,9 @@ class Attempt(Reply):
         self.services.escalations[server, to, why] += 1
         step = f"escalation={server}>{to}; why={why}"
         self.decision = f"{self.decision}; {step}" if self.decision else step
-        self.more += b"x-launch-escalation: from=%b; to=%b; why=%b\r\n" % tuple(map(str.encode, (server, to, why)))
+        self.extra_lines += b"x-launch-escalation: from=%b; to=%b; why=%b\r\n" % tuple(
+            map(str.encode, (server, to, why))
+        )
 
     # --- admission --------------------------------------------------------------------------------------------
 
@@ -194,7 +196,7 @@ class Attempt(Reply):
         assert route is not None  # noqa: S101  # `start` found it
         beginnings: list[int] = []
         if route.has_replicas:
-            beginnings = hashes(beginning(self.body) if self.beginning is None else self.beginning)
+            beginnings = prefix_hashes(beginning(self.body) if self.beginning is None else self.beginning)
         preferred = services.sticky.server(beginnings) if beginnings else None
         if route.has_replicas and self.head.conversation:
             preferred = services.conversations.server(self.head.conversation, self.head.grant.name) or preferred
@@ -223,7 +225,7 @@ class Attempt(Reply):
         self._failure = self._failure or refusal
         return refusal is None
 
-    def _admitted(self, target: Target, lease: Lease, timeout_s: float) -> None:
+    def _ask_target(self, target: Target, lease: Lease, timeout_s: float) -> None:
         """Ask `target`: a lease on it is held, and a slot where one is needed."""
         self.target = target
         self._lease = lease
@@ -235,7 +237,7 @@ class Attempt(Reply):
         if self.head.conversation:
             self.services.conversations.remember(self.head.conversation, self._owner(target))
         now = self._sent_at = self._heard_at = monotonic()
-        self.client.answer_by(now + timeout_s * LOOK)
+        self.client.set_answer_deadline(now + timeout_s * LOOK_SHARE)
 
     async def _admit(self, target: Target) -> None:
         """Wait for a lease on `target` and one of its slots. Raises UnavailableError, HttpError.
@@ -262,7 +264,7 @@ class Attempt(Reply):
             except BaseException:
                 gate.release()
                 raise
-        self._admitted(target, lease, timeout_s)
+        self._ask_target(target, lease, timeout_s)
 
     async def _pursue(self, target: Target, error: UpstreamError | None) -> None:
         """Send the request to `target`, or to others if that fails. `error`: it has failed already."""
@@ -276,7 +278,7 @@ class Attempt(Reply):
             await self._seek(target, error)
         finally:
             if self._pings is not None:
-                self._pings.rest()
+                self._pings.stop()
                 if self.ended or not self._pings.begun:
                     self._pings = None  # a circle with this
 

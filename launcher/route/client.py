@@ -27,7 +27,7 @@ class Client(Protocol):
     def answered(self) -> None:
         """Report that the answer is complete."""
 
-    def answer_by(self, at: float) -> None:
+    def set_answer_deadline(self, at: float) -> None:
         """Call the handler's `overdue` at `at` (loop time), unless it has answered by then."""
 
     def abort(self) -> None:

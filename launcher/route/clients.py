@@ -92,11 +92,11 @@ class Clients:
         self._of_client: Counter[str] = Counter()
         self._unread: dict[Member, None] = {}
         """Connections that do not read their answer, the longest paused first."""
-        self._behind: dict[Member, None] = {}
+        self._pipelining: dict[Member, None] = {}
         self._turning = False
         self._read_bytes = 0
         """Body bytes read since all connections had a turn."""
-        self._resting: list[Member] = []
+        self._paused_uploads: list[Member] = []
 
     def stop(self) -> None:
         """Begin to drain: busy connections end with the answers under way, idle ones now."""
@@ -163,29 +163,29 @@ class Clients:
         self._read_bytes += count
         if self._read_bytes < _TURN_BYTES:
             return False
-        if not self._resting:
-            asyncio.get_running_loop().call_soon(self._rested)
-        self._resting.append(connection)
+        if not self._paused_uploads:
+            asyncio.get_running_loop().call_soon(self._resume_uploads)
+        self._paused_uploads.append(connection)
         return True
 
-    def _rested(self) -> None:
+    def _resume_uploads(self) -> None:
         self._read_bytes = 0
-        resting, self._resting = self._resting, []
+        resting, self._paused_uploads = self._paused_uploads, []
         for connection in resting:
             connection.read_on()
 
-    def later(self, connection: Member) -> None:
+    def take_turns_with_others(self, connection: Member) -> None:
         """Answer the pipelined requests of `connection` in turn with others."""
-        self._behind[connection] = None
+        self._pipelining[connection] = None
         if not self._turning:
             self._turning = True
-            asyncio.get_running_loop().call_soon(self._turns)
+            asyncio.get_running_loop().call_soon(self._give_turns)
 
-    def _turns(self) -> None:
+    def _give_turns(self) -> None:
         """Give turns for a while; then let the loop see to others."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _TURN_S
-        behind = self._behind
+        behind = self._pipelining
         while behind:
             connection = next(iter(behind))
             del behind[connection]
@@ -195,7 +195,7 @@ class Clients:
                 break
         self._turning = bool(behind)
         if behind:
-            loop.call_soon(self._turns)
+            loop.call_soon(self._give_turns)
 
 
 class Held:

@@ -44,8 +44,8 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     _taking_turns: bool = False
     _paused: bool = False  # nothing is read: others wait already
     _last: bool = False  # the connection ends when all that came is answered
-    _close: bool = False  # it ends with the present answer
-    _lingers: bool = False  # it ends when a body has come that nobody reads
+    _close_after_answer: bool = False  # it ends with the present answer
+    _discards_upload: bool = False  # it ends when a body has come that nobody reads
     _pending: bytes = b""  # the answer's head, which is not written yet
     _framing: Framing = PLAIN
     _unread: int = -1
@@ -75,11 +75,11 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             self.error(FULL)
             transport.close()
             return
-        self.client_by(self._clients.unit.header_timeout_s)
+        self.set_client_deadline(self._clients.unit.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's
         """Tell the handlers that the client disconnected."""
-        self.without_deadlines()
+        self.cancel_deadlines()
         self._drop_waiting()
         self._reader.close()
         self._reading = None
@@ -112,13 +112,13 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     def _after_read(self, count: int = 0) -> None:
         """Set deadlines, pause, or queue what was read too much of. `count`: bytes that arrived."""
         reader = self._reader
-        if reader.failed or self._lingers:
+        if reader.failed or self._discards_upload:
             return
         unit = self._clients.unit
         if reader.unread:
             self._pause()
             if self._can_go_on():
-                self._clients.later(self)
+                self._clients.take_turns_with_others(self)
         elif reader.counted and reader.place == "body" and not self._clients.held.admits(self):
             if not self._reader.discards:
                 self._pause()
@@ -127,10 +127,10 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         elif count and reader.place == "body" and self._clients.has_read_enough(self, count):
             self._pause()
         if reader.place == "body" or (self.write_paused and self._active is None):
-            self.client_by(unit.idle_timeout_s)
+            self.set_client_deadline(unit.idle_timeout_s)
         elif reader.place == "head" and reader.head_is_new:
             reader.head_is_new = False
-            self.client_by(unit.header_timeout_s)
+            self.set_client_deadline(unit.header_timeout_s)
 
     def pause_writing(self) -> None:
         """The client does not read: give it until its idle time is over."""
@@ -138,7 +138,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         self._clients.stopped_reading(self)
         if self._reader.place != "body":
             self._unread = -1
-            self.client_by(self._clients.unit.idle_timeout_s)
+            self.set_client_deadline(self._clients.unit.idle_timeout_s)
 
     def resume_writing(self) -> None:
         """The client reads again: go on writing, or with the next request."""
@@ -189,10 +189,10 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             handler.complete = True
             if handler is self._active:
                 handler.received()
-        elif self._lingers:
-            self._shut()
+        elif self._discards_upload:
+            self._close()
         elif self._active is None and not self._waiting:
-            self._rest()
+            self._wait_for_next()
 
     def on_unacceptable(self, error: HttpError) -> None:
         """Refuse what cannot be read; whole requests before it are answered first."""
@@ -208,7 +208,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         elif self._active is None and not self._waiting:
             if not (self._reader.discards and self._reader.place == "body"):
                 self.error(error)  # what is wrong with its body, a request that has its answer need not know
-            self._shut()
+            self._close()
 
     # --- answers ----------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             framing = active.head.with_length if known else active.head.in_parts
         self._framing = framing
         if framing.close:
-            self._close = True
+            self._close_after_answer = True
         if framing.has_length and length is not None:
             lines = b"".join((lines, b"content-length: ", length, b"\r\n"))
         self._pending = b"".join((STATUS_LINES[status], self._clients.date, lines, framing.lines))
@@ -264,12 +264,12 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         if self._reading is handler:
             self._reading = None
             self._reader.discard()
-        if self._close:
+        if self._close_after_answer:
             self._end()
         elif self._waiting:
             self._next()
         else:
-            self._rest()
+            self._wait_for_next()
 
     def abort(self) -> None:
         """Reset the connection: the client sees a broken transfer."""
@@ -308,22 +308,22 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
         if not self._waiting:
             self._read_on()
         if self._active is None:
-            self._rest()
+            self._wait_for_next()
 
-    def _rest(self) -> None:
+    def _wait_for_next(self) -> None:
         """Everything is answered: wait for the next request."""
         reader, clients = self._reader, self._clients
         if self._taking_turns or self.transport.is_closing():
             return
         if self._waiting or (reader.unread and self.write_paused):  # for a client that does not read
-            self.client_by(clients.unit.idle_timeout_s)
+            self.set_client_deadline(clients.unit.idle_timeout_s)
         elif reader.unread:
-            clients.later(self)
+            clients.take_turns_with_others(self)
         elif self._last or (clients.stopping and reader.place != "body"):
             self._end()
         elif reader.place == "between":
             self._unread = -1
-            self.client_by(clients.unit.idle_timeout_s)
+            self.set_client_deadline(clients.unit.idle_timeout_s)
 
     def _read_on(self) -> None:
         """Resume reading, once nothing is queued and everything that came was read."""
@@ -331,34 +331,34 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             return
         if self._reader.unread:
             if self._can_go_on():
-                self._clients.later(self)
+                self._clients.take_turns_with_others(self)
         else:
             self._paused = False
             self.transport.resume_reading()
             if self._reader.place == "body":
-                self.client_by(self._clients.unit.idle_timeout_s)
+                self.set_client_deadline(self._clients.unit.idle_timeout_s)
 
     def _end(self) -> None:
         """Close, after the rest of a refused upload if it comes soon."""
         self._drop_waiting()
         if self._reader.place != "body" or self._reader.failed:
-            self._shut()
+            self._close()
             return
-        self._lingers = True
+        self._discards_upload = True
         self._read_on()
-        self.client_by(_DISCARD_S)
+        self.set_client_deadline(_DISCARD_S)
 
-    def _shut(self) -> None:
+    def _close(self) -> None:
         """Close once everything is written, or when the client does not read it."""
         self.transport.close()
-        self.client_by(self._clients.unit.idle_timeout_s)
+        self.set_client_deadline(self._clients.unit.idle_timeout_s)
 
     def drain(self) -> None:
         """Close if no request is under way; one whose body is still arriving is."""
         if not (self._active or self._waiting or self._reader.unread) and self._reader.place != "body":
-            self._shut()
+            self._close()
 
-    def cut_short(self) -> None:
+    def stop_requests(self) -> None:
         """The drain is over: stop what is under way."""
         self._drop_waiting()
         if self._active is not None:
@@ -431,19 +431,19 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
     def late(self) -> None:
         """The client's deadline has passed: refuse what is incomplete, or close."""
         place, closing = self._reader.place, self.transport.is_closing()
-        if self._lingers and not closing:
-            self._shut()
+        if self._discards_upload and not closing:
+            self._close()
         elif closing or place == "between" or self.write_paused or (self._waiting and self._active is None):
             unread = self.transport.get_write_buffer_size()
             if not unread:
-                self._shut()
+                self._close()
             elif unread == self._unread:
                 self.abort()  # a close would wait for who does not read
             else:
                 self._unread = unread
-                self.client_by(self._clients.unit.idle_timeout_s)
+                self.set_client_deadline(self._clients.unit.idle_timeout_s)
         elif self._paused:
-            self.client_by(self._clients.unit.idle_timeout_s)
+            self.set_client_deadline(self._clients.unit.idle_timeout_s)
         else:
             self._reader.failed = True
             message = f"the rest of the request's {place} did not come in time"

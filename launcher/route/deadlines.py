@@ -18,27 +18,27 @@ class Deadlines:
     _timer: asyncio.TimerHandle | None = dataclasses.field(init=False, default=None)
     _loop: asyncio.AbstractEventLoop = dataclasses.field(init=False, default_factory=asyncio.get_running_loop)
 
-    def late(self) -> None:
+    def on_client_deadline(self) -> None:
         """The client's deadline has passed; it has none until it is given another."""
         raise NotImplementedError
 
-    def overdue(self) -> None:
+    def on_answer_deadline(self) -> None:
         """The answer's deadline has passed."""
         raise NotImplementedError
 
-    def client_by(self, seconds: float) -> None:
+    def set_client_deadline(self, seconds: float) -> None:
         """The client must send something within `seconds`."""
         at = self.client_due = self._loop.time() + seconds
         if at < self._armed_at:
             self._arm(at)
 
-    def answer_by(self, at: float) -> None:
+    def set_answer_deadline(self, at: float) -> None:
         """The answer must be complete at `at` (loop time)."""
         self.answer_due = at
         if at < self._armed_at:
             self._arm(at)
 
-    def without_deadlines(self) -> None:
+    def cancel_deadlines(self) -> None:
         """The connection has ended: cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
@@ -59,10 +59,10 @@ class Deadlines:
         now = self._loop.time()
         if self.answer_due <= now:
             self.answer_due = math.inf
-            self.overdue()
+            self.on_answer_deadline()
         if self.client_due <= now:
             self.client_due = math.inf
-            self.late()
+            self.on_client_deadline()
         at = min(self.client_due, self.answer_due)
         if at < self._armed_at:
             self._arm(at)

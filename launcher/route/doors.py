@@ -18,14 +18,14 @@ from launcher.route.clients import Clients
 from launcher.route.connection import ClientConnection
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
-from launcher.route.handshake import SecretServer, agree
+from launcher.route.handshake import TlsServer, begin_tls
 from launcher.route.sockets import raise_descriptors, with_little_unsent, without_pacing
 
 BACKLOG = 2048
-Server = asyncio.Server | SecretServer
+Server = asyncio.Server | TlsServer
 
 
-class Door(msgspec.Struct, frozen=True):
+class PreparedListener(msgspec.Struct, frozen=True):
     """A door that is ready to be opened: the socket of `host` and `port`, and those beside it; none: all stay."""
 
     unit: FrontUnit
@@ -38,7 +38,7 @@ class Door(msgspec.Struct, frozen=True):
             sock.close()
 
 
-class Doors:
+class Listeners:
     """The listening sockets of one front, and the connections of the present and of earlier ones.
 
     A reload moves the socket of `host` and `port`; those beside it (`listen`) stay.
@@ -70,7 +70,7 @@ class Doors:
         sides = zip(self._beside, contexts, strict=True)
         self._side_servers = [await _server(sock, lambda: self._front.clients, context) for sock, context in sides]
 
-    def prepare(self, unit: FrontUnit) -> Door:
+    def prepare(self, unit: FrontUnit) -> PreparedListener:
         """Do everything for `unit` that can fail; open sockets stay as they are. Raises HostError, ConfigError."""
         context = tls_context(unit)
         was = self._unit
@@ -83,10 +83,10 @@ class Doors:
         elif (unit.tls_cert_file, unit.tls_key_file) != (was.tls_cert_file, was.tls_key_file):
             sock = self._sock.dup()
         else:
-            return Door(unit, (), context)
-        return Door(unit, (sock, *(each.dup() for each in self._beside)), context)
+            return PreparedListener(unit, (), context)
+        return PreparedListener(unit, (sock, *(each.dup() for each in self._beside)), context)
 
-    async def take(self, door: Door) -> None:
+    async def take(self, door: PreparedListener) -> None:
         """Listen on `door` alone. Connections to the old address or certificate are closed once answered."""
         unit = self._unit = door.unit
         raise_descriptors(unit.max_connections)
@@ -100,7 +100,7 @@ class Doors:
         (self._sock, *self._beside), self._context = door.socks, door.context
         await self.open()
         if self._sock.getsockname() != old_socks[0].getsockname():
-            await self._accept_the_rest(old_socks[0], old, old_context)
+            await self._accept_backlog(old_socks[0], old, old_context)
         for server in old_servers:
             if server is not None:
                 server.close()
@@ -125,7 +125,7 @@ class Doors:
         return (self._front.clients, *self._retired)
 
     @staticmethod
-    async def _accept_the_rest(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
+    async def _accept_backlog(sock: socket.socket, clients: Clients, context: ssl.SSLContext | None) -> None:
         """Accept connections that wait at the old address: closing it would reset them."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
@@ -135,7 +135,7 @@ class Doors:
                 if context is None:
                     await loop.connect_accepted_socket(lambda: ClientConnection(clients), found)
                 else:
-                    agree(found, clients, context)
+                    begin_tls(found, clients, context)
 
 
 async def _server(sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext | None) -> Server:
@@ -143,7 +143,7 @@ async def _server(sock: socket.socket, clients: Callable[[], Clients], context: 
     without_pacing(sock)
     if context is not None:
         sock.listen(BACKLOG)
-        return SecretServer(sock, clients, context)
+        return TlsServer(sock, clients, context)
     return await asyncio.get_running_loop().create_server(
         lambda: ClientConnection(clients()), sock=sock, backlog=BACKLOG
     )

@@ -13,12 +13,12 @@ from launcher.route.attempt import LEFT, Attempt
 from launcher.route.breaker import CLOSED
 from launcher.route.client import Client
 from launcher.route.head import Head, new_request_id
-from launcher.route.oom import said_out_of_memory
-from launcher.route.problem import HttpError, answered_otherwise, stopping
+from launcher.route.oom import out_of_memory_message
+from launcher.route.problem import HttpError, stopping, unexpected_answer
 from launcher.route.services import Services
 from launcher.route.tap import Tap
 from launcher.route.target import NO_TOKENS, Target
-from launcher.route.timeouts import judged
+from launcher.route.timeouts import next_look
 from launcher.route.upstream import Connection, UpstreamError
 from launcher.route.view import Route
 
@@ -53,7 +53,7 @@ class Exchange(Attempt):
         self.complete = body is not None
         self.body = body or b""
         self.held = self.status = 0
-        self.more = b"request-id: %b\r\n" % self.id if head.is_anthropic else b""  # its clients know this name
+        self.extra_lines = b"request-id: %b\r\n" % self.id if head.is_anthropic else b""  # its clients know this name
         self.named = self.asked = ""
         self.target = self._route = self._lease = self._connection = None
         self.started = self.ended = self._slot = self._is_events = False
@@ -152,7 +152,7 @@ class Exchange(Attempt):
         self.status = status
         if self.held:
             self.drop_body()  # nobody else is asked now
-        self.client.begin(status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.more)), length)
+        self.client.begin(status, b"".join((head.lines, self.id, b"\r\n", self.head.cors, self.extra_lines)), length)
         return True
 
     def _is_failure(self, target: Target, connection: Connection) -> bool:
@@ -165,7 +165,7 @@ class Exchange(Attempt):
         if not target.unit.rungs or not (is_events or connection.status >= 500):
             return False
         complete = connection.complete
-        error_text = said_out_of_memory(b"".join(connection.chunks), is_events=is_events, complete=complete)
+        error_text = out_of_memory_message(b"".join(connection.chunks), is_events=is_events, complete=complete)
         if error_text is None and connection.error is not None:
             self._failed_early(connection.error)
         elif error_text:
@@ -189,7 +189,7 @@ class Exchange(Attempt):
             self.drop_body()
             return True
         if connection.complete or connection.error is not None:
-            problem = answered_otherwise(connection.status, b"".join(connection.chunks))
+            problem = unexpected_answer(connection.status, b"".join(connection.chunks))
             self._settle(problem.status)
             self.refuse(problem)
         return False
@@ -274,9 +274,9 @@ class Exchange(Attempt):
         if self.ended or self._lease is None or target is None:
             return
         silence_s = math.inf if self._route is None else self._route.timeouts_s[target.name]
-        verdict = judged(monotonic(), self._heard_at, silence_s, self._sent_at, target.unit.total_timeout_s)
+        verdict = next_look(monotonic(), self._heard_at, silence_s, self._sent_at, target.unit.total_timeout_s)
         if isinstance(verdict, float):
-            self.client.answer_by(verdict)
+            self.client.set_answer_deadline(verdict)
             return
         error = UpstreamError("timeout", verdict)
         self._stop_waiting(error)

@@ -20,7 +20,7 @@ import msgspec
 from launcher.base.decoding import UNREADABLE
 from launcher.ir.live import Upstreams
 from launcher.route.breaker import CLOSED
-from launcher.route.identity import answered
+from launcher.route.identity import get
 from launcher.route.peek import BOM
 from launcher.route.problem import HttpError
 from launcher.route.target import SERVING, Target
@@ -33,7 +33,7 @@ _AGAIN_OUTSIDE_S = 5.0
 """The same for a server outside of the fleet."""
 _SETTLED_S = 0.05
 """Seconds after a broken connection until the owner of the process knows how it ended."""
-_KINDS = 1024
+_MAX_STRIKES = 1024
 """Limit of remembered bodies and kinds."""
 _SMALL_BYTES = 1 << 18
 """A bigger body is identified by its length and both ends, and has no kind."""
@@ -95,12 +95,12 @@ class Faults:
         target.pool.forget_idle()
         if error.reason in ("unreachable", "wrong_server", "refused"):
             target.failed(monotonic(), self._front.view.table.breaker)
-            self._look_after(target)
+            self._check_health(target)
             return
         self._failures[target] = self._failures.get(target, 0) + 1
         if traits is not None and error.reason == "died":
             self._suspects.setdefault(target, []).append(traits)
-        self._look_after(target)
+        self._check_health(target)
 
     def require_harmless(self, traits: RequestTraits) -> None:
         """Raise HttpError 422 for a request that crashed a server lately, or one of a kind that did so twice."""
@@ -112,7 +112,7 @@ class Faults:
                 message = f"{what} ended a server: no further one is sent for {left:.0f} s"
                 raise HttpError(422, "request_ended_server", message, retry_after_s=left)
 
-    def forgive(self) -> None:
+    def reset(self) -> None:
         """Forget all evidence and close all breakers: servers and their settings may have changed."""
         self.strikes.clear()
         self.guarded_until = 0.0
@@ -124,7 +124,7 @@ class Faults:
         for task in self._tasks.values():
             task.cancel()
 
-    def _look_after(self, target: Target) -> None:
+    def _check_health(self, target: Target) -> None:
         """Check the health of `target`, unless that is being done."""
         if target not in self._tasks and (target in self._failures or target.breaker.open_s):
             self._tasks[target] = asyncio.get_running_loop().create_task(self._judge(target))
@@ -164,7 +164,7 @@ class Faults:
                 connection = await target.pool.connect(timeout_s)
                 try:
                     path = b"/health" if target.outside is None else target.outside.health
-                    status, _ = await answered(connection, target, path)
+                    status, _ = await get(connection, target, path)
                 finally:
                     connection.close()
         except (UpstreamError, TimeoutError):
@@ -178,7 +178,7 @@ class Faults:
             self._strike(body, alone=len(bodies) == 1)
         for kind in kinds - {None}:
             self._strike(kind or b"", alone=len(kinds) == 1)
-        while len(self.strikes) > _KINDS:
+        while len(self.strikes) > _MAX_STRIKES:
             del self.strikes[next(iter(self.strikes))]
 
     def _strike(self, trait: bytes, *, alone: bool) -> None:

@@ -16,7 +16,7 @@ from launcher.ir.exchange import Orchestrating
 from launcher.ir.fleet import FrontUnit, RoutingTable
 from launcher.ir.live import Upstreams
 from launcher.ir.page import Request
-from launcher.route.answers import answer_props, page_of
+from launcher.route.answers import answer_props, local_page
 from launcher.route.body import BIG_BYTES
 from launcher.route.body_reader import BodyReader
 from launcher.route.clients import Clients
@@ -29,8 +29,8 @@ from launcher.route.handover import Handover, hand_over
 from launcher.route.head import Head, cors_lines
 from launcher.route.identity import check_identity
 from launcher.route.journal import open_journal
-from launcher.route.keys import EVERYTHING, Grant
-from launcher.route.media import media_in, require_writes, takes_media
+from launcher.route.keys import ALLOW_ALL, Grant
+from launcher.route.media import media_in, require_text, takes_media
 from launcher.route.other_apis import ANSWERS, api_of, to_named_server
 from launcher.route.owners import Owners
 from launcher.route.peek import peek, peek_json
@@ -128,7 +128,7 @@ class Front:
         self.has_journal = self._journal is not None
         self.has_access_log = table.front.access_log
         self.clients.unit = table.front
-        self.faults.forgive()
+        self.faults.reset()
         for name, target in old.items():
             if view.targets.get(name) is not target:
                 target.pool.close()
@@ -171,7 +171,7 @@ class Front:
             self._spend(exchange, head.grant, head.grant.limits)
         if head.purpose == "preflight":
             exchange.answer(204, b"text/plain", b"", head.preflight())
-        elif head.purpose == "page" and (page := page_of(head.path)) is not None:
+        elif head.purpose == "page" and (page := local_page(head.path)) is not None:
             page.answer(exchange)
         elif head.purpose == "to_page":
             exchange.answer(303, b"text/plain", b"", b"location: /ui/\r\ncache-control: no-store\r\nvary: accept\r\n")
@@ -221,7 +221,7 @@ class Front:
         head, body = exchange.head, exchange.body
         found = await self.body_reader.model(body, head.content_type, head.query, self._named(exchange))
         model, exchange.beginning, exchange.media = found
-        is_decided = model in exchange.view.auto and head.method == "POST" and self._orchestrator is not None
+        is_decided = model in exchange.view.orchestrated and head.method == "POST" and self._orchestrator is not None
         self._send(exchange, model, await self.body_reader.outline(body) if is_decided else body)
 
     def _named(self, exchange: Exchange) -> bytes | None:
@@ -238,7 +238,7 @@ class Front:
                 raise too_large(BIG_BYTES, "for what is only looked up")
             steer(exchange, model)
             return
-        if orchestrator is not None and model in view.auto and exchange.head.method == "POST":
+        if orchestrator is not None and model in view.orchestrated and exchange.head.method == "POST":
             hand_over(exchange, orchestrator.answer, Handover(exchange, model or "", body))
             return
         route = view.routes.get(model or "") or view.route(model, exchange.head.kind)
@@ -263,7 +263,7 @@ class Front:
 
     def route_for_media(self, exchange: Exchange, route: Route) -> Route | None:
         """The route for a chat with media that no server of `route` accepts; None: not needed. Raises HttpError."""
-        require_writes(route.name, route.lacks)
+        require_text(route.name, route.lacks)
         found = media_in(exchange.body) if exchange.media is None else exchange.media
         lacking = found & route.lacks
         return exchange.view.routes[takes_media(exchange.view.table, route.name, lacking)] if lacking else None
@@ -339,7 +339,7 @@ class Front:
             return
         has_session = self._has_session(head)
         head.grant = (
-            EVERYTHING if has_session else granted(head, guard, is_open=self._is_open(head), is_control=is_control_path)
+            ALLOW_ALL if has_session else granted(head, guard, is_open=self._is_open(head), is_control=is_control_path)
         )
         api = api_of(head.method, head.path, view.table.front.apis) if view.table.front.apis else ""
         if not is_control_path and api:
@@ -359,7 +359,7 @@ class Front:
             return "steer"
         if head.path == "/metrics" and b"model=" in head.query:
             return "forward"  # the server's own
-        if head.is_safe and page_of(head.path) is not None:
+        if head.is_safe and local_page(head.path) is not None:
             return "page"
         if head.is_safe and head.path == "/props":
             return "props"
@@ -368,7 +368,7 @@ class Front:
     @staticmethod
     def _is_open(head: Head) -> bool:
         """Whether the path is answered without a key; what is forwarded never is."""
-        page = page_of(head.path) if head.is_safe else None
+        page = local_page(head.path) if head.is_safe else None
         return page is not None and page.is_open
 
     def _has_session(self, head: Head) -> bool:

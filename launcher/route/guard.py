@@ -11,7 +11,7 @@ from launcher.base import addresses
 from launcher.errors import ConfigError
 from launcher.ir.fleet import FrontUnit
 from launcher.route.head import Head
-from launcher.route.keys import EVERYTHING, NOTHING, Grant, Keys, read_keys
+from launcher.route.keys import ALLOW_ALL, ALLOW_NONE, Grant, Keys, read_keys
 from launcher.route.problem import HttpError
 
 _LOCAL_NAMES = frozenset({b"localhost", b"127.0.0.1", b"[::1]"})
@@ -96,7 +96,7 @@ class Guard:
     def check_key(self, authorization: bytes | None, x_api_key: bytes | None) -> Grant:
         """What the caller may do. Raises HttpError 401 without a valid key, unless no keys are configured."""
         if not self.has_keys:
-            return EVERYTHING
+            return ALLOW_ALL
         presented = x_api_key
         if authorization is not None and authorization[:7].lower() == b"bearer ":
             presented = authorization[7:].strip()
@@ -132,7 +132,9 @@ def granted(head: Head, guard: Guard, *, is_open: bool, is_control: bool) -> Gra
         return head.grant
     authorization, x_api_key = head.seen.get(b"authorization"), head.seen.get(b"x-api-key")
     if head.path == "/" and head.is_safe and authorization is x_api_key is None:
-        return NOTHING  # the page then says how to show one: llama-server's is open, too, and programs look there first
+        return (
+            ALLOW_NONE  # the page then says how to show one: llama-server's is open, too, and programs look there first
+        )
     grant = guard.check_key(authorization, x_api_key)
     grant.check_scope("admin" if is_control or changes_server(head) else "infer")
     if grant.models is not None and head.path == "/metrics" and b"model=" not in head.query:

@@ -39,7 +39,7 @@ class Handler(Protocol):
         """Write on: the client can take more again."""
 
     def overdue(self) -> None:
-        """The deadline given to `answer_by` has passed."""
+        """The deadline given to `set_answer_deadline` has passed."""
 
     def client_left(self) -> None:
         """Stop: the client has disconnected."""

@@ -9,7 +9,7 @@ from typing import Any
 from launcher.ir.exchange import Answered, Headers, Refusal
 from launcher.route.exchange import Exchange
 from launcher.route.head import lines_of
-from launcher.route.keys import EVERYTHING
+from launcher.route.keys import ALLOW_ALL
 from launcher.route.peek import BOM
 from launcher.route.pings import EVENTS
 from launcher.route.problem import as_http, stopping
@@ -30,7 +30,7 @@ async def _answer(exchange: Exchange, answer: Callable[..., Coroutine[Any, Any, 
     except asyncio.CancelledError:
         exchange.refuse(stopping())  # unless the client left
     except Refusal as refusal:
-        exchange.more += lines_of(refusal.headers)
+        exchange.extra_lines += lines_of(refusal.headers)
         exchange.refuse(as_http(refusal))
     except Exception as error:  # noqa: BLE001  # a bug of ours must not leave a client without an answer
         exchange.failed(error)
@@ -79,7 +79,7 @@ class Handover:
     async def ask(self, server: str, path: str, body: bytes, *, timeout_s: float, as_caller: bool = False) -> Answered:
         """Ask a server an intermediate question. Raises Refusal, TimeoutError."""
         exchange = self._exchange
-        grant = exchange.head.grant if as_caller else EVERYTHING
+        grant = exchange.head.grant if as_caller else ALLOW_ALL
         question = Question(
             path=path,
             body=body,
@@ -96,7 +96,7 @@ class Handover:
         exchange = self._exchange
         exchange.tap = tap = Tap(keep_bytes) if keep_bytes else None
         exchange.decision = decision
-        exchange.more += lines_of(headers)
+        exchange.extra_lines += lines_of(headers)
         ended = asyncio.Event()
         before = exchange.on_end
 
@@ -129,5 +129,5 @@ class Handover:
         if self._exchange.started:
             self._exchange.end_events(as_http(refusal), at_boundary=True)
         else:
-            self._exchange.more += lines_of(refusal.headers)
+            self._exchange.extra_lines += lines_of(refusal.headers)
             self._exchange.refuse(as_http(refusal))

@@ -29,7 +29,7 @@ _AGAIN_S = 0.1
 _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class SecretServer:
+class TlsServer:
     """Accepts connections of a listening socket, and begins TLS on them."""
 
     def __init__(self, sock: socket.socket, clients: Callable[[], Clients], context: ssl.SSLContext) -> None:
@@ -60,14 +60,14 @@ class SecretServer:
                     self._loop.call_later(_AGAIN_S, self._again)
                     return
                 continue  # that one is gone already
-            agree(found, self._clients(), self._context)
+            begin_tls(found, self._clients(), self._context)
 
     def _again(self) -> None:
         if not self._closed:
             self._loop.add_reader(self._sock.fileno(), self._accept)
 
 
-def agree(sock: socket.socket, clients: Clients, context: ssl.SSLContext) -> None:
+def begin_tls(sock: socket.socket, clients: Clients, context: ssl.SSLContext) -> None:
     """Begin the TLS handshake on an accepted connection, if there is room for it."""
     try:
         peer = sock.getpeername()
@@ -124,7 +124,7 @@ class _Handshake:
             self._sock.close()
             self._clients.ended(self)
 
-    drain = cut_short = abort
+    drain = stop_requests = abort
 
     # nothing was asked yet
 

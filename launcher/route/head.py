@@ -12,7 +12,7 @@ import httptools
 
 from launcher.route.endpoint import kind_of
 from launcher.route.framing import framing_of
-from launcher.route.keys import EVERYTHING
+from launcher.route.keys import ALLOW_ALL
 from launcher.route.problem import HttpError
 
 RawHeaders = list[tuple[bytes, bytes]]
@@ -151,7 +151,7 @@ class Head:
         """The view under which the front accepted it; `grant`, `cors` and `purpose` are of that check."""
         self.passes: object = None
         """The same view, if a server answers it and nothing else has to be looked at."""
-        self.grant = EVERYTHING
+        self.grant = ALLOW_ALL
         self.cors = b""
         self.purpose = ""
 

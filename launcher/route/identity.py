@@ -14,7 +14,7 @@ _MOST_BYTES = 1 << 20
 """Of what a server says of itself."""
 
 
-class _Whole:
+class _AnswerBody:
     """Collects the whole of a small answer."""
 
     def __init__(self, connection: Connection) -> None:
@@ -31,10 +31,10 @@ class _Whole:
             self.ended.set()
 
 
-async def answered(connection: Connection, target: Target, path: bytes) -> tuple[int, bytes]:
+async def get(connection: Connection, target: Target, path: bytes) -> tuple[int, bytes]:
     """GET `path` on `connection`; returns status and body. Raises UpstreamError."""
     head = b"GET %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (path, target.authority, target.authorization)
-    answer = _Whole(connection)
+    answer = _AnswerBody(connection)
     connection.send(answer, head, b"", head_only=False)
     await answer.ended.wait()
     if connection.error is not None:
@@ -49,7 +49,7 @@ async def check_identity(upstreams: Upstreams, target: Target, connection: Conne
     """Return if `target` is behind `connection`. Raises UpstreamError: `wrong_server`, or why it is unknown."""
 
     async def ask() -> bytes:
-        status, body = await answered(connection, target, b"/v1/models")
+        status, body = await get(connection, target, b"/v1/models")
         if not connection.finish() or status == 503:
             raise UpstreamError("unreachable", f"it does not say yet who it is (status {status})")
         return body

@@ -60,9 +60,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
             raise HttpError(403, "model_not_allowed", f"this API key may not ask for {asked!r}")
 
 
-EVERYTHING = Grant()
+ALLOW_ALL = Grant()
 """What callers may do where no keys are configured."""
-NOTHING = Grant(scopes=frozenset(), models=frozenset())
+ALLOW_NONE = Grant(scopes=frozenset(), models=frozenset())
 """What callers without a key may do."""
 
 

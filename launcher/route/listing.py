@@ -102,7 +102,7 @@ def models_list(
     return {"object": "list", "data": data, "models": models, "has_more": False, **ends}
 
 
-def props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> bytes | None:
+def local_props(table: RoutingTable, unit: RouteTarget | None, state: ServerState) -> bytes | None:
     """What the front answers to `GET /props`: for no model in a fleet of several, and for one that does not run.
 
     The first as llama.cpp's router says it, no one server's values; the second as far as it is known, and nobody is

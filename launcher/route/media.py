@@ -20,7 +20,7 @@ MEDIA = frozenset(_PARTS.values())
 
 TEXT = "text"
 """What a server for embeddings only cannot produce."""
-WRITTEN = frozenset({"chat", "completion", "infill"})
+TEXT_KINDS = frozenset({"chat", "completion", "infill"})
 """Kinds of requests whose answer is text."""
 
 
@@ -55,7 +55,7 @@ def media_in(body: bytes) -> frozenset[str]:
     return frozenset(_PARTS[part.type] for part in parts if part.type in _PARTS)
 
 
-def require_writes(asked: str, lacks: frozenset[str]) -> None:
+def require_text(asked: str, lacks: frozenset[str]) -> None:
     """Raise HttpError 400 `modality_not_supported` if the requested model only embeds."""
     if TEXT in lacks:
         raise HttpError(400, "modality_not_supported", f"{asked!r} makes embeddings and writes no text", param="model")

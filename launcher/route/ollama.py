@@ -84,12 +84,12 @@ class OllamaRequest(msgspec.Struct):
     keep_alive: float | str | None = None
 
     @property
-    def goes(self) -> bool:
+    def unloads_after(self) -> bool:
         """Whether `keep_alive` is 0: the model is to be unloaded after the answer."""
         return self.keep_alive in (0, "0", "0s", "0m")
 
 
-def asked_of(body: bytes) -> OllamaRequest:
+def parse_request(body: bytes) -> OllamaRequest:
     """The request in a body. Raises HttpError 400."""
     try:
         asked = msgspec.json.decode(body.removeprefix(BOM) or b"{}", type=OllamaRequest)
@@ -308,7 +308,7 @@ def details(unit: RouteTarget) -> dict[str, Any]:
     return known | {"parameter_size": size if unit.n_params else "", "quantization_level": ""}
 
 
-def shown(unit: RouteTarget) -> dict[str, Any]:
+def show_answer(unit: RouteTarget) -> dict[str, Any]:
     """The answer of `/api/show`. The architecture is called `launch`: clients look for keys that begin with it."""
     capabilities = ["embedding"] if unit.embedding else ["completion", "tools"]
     capabilities += ["vision"] if "image" in unit.modalities else []

@@ -12,7 +12,7 @@ from launcher.route.body import BIG_BYTES
 from launcher.route.exchange import Exchange
 from launcher.route.loading import load, unload
 from launcher.route.ollama import OllamaAnswer, OllamaRequest
-from launcher.route.problem import HttpError, answered_otherwise
+from launcher.route.problem import HttpError, unexpected_answer
 from launcher.route.question import Question, ask, relayed
 from launcher.route.reader import too_large
 from launcher.route.target import SERVING
@@ -31,10 +31,10 @@ async def answer(exchange: Exchange) -> None:
         return
     if len(exchange.body) > BIG_BYTES:
         raise too_large(BIG_BYTES, "of this API; /v1/chat/completions takes more")
-    asked = ollama.asked_of(exchange.body)
+    asked = ollama.parse_request(exchange.body)
     route = _route(exchange, asked)
     if path == "/api/show":
-        _whole(exchange, ollama.shown(route.tiers[0][0].unit))
+        _whole(exchange, ollama.show_answer(route.tiers[0][0].unit))
     elif path in ("/api/embed", "/api/embeddings"):
         await _embed(exchange, asked, route)
     else:
@@ -85,11 +85,11 @@ async def _generate(exchange: Exchange, asked: OllamaRequest, route: Route) -> N
         raise HttpError(400, "suffix_not_supported", "text is filled in by POST /infill, not here")
     target, said = route.tiers[0][0], OllamaAnswer(asked, is_chat=is_chat)
     if not (asked.messages if is_chat else asked.prompt or asked.images):
-        if asked.goes:
+        if asked.unloads_after:
             await unload(exchange, target)
         else:
             load(exchange, target)
-        _whole(exchange, said.ended("unload" if asked.goes else "load"))
+        _whole(exchange, said.ended("unload" if asked.unloads_after else "load"))
         return
     is_raw = bool(asked.raw) and not is_chat
     body = ollama.raw_body(asked) if is_raw else ollama.chat_body(asked)
@@ -103,7 +103,7 @@ async def _generate(exchange: Exchange, asked: OllamaRequest, route: Route) -> N
         if not exchange.started:
             exchange.begin(200, _LINES % exchange.id, None)
         await exchange.write(msgspec.json.encode(part) + b"\n", done=part["done"])
-    if asked.goes and target.unit.start == "demand":
+    if asked.unloads_after and target.unit.start == "demand":
         await unload(exchange, target)
 
 
@@ -119,7 +119,7 @@ async def _parts(
         for part in said.feed(data):
             yield part
     if status != 200:
-        raise answered_otherwise(status, refused)
+        raise unexpected_answer(status, refused)
     yield said.last()
 
 
@@ -140,7 +140,7 @@ async def _embed(exchange: Exchange, asked: OllamaRequest, route: Route) -> None
     )
     answered = await ask(exchange.services, route.name, question, timeout_s=_EMBEDDING_S, payer=exchange)
     if answered.status != 200:
-        raise answered_otherwise(answered.status, answered.body)
+        raise unexpected_answer(answered.status, answered.body)
     vectors, tokens = ollama.embeddings(answered.body)
     texts = 1 if is_old or isinstance(asked.input, str) else len(asked.input)
     if len(vectors) < texts:

@@ -15,7 +15,7 @@ _ERROR_EVENT = re.compile(rb'(?:event: ?error\r?\n)?(?:data|error): ?\{.{0,40}"e
 _QUOTED = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){1,300})')
 
 
-def said_out_of_memory(body: bytes, *, is_events: bool, complete: bool) -> str | None:
+def out_of_memory_message(body: bytes, *, is_events: bool, complete: bool) -> str | None:
     """The out-of-memory message in an error, or in a stream's first event; "" for any other answer.
 
     None: more of the answer must arrive to tell. A stream that fails before its first token has status 200 and an error

@@ -91,7 +91,7 @@ class Outside:
         return status >= 500 or status in (401, 403)
 
 
-def kept(came: RawHeaders) -> RawHeaders:
+def answer_lines(came: RawHeaders) -> RawHeaders:
     """The header lines that are about the answer."""
     return [line for line in came if line[0] not in _DROPPED]
 

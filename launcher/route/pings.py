@@ -54,7 +54,7 @@ class Pings:
         """The request waits from now on."""
         self._timer = asyncio.get_running_loop().call_later(self._every_s, self._due)
 
-    def rest(self) -> None:
+    def stop(self) -> None:
         """The request does not wait any more, for now at least."""
         if self._timer is not None:
             self._timer.cancel()
@@ -65,7 +65,7 @@ class Pings:
 
     def _due(self) -> None:
         if self.begun:
-            self._beat()
+            self._send_ping()
         else:
             self._beating = asyncio.get_running_loop().create_task(self._begin())
 
@@ -78,9 +78,9 @@ class Pings:
             is_stream = False  # its server will say what is wrong with it
         self._beating = None
         if is_stream:
-            self._beat()
+            self._send_ping()
 
-    def _beat(self) -> None:
+    def _send_ping(self) -> None:
         """Send one comment, with the header before the first."""
         reply, target = self._reply, self.target
         if reply.ended or reply.started or target is None:
@@ -91,7 +91,7 @@ class Pings:
         if not self.begun:
             self.begun = True
             reply.status = 200
-            reply.client.begin(200, EVENTS % reply.id + reply.head.cors + reply.more, None)
+            reply.client.begin(200, EVENTS % reply.id + reply.head.cors + reply.extra_lines, None)
         reply.client.write(f": ping {self._describe(target)}\n\n".encode(), False)
 
 

@@ -64,7 +64,7 @@ def as_http(refusal: Refusal) -> HttpError:
     )
 
 
-def refuses(status: int, body: bytes) -> bool:
+def may_be_escalated(status: int, body: bytes) -> bool:
     """Whether a stronger server may answer what this answer refuses: too long for the server, or it failed.
 
     Not for a wrong request (400), nor for a server that is not ready (503).
@@ -116,7 +116,7 @@ def error_event(error: HttpError, path: str, request_id: str, *, at_boundary: bo
     return prefix + (b"event: error\n" if named else b"") + b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def answered_otherwise(status: int, body: bytes) -> HttpError:
+def unexpected_answer(status: int, body: bytes) -> HttpError:
     """The error for a server's answer that is not what was asked for, with the server's message if it has one."""
     try:
         found = msgspec.json.decode(body, type=dict)

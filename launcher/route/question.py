@@ -13,7 +13,7 @@ import msgspec
 from launcher.ir.exchange import Answered
 from launcher.route.exchange import Exchange
 from launcher.route.head import Head
-from launcher.route.keys import EVERYTHING, Grant
+from launcher.route.keys import ALLOW_ALL, Grant
 from launcher.route.problem import HttpError
 from launcher.route.services import Services
 from launcher.route.view import Route
@@ -61,7 +61,7 @@ class _Collector:
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def answer_by(self, at: float) -> None:
+    def set_answer_deadline(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         if self.exchange is not None:
@@ -82,25 +82,25 @@ class _StreamCollector(_Collector):
 
     def __init__(self, peer: str) -> None:
         super().__init__(peer)
-        self.more = asyncio.Event()
+        self.extra_lines = asyncio.Event()
 
     def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
         """Keep the part, and have no more come where there is much."""
         self.parts.append(data)
         self._size += len(data)
         self.write_paused = self._size > _HELD_BYTES
-        self.more.set()
+        self.extra_lines.set()
 
     def answered(self) -> None:
         super().answered()
-        self.more.set()
+        self.extra_lines.set()
 
     def taken(self) -> bytes:
         """What came since."""
         data = b"".join(self.parts)
         self.parts.clear()
         self._size = 0
-        self.more.clear()
+        self.extra_lines.clear()
         return data
 
 
@@ -111,7 +111,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     request_id: bytes
     granted: str = ""
-    grant: Grant = EVERYTHING
+    grant: Grant = ALLOW_ALL
     decision: str = ""
     """The orchestrator's decision about the server, for the journal."""
     route: Route | None = None

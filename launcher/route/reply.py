@@ -41,10 +41,10 @@ class Reply:
         "client",
         "complete",
         "ended",
+        "extra_lines",
         "head",
         "held",
         "id",
-        "more",
         "services",
         "started",
         "status",
@@ -63,7 +63,7 @@ class Reply:
     """The request's body has arrived."""
     held: int
     """Bytes of the body that count against `max_held_bytes`."""
-    more: bytes
+    extra_lines: bytes
     """Header lines added to any answer."""
     started: bool
     """The answer's head is out."""
@@ -96,7 +96,7 @@ class Reply:
         """Begin an answer with whole header `lines`; `length` None: unknown."""
         self.started = True
         self.status = status
-        self.client.begin(status, b"".join((lines, self.head.cors, self.more)), length)
+        self.client.begin(status, b"".join((lines, self.head.cors, self.extra_lines)), length)
 
     async def write(self, data: bytes, *, done: bool) -> None:
         """Send a part of an answer that has begun; returns when the client can take more."""
@@ -129,7 +129,7 @@ class Reply:
         elif not self.ended:
             if not self.complete and b"expect" in self.head.seen:
                 problem.close = True  # whether the body follows is the client's choice now: the framing is lost
-            self.client.error(problem, self.head.path, self.id, self.head.cors + self.more)
+            self.client.error(problem, self.head.path, self.id, self.head.cors + self.extra_lines)
             self._finish(problem.status, problem.code)
 
     def _cut(self, problem: HttpError) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from launcher.route.clients import Clients
-from launcher.route.doors import Doors, listening_socket, unlink_path
+from launcher.route.doors import Listeners, listening_socket, unlink_path
 from launcher.route.front import Front
 from launcher.route.guard import require_key_for_public
 from launcher.route.key_watch import watch_keys
@@ -28,7 +28,7 @@ async def serve(
     port: int,
     sock: socket.socket | None = None,
     more: Sequence[socket.socket] = (),
-    doors: Doors | None = None,
+    doors: Listeners | None = None,
     shutdown: asyncio.Event,
     drain_timeout_s: float,
 ) -> None:
@@ -45,7 +45,7 @@ async def serve(
             require_key_for_public(sock.getsockname()[0], front.unit.api_key_file)
         with contextlib.ExitStack() as unless_made:
             unless_made.callback(sock.close)
-            doors = Doors(front, sock, more)
+            doors = Listeners(front, sock, more)
             unless_made.pop_all()
     raise_descriptors(front.unit.max_connections)
     with contextlib.closing(doors), contextlib.closing(front):
@@ -72,7 +72,7 @@ async def _drain(everybody: tuple[Clients, ...], timeout_s: float) -> None:
         clients.stop()
     await _none_left(everybody, timeout_s)
     for connection in [connection for clients in everybody for connection in clients.connections]:
-        connection.cut_short()
+        connection.stop_requests()
     await _none_left(everybody, _ENDED_WITHIN_S)
     for connection in [connection for clients in everybody for connection in clients.connections]:
         connection.transport.abort()

@@ -41,16 +41,16 @@ class Sessions:
 
     def end(self, cookies: bytes) -> None:
         """End the session in a Cookie header, if it has one."""
-        for word in self._words(cookies):
+        for word in self._tokens(cookies):
             self._sessions.pop(_digest(word), None)
 
     def opened_by(self, cookies: bytes) -> str | None:
         """The API key that opened the session in a Cookie header; "" for a link; None without a valid session."""
         now = self._clock()
-        found = (self._sessions.get(_digest(word), (0.0, "")) for word in self._words(cookies))
+        found = (self._sessions.get(_digest(word), (0.0, "")) for word in self._tokens(cookies))
         return next((key for due, key in found if due > now), None)
 
-    def _words(self, cookies: bytes) -> Iterator[str]:
+    def _tokens(self, cookies: bytes) -> Iterator[str]:
         """Our cookies in a Cookie header: several, if another port of this host set one of the same name."""
         for part in cookies.decode("latin-1").split(";"):
             name, _, value = part.strip().partition("=")

@@ -32,7 +32,7 @@ class Spool:
         """Open an unnamed file. Raises OSError."""
         self._spools = spools
         self._rest = bytearray()
-        self._fd = _nameless(spools.folder)
+        self._fd = _unnamed_file(spools.folder)
 
     def add(self, data: bytes | bytearray) -> None:
         """Append `data`. Raises OSError where the file takes no more; the body has `data` all the same."""
@@ -98,7 +98,7 @@ class Spools:
         return spool
 
 
-def _nameless(folder: Path) -> int:
+def _unnamed_file(folder: Path) -> int:
     """A descriptor of an unnamed file. Raises OSError."""
     try:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

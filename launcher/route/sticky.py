@@ -37,7 +37,7 @@ def beginning(body: bytes) -> bytes:
     return b"".join(bytes(memoryview(part)[: _LENGTHS[-1]]) for part in parts)[: _LENGTHS[-1]]
 
 
-def hashes(text: bytes) -> list[int]:
+def prefix_hashes(text: bytes) -> list[int]:
     """Hashes of the beginnings of `text`, the longest first."""
     return [hash(text[:length]) for length in reversed(_LENGTHS) if len(text) >= length]
 

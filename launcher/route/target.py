@@ -12,7 +12,7 @@ from time import monotonic
 
 import msgspec
 
-from launcher.base.addresses import is_path, spelled
+from launcher.base.addresses import address_text, is_path
 from launcher.base.regular import server_key
 from launcher.errors import Finding, HostError
 from launcher.ir.fleet import BreakerUnit, RouteTarget
@@ -20,7 +20,7 @@ from launcher.ir.live import ServerState
 from launcher.route import breaker
 from launcher.route.body import changes_bodies
 from launcher.route.head import AnswerHead, RawHeaders
-from launcher.route.outside import Outside, kept
+from launcher.route.outside import Outside, answer_lines
 from launcher.route.problem import HttpError
 from launcher.route.upstream import Pool
 
@@ -265,7 +265,7 @@ class Target:
     def answer_for(self, status: int, came: RawHeaders) -> AnswerHead:
         """The head for clients of an answer with these header lines; kept for the next answer."""
         if self.outside is not None:
-            came = kept(came)
+            came = answer_lines(came)
         known = self._answer_head
         if known is None or known.came != came or known.status != status:
             known = self._answer_head = AnswerHead(status, came, b"" if self.is_control else self.name.encode())
@@ -291,7 +291,7 @@ class Target:
 
 def authority_of(host: str, port: int) -> bytes:
     """The Host header's value for an address."""
-    return b"localhost" if is_path(host) else spelled(host, port).encode()
+    return b"localhost" if is_path(host) else address_text(host, port).encode()
 
 
 def own_key(unit: RouteTarget) -> bytes:

@@ -34,7 +34,7 @@ class AskedUpstreams(StaticUpstreams):
 
     async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:  # noqa: ARG002
         """Compare with what the server says of itself."""
-        return claimed_name.stranger(name, await ask())
+        return claimed_name.wrong_server(name, await ask())
 
 
 class RemoteAwareUpstreams(Upstreams):
@@ -72,7 +72,7 @@ class RemoteAwareUpstreams(Upstreams):
     async def stranger(self, name: str, ask: Callable[[], Awaitable[bytes]], peer: int | None = None) -> str | None:
         """As `own`; a remote server is asked."""
         if name in self._remote:
-            return claimed_name.stranger(name, await ask())
+            return claimed_name.wrong_server(name, await ask())
         return await self._own.stranger(name, ask, peer)
 
     async def retry_after_oom(self, name: str, since: float, error_text: str = "") -> bool:

@@ -36,7 +36,7 @@ class Route(msgspec.Struct, frozen=True):
     """Media that no server of its first tier accepts."""
     stronger: tuple[str, ...] = ()
     """Names that may answer, in turn, what its servers refuse."""
-    sole: Target | None = None
+    only_target: Target | None = None
     """The only server of its first tier, if it is this fleet's; None: there is a choice to make."""
 
 
@@ -48,7 +48,7 @@ class View(msgspec.Struct, frozen=True):
     guard: Guard
     targets: dict[str, Target]
     routes: dict[str, Route]
-    auto: frozenset[str] = frozenset()
+    orchestrated: frozenset[str] = frozenset()
     """Names that an orchestrator answers (`auto`)."""
 
     def route(self, model: str | None, kind: Kind | None = None) -> Route:

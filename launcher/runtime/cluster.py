@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from launcher.base.addresses import spelled
+from launcher.base.addresses import address_text
 from launcher.ir.fleet import ClusterUnit, FleetManifest, SlurmUnit
 from launcher.route.doors import listening_socket
 from launcher.runtime.fleet import Runtime, UnitsOptions
@@ -21,7 +21,7 @@ class ClusterRuntime(Runtime):
     """One of several fronts. It waits until it leads, and ends when it no longer does; it is then started again."""
 
     _scheduler: Pods | Jobs
-    _giving: asyncio.Task[None] | None = None
+    _give_back_task: asyncio.Task[None] | None = None
 
     def _make_owner(self, units: UnitsOptions | None) -> ProcessOwner:
         del units
@@ -29,7 +29,7 @@ class ClusterRuntime(Runtime):
         if isinstance(slurm, SlurmUnit):
             anywhere = front.host in ("0.0.0.0", "::")  # noqa: S104 - compared with
             host = socket.gethostname() if anywhere else front.host
-            self._scheduler = Jobs(slurm, self._manifest, address=spelled(host, front.port))
+            self._scheduler = Jobs(slurm, self._manifest, address=address_text(host, front.port))
         else:
             assert isinstance(cluster, ClusterUnit)  # noqa: S101 - `in_cluster` says so
             self._scheduler = Pods(cluster, self._manifest, port=front.port)
@@ -40,7 +40,7 @@ class ClusterRuntime(Runtime):
         if isinstance(self._scheduler, Jobs) and isinstance(manifest.slurm, SlurmUnit):
             self._scheduler.take_over(manifest)
 
-    async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
+    async def _run_with_control(self, control_sock: socket.socket, control_address: Path) -> None:
         """Wait for the lease, run the fleet until told to end or the lease is lost, then give the lease back."""
         election = self._scheduler.election
         unit = self._table.front
@@ -53,23 +53,23 @@ class ClusterRuntime(Runtime):
             if self._shutdown.is_set():
                 self._listening.close()
                 return
-            watching = asyncio.create_task(self._end_with(election.lost))
+            watching = asyncio.create_task(self._end_when_lost(election.lost))
             try:
-                await super()._hold(control_sock, control_address)
+                await super()._run_with_control(control_sock, control_address)
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
-            await (self._giving or election.give_back())
+            await (self._give_back_task or election.give_back())
             await relay.end()
             await self._scheduler.close()
 
     def _on_signal(self, number: signal.Signals) -> None:
         """Give the lease back at once: the next front leads while our last requests are answered."""
         super()._on_signal(number)
-        self._giving = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
+        self._give_back_task = asyncio.get_running_loop().create_task(self._scheduler.election.give_back())
 
     async def _first(self, event: asyncio.Event) -> None:
         waits = [asyncio.create_task(one.wait()) for one in (event, self._shutdown)]
@@ -78,7 +78,7 @@ class ClusterRuntime(Runtime):
             task.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
 
-    async def _end_with(self, lost: asyncio.Event) -> None:
+    async def _end_when_lost(self, lost: asyncio.Event) -> None:
         """End as after a signal when the lease is lost."""
         await lost.wait()
         if not self._shutdown.is_set():

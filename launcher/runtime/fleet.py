@@ -27,7 +27,7 @@ from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.manifest import front_changes
 from launcher.runtime.deployment import read_deployment
 from launcher.runtime.host import front_url, notify, signals
-from launcher.runtime.keeping import Keeping, keep_pins
+from launcher.runtime.keeping import StateKeeper, keep_pins
 from launcher.runtime.observing import Observer
 from launcher.runtime.telling import happened
 from launcher.supervise.control import control_socket, serve_control, socket_address
@@ -68,13 +68,13 @@ class Runtime:
             self._manifest, state_dir=self._state_dir, owner=self._owner, emit=self._emit, front=self._url
         )
         self._supervisor.runtime_pid = os.getpid()
-        self._keeping = Keeping(self._state_dir, self._holder, self._make_state_dir)
+        self._keeping = StateKeeper(self._state_dir, self._holder, self._make_state_dir)
         self._observer = Observer(self._manifest, self._table, self._processes, emit=self.emit)
         self._events: EventLog | None = None
         """Opened once the lock is held: the store has one writer."""
         self._front: Any = None
         self._listening: socket.socket | None = None  # where clients come already, before the front is there
-        self._doors: Any = None
+        self._listeners: Any = None
         self._shutdown = asyncio.Event()
         self._reason = "control"
         self._serving: asyncio.Task[None] | None = None
@@ -82,7 +82,7 @@ class Runtime:
         self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
         self._started = False
         self._ending = False
-        self._leaves = False
+        self._processes_stay = False
         """The processes keep running when the runtime ends."""
 
     @property
@@ -110,7 +110,7 @@ class Runtime:
     def status(self) -> FleetStatus:
         """The fleet's status now."""
         status = self._observer.status(self._with_figures(self._supervisor.status()))
-        return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.trouble))
+        return msgspec.structs.replace(status, drift=(*status.drift, *self._keeping.problems))
 
     def _processes(self) -> tuple[ProcessStatus, ...]:
         return self._with_figures(self._supervisor.status()).processes
@@ -174,19 +174,19 @@ class Runtime:
             fronts = [unit.name for unit in manifest.services if unit.builtin is not None and unit.name in names]
             front = front_changes(self._table, table)
             # everything that may fail comes first: a reload that is refused has changed nothing
-            door = self._doors.prepare(table.front)
+            door = self._listeners.prepare(table.front)
             try:
                 self._front.replace_table(table)
             except BaseException:
                 door.close()
                 raise
             self._front.upstreams = route.with_remote(self._supervisor, table)
-            await self._doors.take(door)
+            await self._listeners.take(door)
             self._directory, self._manifest, self._table = directory, manifest, table
             self._url = self._supervisor.front = front_url(table)
-            self._keeping.claim()
+            self._keeping.update_lock()
             self._remember()
-            self._doors.drain_timeout_s = manifest.supervisor.drain_timeout_s
+            self._listeners.drain_timeout_s = manifest.supervisor.drain_timeout_s
             self._tell_owner(manifest)
             changes = await self._supervisor.reload(manifest, names)
             self._observer.take_over(manifest, table)
@@ -224,10 +224,10 @@ class Runtime:
                     with files.writing(self._state_dir):
                         sock = doors.enter_context(control_socket(self._state_dir))
                     address = doors.enter_context(socket_address(self._state_dir))
-                    await self._hold(sock, Path(address))
+                    await self._run_with_control(sock, Path(address))
             finally:
                 # Nothing can start a server any more; one that a late start left would live on without a runtime.
-                if not self._leaves:
+                if not self._processes_stay:
                     await self._supervisor.sweep()
                 if self._events is not None:
                     self._events.close()
@@ -248,7 +248,7 @@ class Runtime:
         served = (self._directory / name for name in ("fleet.json", "routes.json"))
         self._keeping.remember((self._state_dir / "request.json", *served))
 
-    async def _hold(self, control_sock: socket.socket, control_address: Path) -> None:
+    async def _run_with_control(self, control_sock: socket.socket, control_address: Path) -> None:
         from launcher import route  # noqa: PLC0415 - uvicorn and starlette, 0.15 s
 
         self._open_doors(control_address)
@@ -271,7 +271,7 @@ class Runtime:
                 self._front,
                 host=unit.host,
                 port=unit.port,
-                doors=self._doors,
+                doors=self._listeners,
                 shutdown=closing,
                 drain_timeout_s=drain_s,
             )
@@ -284,7 +284,7 @@ class Runtime:
                 await asyncio.gather(keeping, self._end_reloads(), return_exceptions=True)
                 closing.set()
                 await asyncio.gather(self._serving, return_exceptions=True)
-                if self._leaves:
+                if self._processes_stay:
                     self._supervisor.abandon()
                 else:
                     await self._supervisor.stop_all(self._reason)
@@ -302,7 +302,7 @@ class Runtime:
         sock = self._listening or route.bind(self._front, self._table.front.host, self._table.front.port)
         with contextlib.ExitStack() as unless_made:
             unless_made.callback(sock.close)
-            self._doors = route.Doors(self._front, sock, route.bind_more(self._front))
+            self._listeners = route.Listeners(self._front, sock, route.bind_more(self._front))
             unless_made.pop_all()
 
     def _page_routes(self) -> Any:
@@ -371,6 +371,6 @@ class Runtime:
                 self._serving.cancel()
             return
         self._reason = number.name
-        self._leaves = self._owner.outlives
+        self._processes_stay = self._owner.outlives
         notify("STOPPING=1")
         self._shutdown.set()

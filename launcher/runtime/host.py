@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 
-from launcher.base.addresses import spelled
+from launcher.base.addresses import address_text
 from launcher.ir.fleet import RoutingTable
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -34,7 +34,7 @@ def front_url(table: RoutingTable) -> str:
     unit = table.front
     host = "127.0.0.1" if unit.host in ("0.0.0.0", "::") else unit.host  # noqa: S104 - shown, not bound
     scheme = "http" if unit.tls_cert_file is None else "https"
-    return f"{scheme}://{spelled(host, unit.port)}"
+    return f"{scheme}://{address_text(host, unit.port)}"
 
 
 def notify(message: str) -> None:

@@ -30,13 +30,13 @@ PINS_NAME = "pinned.json"
 """Files of models that are pinned in the warm pool, kept across restarts."""
 
 
-class Keeping:
+class StateKeeper:
     """The lock, the control socket and the files of one run. All methods are called in its event loop."""
 
     def __init__(self, state_dir: Path, holder: Callable[[], LockOwner], make: Callable[[], object]) -> None:
         """`holder`: our entry for the lock. `make`: creates the directory, as at the start. Locks nothing yet."""
         self.lock = OwnedLock(state_dir / LOCK_NAME)
-        self.trouble: tuple[str, ...] = ()
+        self.problems: tuple[str, ...] = ()
         """What the disk refuses now, as text for people."""
         self._state_dir = state_dir
         self._holder = holder
@@ -60,10 +60,10 @@ class Keeping:
         finally:
             self.lock.release()
 
-    def claim(self) -> None:
+    def update_lock(self) -> None:
         """Write our present entry into the lock; on a disk that takes nothing the old one stays."""
         try:
-            self.lock.rename(self._holder())
+            self.lock.write_owner(self._holder())
         except OSError as error:
             _LOG.warning("%s is not up to date: %s", self.lock.path, error)
 
@@ -83,16 +83,16 @@ class Keeping:
                 lost = [*self._lock_again(), *await self._socket_again(app, doors), *self._files_again()]
                 trouble = (*lost, *heal())
                 for line in trouble:
-                    if line not in self.trouble:
+                    if line not in self.problems:
                         _LOG.warning("%s", line)
-                self.trouble = trouble
+                self.problems = trouble
 
     def _lock_again(self) -> Iterable[str]:
         """Lock again where commands look for it: the old lock may be in a directory that was removed."""
         try:
             if not (self._state_dir / "servers").is_dir():
                 self._make()
-            if self.lock.is_there():
+            if self.lock.is_at_path():
                 return ()
             lock = OwnedLock(self.lock.path)
             lock.acquire(self._holder())
@@ -101,7 +101,7 @@ class Keeping:
         except (OSError, LaunchError) as error:
             return (f"the state directory {self._state_dir} is gone and cannot be made: {_reason(error)}",)
         _LOG.warning("%s was gone: it is made again", self._state_dir)
-        self.lock.drop()
+        self.lock.release_lost()
         self.lock = lock
         return ()
 

@@ -16,7 +16,7 @@ from launcher.ir.events import Happened
 from launcher.ir.fleet import FleetManifest, RoutingTable
 from launcher.ir.live import FleetStatus, ProcessStatus
 from launcher.orchestrate.pool import WarmPool
-from launcher.runtime.targets import bounds, samples, targets_now, turned
+from launcher.runtime.targets import bounds, samples, target_events, targets_now
 from launcher.supervise import events
 from launcher.supervise.room import available_bytes
 
@@ -55,11 +55,11 @@ class Observer:
         self._met: dict[tuple[str, str], bool] = {}
         """Target and server → whether it was met at the last event."""
         self._swaps = _swaps(manifest)
-        self._found: dict[str, str] = {}
+        self._file_sources: dict[str, str] = {}
         """Server → where its last start found its files."""
         self._swap_s: float | None = None
         self._failures: Counter[str] = Counter()
-        self._slips: Counter[str] = Counter()
+        self._degradations: Counter[str] = Counter()
         self._restored: Counter[str] = Counter()
         self._models = _models(manifest, table)
         self._vram: int | None = None
@@ -92,7 +92,7 @@ class Observer:
         match event:
             case events.ServerStarting() | events.ServerAdopted():
                 kept = self.pool.residency(event.name)[1] in ("warm", "locked")
-                self._found[event.name] = "pool" if kept else "disk"
+                self._file_sources[event.name] = "pool" if kept else "disk"
                 self.pool.started(event.name)
             case events.FleetReady():
                 self._start()
@@ -103,21 +103,21 @@ class Observer:
                 self.pool.ended(event.name)
             case events.RungTaken() if event.rung and not event.by_hand:
                 self._failures[event.name] += 1
-                self._slips[event.name] += 1
+                self._degradations[event.name] += 1
             case events.Swapped():
-                self._swaps[self._found.get(event.name, "disk")].observe(event.seconds)
+                self._swaps[self._file_sources.get(event.name, "disk")].observe(event.seconds)
                 self._swap_s = event.seconds
-                self.look()
+                self.check_targets()
             case events.SlotsRestored():
                 self._restored[event.name] += event.tokens
             case _:
                 pass
 
-    def look(self) -> None:
+    def check_targets(self) -> None:
         """Emit an event for each target that is missed now, or met again."""
         if self._targets is not msgspec.UNSET:
             now = targets_now(self._targets, self._processes(), self._swap_s)
-            for what in turned(self._met, now):
+            for what in target_events(self._met, now):
                 self._emit(what)
             self._met |= {(t.name, t.server): t.met for t in now if t.met is not None}
 
@@ -125,7 +125,7 @@ class Observer:
         while True:
             await asyncio.sleep(TARGETS_EVERY_S)
             with contextlib.suppress(OSError):  # no descriptor left: the next look is tried all the same
-                self.look()
+                self.check_targets()
 
     def status(self, status: FleetStatus) -> FleetStatus:
         """`status` with the shares of workers' files in RAM, and with the targets."""
@@ -171,7 +171,7 @@ class Observer:
                 "Restarts of a process that was not asked to end.",
                 [({"server": p.name}, p.restarts) for p in processes],
             ),
-            counter("launch_out_of_memory_total", "Steps down the ladder.", _by("server", self._slips)),
+            counter("launch_out_of_memory_total", "Steps down the ladder.", _by("server", self._degradations)),
             gauge("launch_server_rung", "Where a server stands on its ladder; 0 = as planned.", rungs),
             counter(
                 "launch_slot_tokens_restored_total",

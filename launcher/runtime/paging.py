@@ -113,7 +113,7 @@ class Pages:
                 for name, unit in table.targets.items()
                 if unit.outside is not None and not unit.outside.supervised
             ],
-            "auto": sorted(self._front.view.auto),
+            "auto": sorted(self._front.view.orchestrated),
             "names": sorted({*table.names, *table.targets}),
         }
 
@@ -163,19 +163,19 @@ class Pages:
 
     async def projects(self) -> list[Any]:
         """Every project, the most recently used first."""
-        found = await self._remembered(list_projects)
+        found = await self._read_memory(list_projects)
         return sorted(found or [], key=lambda project: -project.last_at)
 
     async def project(self, owner: str, name: str) -> list[dict[str, Any]]:
         """The last generations of a project, the newest first."""
-        return await self._remembered(recent_generations, owner, name) or []
+        return await self._read_memory(recent_generations, owner, name) or []
 
     async def generation(self, generation_id: str) -> dict[str, Any] | None:
         """A generation with its blocks, verdicts and notes; None where there is none."""
-        found: dict[str, Any] | None = await self._remembered(read_generation, generation_id)
+        found: dict[str, Any] | None = await self._read_memory(read_generation, generation_id)
         return found
 
-    async def _remembered(self, read: Callable[..., Any], *words: str) -> Any:
+    async def _read_memory(self, read: Callable[..., Any], *words: str) -> Any:
         """Read the project memory in a thread; None where there is none."""
         path = self._state_dir() / FILE_NAME
         return await asyncio.to_thread(read, path, *words) if path.is_file() else None

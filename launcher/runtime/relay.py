@@ -20,7 +20,7 @@ def _problem(status: bytes, code: bytes, message: bytes) -> bytes:
     return b"HTTP/1.1 %b\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (status, head, len(body), body)
 
 
-_NOBODY = _problem(b"503 Service Unavailable", b"front_waiting", b"no front of this fleet leads yet; ask again")
+_NO_LEADER = _problem(b"503 Service Unavailable", b"front_waiting", b"no front of this fleet leads yet; ask again")
 _ENDED = _problem(b"502 Bad Gateway", b"front_ended", b"the front that led ended before it answered")
 
 
@@ -82,7 +82,7 @@ class Relay:
                     there = await asyncio.open_connection(*leader, limit=_CHUNK_BYTES)
                 expect_acknowledgements(there[1].get_extra_info("socket"))
                 try:
-                    asked = await _both_ways((reader, writer), there, answered)
+                    asked = await _relay((reader, writer), there, answered)
                 finally:
                     there[1].close()
                 if asked and not answered[0] and not self._encrypted:
@@ -93,15 +93,15 @@ class Relay:
         if not self._encrypted:
             async with asyncio.timeout(_HEAD_S):
                 await reader.readuntil(b"\r\n\r\n")
-            answered[0] = len(_NOBODY)
-            writer.write(_NOBODY)
+            answered[0] = len(_NO_LEADER)
+            writer.write(_NO_LEADER)
             await writer.drain()
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _both_ways(client: Streams, server: Streams, answered: list[int]) -> int:
+async def _relay(client: Streams, server: Streams, answered: list[int]) -> int:
     """Relay until the server ends, counting its bytes in `answered`; returns the number of bytes from the client."""
     asked = [0]
     asking = asyncio.create_task(_ask(client[0], server[1], asked))

@@ -35,7 +35,7 @@ def _now(target: TargetUnit, swap_s: float | None, processes: Mapping[str, Proce
     return TargetStatus(name=target.name, server=target.server, limit=target.limit, measured=measured, met=met)
 
 
-def turned(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) -> Iterator[Happened]:
+def target_events(before: Mapping[tuple[str, str], bool], now: Iterable[TargetStatus]) -> Iterator[Happened]:
     """An event for each target that is missed and was not `before` (by name and server), or is met again."""
     for target in now:
         was = before.get((target.name, target.server), True)

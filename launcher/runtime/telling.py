@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.base.addresses import place
+from launcher.base.addresses import port_or_path
 from launcher.ir.events import Happened, Kind
 from launcher.sizes import gib
 from launcher.supervise import events
@@ -51,7 +51,7 @@ def _sentence(event: events.AnyEvent, *, is_up: bool) -> _Sentence:  # noqa: C90
                 cause = f"its process ended unasked: restart {event.restart}"
             where = {"socket": event.socket} if event.socket else {"port": event.port}
             details = {"pid": event.pid, **where, "restart": event.restart}
-            return "starting", f"starts on {place(event.socket, event.port)}", cause, details
+            return "starting", f"starts on {port_or_path(event.socket, event.port)}", cause, details
         case events.ServerSlow():
             expected = "" if event.expected_s is None else f"; {event.expected_s:.0f} s were expected"
             details = {"seconds": event.seconds, "expected_s": event.expected_s}
@@ -95,10 +95,10 @@ def _sentence(event: events.AnyEvent, *, is_up: bool) -> _Sentence:  # noqa: C90
             message = f"{outcome} in {event.seconds:.2f} s"
             return "hook", message, event.error or "", {"seconds": event.seconds}
         case _:
-            return _said_of_fleet(event)
+            return _fleet_sentence(event)
 
 
-def _said_of_fleet(event: _FleetEvent) -> _Sentence:
+def _fleet_sentence(event: _FleetEvent) -> _Sentence:
     details: dict[str, Any]
     match event:
         case events.RuntimeStarted():

@@ -9,7 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from launcher.base.addresses import is_path, place
+from launcher.base.addresses import is_path, port_or_path
 from launcher.supervise import ports
 from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.owner import Ending
@@ -48,7 +48,7 @@ def obstacle(spec: ProcessSpec, *, programs: bool = True) -> Diagnosis | None:
 
 
 def _place(spec: ProcessSpec) -> str:
-    return place(spec.unit.host, spec.unit.port)
+    return port_or_path(spec.unit.host, spec.unit.port)
 
 
 def _elsewhere(spec: ProcessSpec) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.base import procfs
 from launcher.base.addresses import is_path
-from launcher.base.unix_socket import make_room, remove_stale
+from launcher.base.unix_socket import prepare_socket_path, remove_stale
 from launcher.ir.live import Manager
 from launcher.supervise import logs, process, slots
 from launcher.supervise.causes import obstacle
@@ -60,7 +60,7 @@ class Children(RecordStore):
             if spec.unit.slot_save_path is not None:
                 slots.prepare(spec.unit.slot_save_path)
             if is_path(spec.unit.host):
-                make_room(spec.unit.host)
+                prepare_socket_path(spec.unit.host)
             child = process.spawn(spec.unit, record, self._inherited[spec.unit.kind], self.path(record.name))
         except OSError as error:
             cause = f"cannot start {spec.unit.argv[0]}: {error}"

@@ -93,7 +93,7 @@ class Fallbacks:
         self.spec = planned
         self._landed: tuple[str, int] | None = None
 
-    def land(self, address: tuple[str, int] | None) -> None:
+    def set_address(self, address: tuple[str, int] | None) -> None:
         """Set the address at which its process listens, if a scheduler chose it; None: that of the spec."""
         if address != self._landed:
             self._landed = address

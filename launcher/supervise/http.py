@@ -11,7 +11,7 @@ from typing import Any
 import httptools
 import msgspec
 
-from launcher.base.addresses import is_path, spelled
+from launcher.base.addresses import address_text, is_path
 from launcher.base.decoding import UNREADABLE
 from launcher.base.unix_socket import peer_pid
 
@@ -60,7 +60,7 @@ class HttpConnection:
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = _REACHABLE.get(host, host), port
-        self._authority = "localhost" if is_path(host) else spelled(host, port)
+        self._authority = "localhost" if is_path(host) else address_text(host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.opened = 0
         """Number of connections made: while it stays the same, the same process answers."""

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base import procfs
-from launcher.base.addresses import is_path, wrong_path
+from launcher.base.addresses import is_path, socket_path_fault
 from launcher.base.decoding import UNREADABLE
 from launcher.base.names import PROCESS
 from launcher.base.regular import read_regular
@@ -183,7 +183,7 @@ def _impossible(record: ServerRecord) -> str | None:
             return f"{name} {str(value)[:40]}"
     if not PROCESS.fullmatch(record.name) or not record.argv:
         return f"name {record.name[:40]!r}, argv {record.argv[:1]!r}"
-    if is_path(record.host) and (record.port or wrong_path(record.host) is not None):
+    if is_path(record.host) and (record.port or socket_path_fault(record.host) is not None):
         return f"host {record.host[:120]!r}"
     if record.log_file and ("\0" in record.log_file or not Path(record.log_file).is_absolute()):
         return f"log_file {record.log_file!r}"
@@ -201,7 +201,7 @@ def argv_agrees(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
     return argv[-len(running) :] == running or running[-len(argv) :] == argv
 
 
-def shows(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
+def argv_compatible(argv: tuple[str, ...], running: tuple[str, ...]) -> bool:
     """Like `argv_agrees`, for a process that other facts show to be ours: a user's wrapper may run another program.
 
     `exec /elsewhere/llama-server "$@"` keeps the arguments.
@@ -223,7 +223,7 @@ def mismatch(record: ServerRecord) -> str | None:
     running = _settled_cmdline(record.pid)
     if not running:
         return "the process has ended"
-    if not shows(record.argv, running):
+    if not argv_compatible(record.argv, running):
         shown = " ".join(running)[:120]
         return f"pid {record.pid} runs something else: {shown}"
     return None
@@ -269,7 +269,7 @@ def unrecorded(directory: Path, known: Collection[str], begun: Iterable[ServerRe
         if stat is None or stat.session != pid or stat.state == "Z" or not argv:
             continue  # what a server forked carries its mark too, and ends with its session
         record = written.get(path.stem)
-        if record is None or not shows(record.argv, argv):
+        if record is None or not argv_compatible(record.argv, argv):
             record = ServerRecord(
                 deployment=directory.parent.name,
                 input_digest="",

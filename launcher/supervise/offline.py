@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from launcher.base import procfs
-from launcher.base.addresses import is_path, socket_of
+from launcher.base.addresses import is_path, socket_path
 from launcher.base.locks import LockOwner, is_locked, try_lock
 from launcher.base.regular import read_json
 from launcher.base.unix_socket import remove_stale
@@ -75,7 +75,7 @@ def offline_status(state_dir: Path) -> FleetStatus:
             kind=record.kind,
             state="ready" if record.ready_s is not None else "starting",
             port=record.port,
-            socket=socket_of(record.host),
+            socket=socket_path(record.host),
             pid=record.pid,
             model=record.model,
             tier=record.tier,

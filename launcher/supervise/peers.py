@@ -29,7 +29,7 @@ _HELLO = struct.pack("<BQ", 14, _CAPABILITIES) + bytes(_CAPABILITIES)
 _LONGEST = 256
 
 
-async def hello(endpoint: str) -> bool:
+async def answers_hello(endpoint: str) -> bool:
     """Whether an RPC server at `host:port` answers within two seconds. One that already has a client does not."""
     host, _, port = endpoint.rpartition(":")
     try:
@@ -50,7 +50,7 @@ async def hello(endpoint: str) -> bool:
 async def absent(endpoints: Iterable[str]) -> list[str]:
     """The `endpoints` that do not answer, or that have another client."""
     known = list(endpoints)
-    answers = await asyncio.gather(*map(hello, known))
+    answers = await asyncio.gather(*map(answers_hello, known))
     return [endpoint for endpoint, answered in zip(known, answers, strict=True) if not answered]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from launcher.base import claimed_name, procfs
-from launcher.base.addresses import is_path, place
+from launcher.base.addresses import is_path, port_or_path
 from launcher.base.regular import server_key
 from launcher.supervise import http, ports
 from launcher.supervise.owner import OwnedProcess
@@ -40,7 +40,7 @@ class UnfitError(Exception):
     """The server answers, but is not what was planned, and waiting does not change that."""
 
 
-async def begun(process: OwnedProcess, interval_s: float, on_progress: Callable[[bool], None]) -> int:
+async def wait_started(process: OwnedProcess, interval_s: float, on_progress: Callable[[bool], None]) -> int:
     """Wait until the process exists; returns its pid. Waiting for a node counts as progress, not as a late start."""
     if not process.waits:
         return await process.started()
@@ -156,7 +156,7 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
         except http.NotHttpError as error:
             nonsense += 1
             if nonsense == _NONSENSE:
-                at, who = place(spec.unit.host, spec.unit.port), _stranger(spec, pid, line)
+                at, who = port_or_path(spec.unit.host, spec.unit.port), _stranger(spec, pid, line)
                 who = who or "the server that was started"
                 raise UnfitError(f"{at} is answered by {who}, with what is {error}") from None
         except OSError:
@@ -169,7 +169,7 @@ async def _until_healthy(spec: ProcessSpec, pid: int, line: http.HttpConnection)
                 if healthy:
                     return
             elif healthy:
-                at = place(spec.unit.host, spec.unit.port)
+                at = port_or_path(spec.unit.host, spec.unit.port)
                 raise UnfitError(f"{at} is answered by {owner}, not by the server that was started")
             else:
                 line.close()
@@ -236,7 +236,7 @@ def _check_props(spec: ProcessSpec, reply: http.Reply) -> None:
 
 def _check_name(spec: ProcessSpec, reply: http.Reply) -> None:
     """`/v1/models` must show the server's name. Raises UnfitError."""
-    who = claimed_name.stranger(spec.name, reply.body)
+    who = claimed_name.wrong_server(spec.name, reply.body)
     if who is not None:
         raise UnfitError(f"{spec.unit.host}:{spec.unit.port} is answered by another server: {who}")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from launcher.base.addresses import place
+from launcher.base.addresses import port_or_path
 from launcher.supervise.spec import ProcessSpec
 
 
@@ -120,4 +120,4 @@ def _addresses_meet(names: list[str], old: Mapping[str, ProcessSpec], new: Mappi
 
 def _place(spec: ProcessSpec) -> str:
     """The part of its address that no other process can have: the port, or the path."""
-    return place(spec.unit.host, spec.unit.port)
+    return port_or_path(spec.unit.host, spec.unit.port)

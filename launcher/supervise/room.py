@@ -67,7 +67,7 @@ class Room:
             placing.lacks_room = True
             await asyncio.sleep(_LOOK_AGAIN_S)
 
-    def is_there(self, runner: Runner) -> bool:
+    def has_room(self, runner: Runner) -> bool:
         """Whether the budgets have room for `runner` now, without stopping another server."""
         try:
             return evict_for(runner.spec, self._sharers(runner), self.budgets, {}) == ()

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from launcher.base import procfs
-from launcher.base.addresses import socket_of
+from launcher.base.addresses import socket_path
 from launcher.ir.live import Lease, ServerState
 from launcher.supervise import events, lifecycle, readiness, slots
 from launcher.supervise.causes import UNEXPLAINED, cause_of_end, overdue
@@ -52,7 +52,7 @@ class Runner:
         self.failure: Diagnosis | None = None
         self.ending = Ending(code=None)
         """How its last process ended."""
-        self.took_s: float | None = None
+        self.start_took_s: float | None = None
         """Seconds that its last start took; None: unknown."""
         self.unhealthy = 0
         """Health checks in a row without an answer."""
@@ -63,7 +63,7 @@ class Runner:
         self.emit = shared.emit
         self._shared = shared
         self._process: OwnedProcess | None = None
-        self._watcher = Watcher(on_exit=self._gone, on_end=lambda: self.mark("over", on=True))
+        self._watcher = Watcher(on_exit=self._on_exit, on_end=lambda: self.mark("over", on=True))
         self._probe: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._until: list[tuple[tuple[ServerState, ...], asyncio.Future[ServerState]]] = []
@@ -110,7 +110,7 @@ class Runner:
             life=self.life,
             in_flight=self.in_flight,
             idle_s=now - self.last_used,
-            ready_s=self.took_s,
+            ready_s=self.start_took_s,
             up_s=now - self.ready_at,
         )
 
@@ -260,7 +260,7 @@ class Runner:
         level = self.fallbacks.degradation.level
         start = functools.partial(shared.owner.start, spec, level, record, self._watcher)
         try:
-            self._process = AfterPeers(spec, start, self._gone) if spec.unit.peers else start()
+            self._process = AfterPeers(spec, start, self._on_exit) if spec.unit.peers else start()
         except RefusedError as error:
             self.failure, self.ending = error.why, Ending(code=None)
             shared.owner.forget(self.name)
@@ -278,9 +278,9 @@ class Runner:
 
         policy = self.spec.policy
         interval_s = min(1.0, max(0.05, min(policy.stall_timeout_s, policy.start_timeout_s) / 4))
-        pid = process.pid or await readiness.begun(process, interval_s, progressed)
+        pid = process.pid or await readiness.wait_started(process, interval_s, progressed)
         if process.address is not None:
-            self.fallbacks.land(process.address)
+            self.fallbacks.set_address(process.address)
         if self.record is not None and not self.record.pid:
             self.record = msgspec.structs.replace(self.record, **procfs.birth(pid))
             self._shared.owner.keep(self.record)
@@ -290,7 +290,7 @@ class Runner:
                 port=self.spec.unit.port,
                 log_file=self.record.log_file,
                 restart=self.life.restarts,
-                socket=socket_of(self.spec.unit.host),
+                socket=socket_path(self.spec.unit.host),
             )
             self.emit(started)
         trim = functools.partial(self._shared.owner.trim_log, self.name)
@@ -322,11 +322,11 @@ class Runner:
         if probe is not None and probe is not asyncio.current_task():
             probe.cancel()
 
-    def _gone(self, ending: Ending) -> None:
+    def _on_exit(self, ending: Ending) -> None:
         """Nothing of the process is left: find the cause, and after out-of-memory go down a level."""
         self._cancel_probe()
         if self._process is not None and self._process.address is not None:
-            self.fallbacks.land(None)
+            self.fallbacks.set_address(None)
         self._process, self.ending = None, ending
         self._shared.owner.forget(self.name)
         life = self.life
@@ -349,14 +349,14 @@ class Runner:
     def _emit_change(self, before: Life) -> None:
         life = self.life
         if life.state == "ready" and before.state == "starting":
-            self.took_s = life.since - before.since
+            self.start_took_s = life.since - before.since
             self.last_used = self.ready_at = life.since
             if self.record is not None and self._process is not None:
                 if self.record.ready_s is not None:
-                    self.took_s = self.record.ready_s  # an earlier runtime saw it start
-                self.record = msgspec.structs.replace(self.record, ready_s=self.took_s)
+                    self.start_took_s = self.record.ready_s  # an earlier runtime saw it start
+                self.record = msgspec.structs.replace(self.record, ready_s=self.start_took_s)
                 self._shared.owner.keep(self.record)
-                self.emit(events.ServerReady(name=self.name, pid=self._process.pid, seconds=self.took_s))
+                self.emit(events.ServerReady(name=self.name, pid=self._process.pid, seconds=self.start_took_s))
         elif life.state == "stopping" and life.failing is None:
             self.emit(events.ServerStopping(name=self.name, why=life.why))
         elif life.state == "stopped":

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.base import procfs
-from launcher.base.addresses import socket_of
+from launcher.base.addresses import socket_path
 from launcher.ir.live import ProcessStatus
 from launcher.manifest import argv_changes
-from launcher.supervise.identity import shows
+from launcher.supervise.identity import argv_compatible
 from launcher.supervise.measuring import Measured
 from launcher.supervise.runner import Runner
 from launcher.supervise.spec import ProcessSpec
@@ -28,7 +28,7 @@ def process_status(runner: Runner, *, note: str, measured: Measured, queued: int
     if pid is not None and record is not None:
         drift += argv_changes(record.argv, spec.unit.argv)
         running = procfs.cmdline(pid)
-        if running and not shows(record.argv, running):
+        if running and not argv_compatible(record.argv, running):
             drift.append(f"the process shows another argv: {' '.join(running)[:200]}")
     measured_bytes = _measured(pid, measured) if pid is not None else {}
     planned = planned_bytes(spec)
@@ -38,7 +38,7 @@ def process_status(runner: Runner, *, note: str, measured: Measured, queued: int
         kind=spec.unit.kind,
         state=life.shown,
         port=spec.unit.port,
-        socket=socket_of(spec.unit.host),
+        socket=socket_path(spec.unit.host),
         pid=pid,
         model=spec.unit.model,
         tier=spec.unit.tier,

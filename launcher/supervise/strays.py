@@ -37,7 +37,7 @@ class Strays:
         await self._end(left, "changed")
         return tuple(rejected)
 
-    async def look_behind(self) -> None:
+    async def adopt_foreign(self) -> None:
         """Adopt processes that others started since (`systemctl start`), or end those that one of ours replaces.
 
         What changes while the owner is asked is left for the next call.

@@ -62,7 +62,7 @@ class Supervisor(Upstreams):
         drain_s = manifest.supervisor.drain_timeout_s
         available, cards = (None, self._measurer.cards) if owner.local else (dict, None)
         waker = Waker(runners, _budgets(manifest), drain_s, available, cards)
-        waker.waits = True
+        waker.is_recovering = True
         self._runners, self._waker, self._owner = runners, waker, owner
         self._strays = Strays(owner, self._specs, runners, waker.rivals, emit)
         self._upkeep = Upkeep(
@@ -71,7 +71,7 @@ class Supervisor(Upstreams):
             settings=manifest.supervisor,
             measurer=self._measurer,
             fill_groups=lambda: waker.fill_groups([runners[name] for name in self.boot_names()]),
-            look_behind=self._strays.look_behind,
+            adopt_foreign=self._strays.adopt_foreign,
         )
         self._hooks = Hooks(manifest.hooks, emit)
         self._settled: dict[str, asyncio.Event] = {}
@@ -84,14 +84,14 @@ class Supervisor(Upstreams):
         """State of `name` now; an unknown name is stopped, one of which it is not known yet may run already."""
         runner = self._runners.get(name)
         state = "stopped" if runner is None else runner.routing_state
-        return "starting" if state == "stopped" and runner is not None and self._waker.waits else state
+        return "starting" if state == "stopped" and runner is not None and self._waker.is_recovering else state
 
     def left_s(self, name: str) -> float | None:
         """By its last start, else by its medium's speed."""
         runner = self._runners.get(name)
         if runner is None or runner.life.state not in ("starting", "stopped", "stopping", "backoff"):
             return None
-        takes_s = runner.spec.unit.load_s if runner.took_s is None else runner.took_s
+        takes_s = runner.spec.unit.load_s if runner.start_took_s is None else runner.start_took_s
         return None if takes_s is None else max(0.0, takes_s - (runner.starting_s or 0.0))
 
     def ended_from_outside(self, name: str) -> bool:
@@ -116,7 +116,7 @@ class Supervisor(Upstreams):
         """Who owns processes here knows whose the port, or the other end, is."""
         runner = self._runners.get(name)
         if not self._owner.local:
-            return claimed_name.stranger(name, await ask())
+            return claimed_name.wrong_server(name, await ask())
         if runner is None or runner.pid is None:
             raise ProcessLookupError
         if peer is not None:
@@ -144,7 +144,7 @@ class Supervisor(Upstreams):
         """
         begun, boot = asyncio.get_running_loop().time(), self.boot_names()
         self._settled = {name: asyncio.Event() for name in boot}
-        self._waker.waits = False
+        self._waker.is_recovering = False
         for name, runner in self._runners.items():
             runner.mark("returning", on=name in boot)
         limit = asyncio.Semaphore(self.manifest.supervisor.max_parallel_starts)
@@ -173,11 +173,11 @@ class Supervisor(Upstreams):
                 seconds=asyncio.get_running_loop().time() - begun,
                 front=self.front,
                 ready=ready,
-                failed=tuple(name for name in boot if name not in ready and not self._stands_back(name)),
+                failed=tuple(name for name in boot if name not in ready and not self._is_displaced(name)),
             )
         )
 
-    def _stands_back(self, name: str) -> bool:
+    def _is_displaced(self, name: str) -> bool:
         """Whether another member of its exclusive group runs, which an earlier runtime had swapped in."""
         group = self._specs[name].unit.exclusive
         others = [
@@ -303,7 +303,7 @@ class Supervisor(Upstreams):
         processes = [
             process_status(
                 runner,
-                note=self._beyond(runner) if name in compiled else "no longer compiled",
+                note=self._spared_drift(runner) if name in compiled else "no longer compiled",
                 measured=self._measurer.of(runner.pid),
                 queued=self._waker.waiting(name),
             )
@@ -323,7 +323,7 @@ class Supervisor(Upstreams):
             manager=self._owner.manager,
         )
 
-    def _beyond(self, runner: Runner) -> str:
+    def _spared_drift(self, runner: Runner) -> str:
         """How the command line in use differs from the compiled one: a failed reload did not restart the process."""
         return "; ".join(argv_changes(runner.fallbacks.planned.unit.argv, self._specs[runner.name].unit.argv))
 

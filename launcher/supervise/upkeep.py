@@ -35,7 +35,7 @@ _SHARE = 50
 class Upkeep:
     """Loops over `runners`, a live view, from `start` to `stop`.
 
-    `fill_groups` is called after idle servers were stopped; `look_behind` every `health_interval_s`, if others can
+    `fill_groups` is called after idle servers were stopped; `adopt_foreign` every `health_interval_s`, if others can
     start our processes (systemd).
     """
 
@@ -44,7 +44,7 @@ class Upkeep:
     settings: SupervisorUnit
     measurer: Measurer
     fill_groups: Callable[[], Awaitable[None]]
-    look_behind: Callable[[], Awaitable[None]]
+    adopt_foreign: Callable[[], Awaitable[None]]
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(self.settings.health_interval_s)
             with _AGAIN:
-                await self.look_behind()
+                await self.adopt_foreign()
 
     async def _check(self, runner: Runner) -> None:
         """One health check; `health_failures` in a row restart the process. An answered request proves health, too."""

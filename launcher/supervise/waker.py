@@ -45,7 +45,7 @@ class Waker:
     ) -> None:
         self.room = Room(runners, budgets, available, cards)
         self.closed = False
-        self.waits = False
+        self.is_recovering = False
         """Nothing is started yet: the processes of an earlier runtime are not known."""
         self.drain_timeout_s = drain_timeout_s
         self._runners = runners
@@ -104,7 +104,7 @@ class Waker:
 
     async def _run(self, runner: Runner, attempt: StartAttempt) -> None:
         """Start `runner`, and grant the waiters their leases before another start may displace it."""
-        await runner.wait_while(lambda: self.waits)
+        await runner.wait_while(lambda: self.is_recovering)
         async with self._next_turn(runner), self.turn(runner.spec.unit.exclusive):
             if runner.spec.unit.start == "demand" or runner.spec.unit.exclusive is not None:
                 await self._bring_up(runner, attempt)
@@ -198,7 +198,7 @@ class Waker:
                 for other in displaced:
                     await self.room.until_given_back(other)
                     # else it comes with its next request, a default once there is room
-                    if {*self.rivals(other)} <= {runner} and self.room.is_there(other):
+                    if {*self.rivals(other)} <= {runner} and self.room.has_room(other):
                         other.start()
             raise
 

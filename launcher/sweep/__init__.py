@@ -5,13 +5,13 @@ In: a server's fields with several values each; samples. Out: points; results; a
 
 from launcher.sweep.chart import plot
 from launcher.sweep.points import GROUPS, current_of, grid, is_swept, setting_words, swept
-from launcher.sweep.recommendation import LOOKS, candidate, is_decided, recommend, recommended, verdict_of_all
+from launcher.sweep.recommendation import ROUNDS, candidate, is_decided, recommend, recommended, verdict_of_all
 from launcher.sweep.rows import read_rows, row_text
 from launcher.sweep.statistics import batch_speeds, gain_of, percentile, summarise, with_expectation, with_multipliers
 
 __all__ = [
     "GROUPS",
-    "LOOKS",
+    "ROUNDS",
     "batch_speeds",
     "candidate",
     "current_of",

@@ -16,7 +16,7 @@ MIN_GAIN = 0.03
 OPEN_GAIN = 0.10
 """An interval that reaches 10 % may hide a gain that matters: more pairs are measured."""
 _together = attrgetter("together")
-LOOKS = 3
+ROUNDS = 3
 """Rounds of measuring pairs at most, each with twice the pairs of the one before."""
 
 

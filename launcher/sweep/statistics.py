@@ -80,14 +80,14 @@ def with_multipliers(results: Sequence[PointResult]) -> tuple[PointResult, ...]:
         alone = [
             (int(other.settings.get("slots", "0")), other.latency.p95)
             for other in results
-            if other.in_flight == 1 and other.latency and _beside_slots(other) == _beside_slots(result)
+            if other.in_flight == 1 and other.latency and _without_slots(other) == _without_slots(result)
         ]
         multiplier = result.latency.p95 / min(alone)[1] if result.latency and alone else None
         done.append(msgspec.structs.replace(result, multiplier=multiplier))
     return tuple(done)
 
 
-def _beside_slots(result: PointResult) -> tuple[str, dict[str, str]]:
+def _without_slots(result: PointResult) -> tuple[str, dict[str, str]]:
     """The server, and its settings without slots."""
     return result.server, {field: value for field, value in result.settings.items() if field != "slots"}
 

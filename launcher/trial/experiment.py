@@ -21,7 +21,7 @@ from launcher.trial.load import LoadClient, Prompts
 from launcher.trial.server import running
 from launcher.trial.variant import Variant, utc_now
 
-TURNS = 4
+STARTS_EACH = 4
 """Times that each of two servers is started, in turn, if they do not fit beside each other."""
 
 
@@ -111,7 +111,7 @@ class Experiment:
 
     def _in_turns(self, now: tuple[Variant, int], best: tuple[Variant, int], pairs: Sequence[int]) -> None:
         """Measure with one server at a time: now best, best now, and so on."""
-        size = -(-len(pairs) // TURNS)
+        size = -(-len(pairs) // STARTS_EACH)
         for turn in range(0, len(pairs), size):
             for variant, in_flight in (now, best) if turn // size % 2 == 0 else (best, now):
                 with self._started(variant) as trial:

@@ -12,7 +12,7 @@ BLOCK_BYTES = 8 * 1024**2
 READ_BYTES = 4 * 1024**3
 READ_S = 3.0
 """Reading ends after READ_BYTES or READ_S seconds."""
-LEAST_BYTES = 32 * 1024**2
+MIN_READ_BYTES = 32 * 1024**2
 """Fewer bytes tell more of seeks, and of caches within the disk, than of its speed."""
 
 
@@ -30,7 +30,7 @@ def read_speed(files: Iterable[Path]) -> tuple[int, int] | None:
             except OSError:
                 continue
     took = time.monotonic() - began
-    return (int(read / took), read) if read >= LEAST_BYTES and took > 0 else None
+    return (int(read / took), read) if read >= MIN_READ_BYTES and took > 0 else None
 
 
 def _read(file: Path, buffer: mmap.mmap, until: float, most: int) -> int:

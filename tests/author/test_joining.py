@@ -33,7 +33,7 @@ CHAT, EMBED = there("chat", 12), there("embed", 1, shares=False)
 
 def said(way: Way) -> tuple[str, str, int, tuple[str, ...]]:
     """What was decided."""
-    return way.choice.tier, way.choice.exclusive, way.choice.n_ctx_per_slot, way.drawn
+    return way.choice.tier, way.choice.exclusive, way.choice.n_ctx_per_slot, way.drawn_in
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_reason_has_the_figure() -> None:
         "16.0 GiB, takes turns: 11.0 GiB are left beside the others; all 32,768 tokens that it was trained for"
     )
     way = first(12, there("a", 12, "night"), EMBED)
-    assert (way.mates, way.drawn) == (("a",), ())
+    assert (way.turn_mates, way.drawn_in) == (("a",), ())
 
 
 def test_what_a_card_does_not_hold_is_in_ram() -> None:
@@ -84,7 +84,7 @@ def test_on_demand_is_the_last() -> None:
     assert would_make_room(around, memory, 18 * GIB) == "chat"
     assert would_make_room(around, memory, 30 * GIB) is None
     (*_, named) = ways(model(18), around, memory, needs, ("chat",))
-    assert (named.choice.exclusive, named.drawn) == ("turns", ("chat",))
+    assert (named.choice.exclusive, named.drawn_in) == ("turns", ("chat",))
 
 
 def test_an_embedder_waits_for_nobody_where_it_fits() -> None:

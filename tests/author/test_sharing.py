@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from launcher.author import add_server, alone, remove_server, share
+from launcher.author import add_server, leave_group, remove_server, share
 from launcher.author.edit import NotEditableError
 
 TEXT = """\
@@ -44,10 +44,10 @@ def test_one_line_more_and_back(name: str) -> None:
     for words in ("# mine", "# the big one", "# do not touch", "# inside", "# {mine}", "# at the end"):
         assert words in text
     assert text.count("# launch add: they do not fit together") == 1
-    back = alone(text, "turns")
+    back = leave_group(text, "turns")
     assert entries(back) == entries(TEXT) | {name: mine}
     assert back == TEXT or name == "chat"  # which stays a mapping
-    assert alone(back, "turns") == back
+    assert leave_group(back, "turns") == back
     assert share(text, name, "turns", "again") == text
 
 
@@ -55,15 +55,15 @@ def test_what_we_said_of_it_stays_true() -> None:
     """Our own comment above an entry says when it is up."""
     text = share(TEXT, "qwen", "turns", "they do not fit together")
     assert "# Qwen3 8B: 17.4 GiB, up first, then takes turns; 32,768 of" in text
-    assert alone(text, "turns") == TEXT
+    assert leave_group(text, "turns") == TEXT
 
 
 def test_of_a_group_that_init_made_the_last_is_up_always() -> None:
     """What stands below our comment as we write it is ours."""
     lines = ["  # B: 9.1 GiB, takes turns: they do not fit together; all 512 tokens", "  b:", "    file: /m/b.gguf"]
     text = add_server("servers:\n  a: /m/a.gguf\n", [*lines, "    exclusive: turns", "    tier: warm"])
-    assert entries(alone(text, "turns")) == {"a": "/m/a.gguf", "b": {"file": "/m/b.gguf"}}
-    assert "# B: 9.1 GiB, always up; all 512 tokens" in alone(text, "turns")
+    assert entries(leave_group(text, "turns")) == {"a": "/m/a.gguf", "b": {"file": "/m/b.gguf"}}
+    assert "# B: 9.1 GiB, always up; all 512 tokens" in leave_group(text, "turns")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_of_a_group_that_init_made_the_last_is_up_always() -> None:
 )
 def test_what_a_person_wrote_stays(text: str) -> None:
     """A group by hand, one of several, none."""
-    assert alone(text, "turns") == text
+    assert leave_group(text, "turns") == text
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_a_group_whose_name_yaml_reads_as_something_else() -> None:
     for group in ("null", "1", "my group"):
         text = share("servers:\n  a: {file: x}\n  b: y\n", "a", group, "why", over=False)
         assert yaml.safe_load(text)["servers"]["a"]["exclusive"] == group
-        assert alone(text, group) == "servers:\n  a: {file: x}\n  b: y\n"
+        assert leave_group(text, group) == "servers:\n  a: {file: x}\n  b: y\n"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from launcher.cli.checkpoint import run_checkpoint
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, adopt, recompile
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile, write_compiled
 from launcher.cli.memory import show_memory
 from launcher.cli.restore import _verify
 from launcher.files.checkpoints import read_checkpoint
@@ -36,7 +36,7 @@ def state(home: Path) -> Path:
     template.write_text("{{ messages[0].content }}")
     overrides = (*DEV, f"servers.assistant.extra_args=[--chat-template-file,{template}]")
     (state / REQUEST_NAME).write_bytes(msgspec.json.encode(UpRequest(overrides=overrides, config_dirs=())))
-    adopt(recompile(state))
+    write_compiled(recompile(state))
     return state
 
 
@@ -150,7 +150,7 @@ def test_a_fleet_that_runs_what_was_there_before(cli: Cli, monkeypatch: pytest.M
     """Compiled anew behind the runtime's back: what lies there is not what runs."""
     monkeypatch.setenv("XDG_STATE_HOME", cli.env["XDG_STATE_HOME"])
     cli.run("up", *cli.dev, "--detach")
-    adopt(recompile(cli.home / "state/launch/dev-dev", ("servers.assistant.slots=1",)))
+    write_compiled(recompile(cli.home / "state/launch/dev-dev", ("servers.assistant.slots=1",)))
     assert "checkpoint/not-what-runs" in cli.run("checkpoint", "create", "one", code=7).stderr
     cli.run("stop", "--all")
 

@@ -12,8 +12,8 @@ import pytest
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.build import show
-from launcher.cli.fleet import DEPLOYMENT_NAME, adopt, recompile
-from launcher.cli.reloaded import deployment_in, show_reloaded, without_those_down, would_do
+from launcher.cli.fleet import DEPLOYMENT_NAME, recompile, write_compiled
+from launcher.cli.reloaded import deployment_in, show_reloaded, split_kept, would_do
 from launcher.cli.terminal import terminals
 from launcher.compiler import compile_fleet, render
 from launcher.errors import ConfigError
@@ -86,7 +86,7 @@ def test_a_plan_with_more_overrides_is_a_reload_with_them(running: Running, caps
 def test_a_plan_with_fewer_overrides_is_no_reload(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
     """A reload keeps what an earlier one, or `up`, was asked for: it would not bring back what this plan has."""
     state = running()
-    adopt(recompile(state, (SLOTS,)))
+    write_compiled(recompile(state, (SLOTS,)))
     first, why, *rest = said(capsys)
     assert first == "runs here under our runtime; this plan would do"
     started = f"it was started with {SLOTS}, which a reload keeps and `launch switch hardware=dev profile=dev` drops"
@@ -153,7 +153,7 @@ def test_who_comes_on_demand_is_not_started(running: Running, capsys: pytest.Cap
             ProcessStatus(name=name, kind="server", state="stopped", port=1) for name in ("assistant", "second")
         ),
     )
-    done = without_those_down({"kept": ["assistant", "second"]}, {"assistant"}, now)
+    done = split_kept({"kept": ["assistant", "second"]}, {"assistant"}, now)
     capsys.readouterr()
     show_reloaded(terminals()[0], done)
     assert capsys.readouterr().out.splitlines() == [

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 import pytest
 
-from launcher.cli.checkpointed import Subject
+from launcher.cli.checkpointed import CheckpointSource
 from launcher.cli.deploy import ask_runtime, require_not_up
 from launcher.cli.fleet import require_not_installed
 from launcher.errors import HostError, SuperviseError
-from launcher.install import Layout, alone, bundle_files
+from launcher.install import Layout, bundle_files, install_lock
 from launcher.install.layout import placements
 from launcher.install.steps import LOCK_NAME
 from launcher.ir.deployment import Deployment, RenderedFile
@@ -54,10 +54,10 @@ def test_installs_wait_for_each_other(tmp_path: Path) -> None:
             said.append(line)
             waits.set()
 
-        with alone(Layout(), say, runtime_dir=tmp_path):
+        with install_lock(Layout(), say, runtime_dir=tmp_path):
             order.append("second")
 
-    with alone(Layout(), said.append, runtime_dir=tmp_path):
+    with install_lock(Layout(), said.append, runtime_dir=tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
         assert waits.wait(30)
@@ -72,9 +72,9 @@ def test_an_install_that_was_killed_is_in_nobodys_way(tmp_path: Path) -> None:
     """What is left of it is only a file; and a tree that does not run needs no lock."""
     (tmp_path / LOCK_NAME).touch()
     said: list[str] = []
-    with alone(Layout(), said.append, runtime_dir=tmp_path):
+    with install_lock(Layout(), said.append, runtime_dir=tmp_path):
         assert (tmp_path / LOCK_NAME).exists()
-    with alone(Layout(root=Path("/srv/image")), said.append, runtime_dir=tmp_path):
+    with install_lock(Layout(root=Path("/srv/image")), said.append, runtime_dir=tmp_path):
         assert not (tmp_path / LOCK_NAME).exists()
     assert said == []
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_what_was_edited(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("launcher.cli.checkpointed.file_drift", lambda _: (edited,))
     installed: Any = SimpleNamespace(name="d")
     with pytest.raises(SuperviseError, match=f"checkpoint/not-what-runs.*{edited}"):
-        Subject(Path("/kept/d"), Path("/state/d"), installed).files()
+        CheckpointSource(Path("/kept/d"), Path("/state/d"), installed).files()
 
 
 def test_what_is_installed_is_a_deployment_again(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from launcher.base.locks import LockOwner
 from launcher.base.procfs import birth
 from launcher.cli.deploy import install_fleet, layout_of
-from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, adopt, recompile
+from launcher.cli.fleet import DEPLOYMENT_NAME, REQUEST_NAME, UpRequest, recompile, write_compiled
 from launcher.cli.installed import require_rights
 from launcher.cli.reload import reload_servers
 from launcher.cli.running import stop_servers
@@ -93,7 +93,7 @@ def asked(home: Path, name: str) -> Path:
 
 def test_reload_compiles_what_up_was_asked_for(home: Path) -> None:
     """The same again, with more."""
-    target = adopt(recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",)))
+    target = write_compiled(recompile(asked(home, "dev-dev"), ("servers.assistant.slots=1",)))
     assert target == home / "dev-dev" / DEPLOYMENT_NAME
 
 

@@ -17,7 +17,7 @@ SVG = Path(__file__).parents[2] / "docs" / "sweep.svg"
 
 def test_it_is_drawn_with_words() -> None:
     """By a font of this machine; on one without, that is said."""
-    missing = sweep_view.lacking()
+    missing = sweep_view.png_requirement()
     if missing is not None:
         assert "fonts-dejavu-core" in missing
         return

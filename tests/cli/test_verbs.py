@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli.app import command_names
-from launcher.cli.arguments import SAID, said_elsewhere
+from launcher.cli.arguments import COMMANDS_HERE, command_here
 from launcher.cli.hub import install_command
 from tests.children import killed_on_failure
 from tests.cli.conftest import Cli
@@ -98,8 +98,8 @@ def test_verbs_of_others(cli: Cli) -> None:
     assert "nothing can be switched" in cli.run("switch", "profile=dev", code=7).stderr
     assert "launch add hf:" in cli.run("download", "x", code=2).stderr
     assert "Did you mean 'status'" in cli.run("statsu", code=2).stderr
-    assert said_elsewhere("statsu") is None
-    assert said_elsewhere("my m.gguf") == "launch add 'my m.gguf', then launch"
+    assert command_here("statsu") is None
+    assert command_here("my m.gguf") == "launch add 'my m.gguf', then launch"
     assert "launch add FILE" in cli.run("run", "x.gguf", code=2).stderr
 
 
@@ -117,6 +117,6 @@ def test_how_a_package_comes_beside_launch(
 
 def test_no_verb_of_ours_is_taken_for_one_of_theirs() -> None:
     """And every command that the table names is one."""
-    assert not SAID.keys() & command_names()
-    named = {text.split()[1] for text in SAID.values() if text.startswith("launch ")}
+    assert not COMMANDS_HERE.keys() & command_names()
+    named = {text.split()[1] for text in COMMANDS_HERE.values() if text.startswith("launch ")}
     assert {word for word in named if not word.startswith("-")} <= command_names()

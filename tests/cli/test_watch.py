@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.cli.terminal import clipped
+from launcher.cli.terminal import clip
 from tests.children import killed_on_failure
 from tests.cli.conftest import LAUNCH, Cli
 
@@ -105,7 +105,7 @@ def test_a_cut_line_keeps_its_styles(parts: list[str], columns: int) -> None:
     line = "".join(parts)
     styles = [part for part in parts if part.startswith("\x1b")]
     plain = "".join(part for part in parts if not part.startswith("\x1b"))
-    cut = clipped(line, columns)
+    cut = clip(line, columns)
     for style in styles:
         assert style in cut
         cut = cut.replace(style, "", 1)

@@ -13,21 +13,21 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launcher.supervise.scheduled import SchedulerError
-from launcher.supervise.scheduled.election import CALL, Election
+from launcher.supervise.scheduled.election import CALL_SHARE, Election
 from launcher.supervise.scheduled.lease import (
     Claim,
-    Sight,
+    Observation,
     address_of,
     claim_of,
     identity,
     may_take,
-    sighted,
+    observed,
     taken,
 )
 from tests.supervise.simulated import SimulatedLoop
 
 LASTS_S = 15.0
-LIMIT_S = LASTS_S * CALL
+LIMIT_S = LASTS_S * CALL_SHARE
 
 
 class Network:
@@ -196,10 +196,10 @@ def test_somebody_leads() -> None:
 def test_when_it_may_be_taken(holder: str, since: float, later: float, lasts: float) -> None:
     """At once where nobody has it; else only after nothing changed for as long as it lasts, and we think it does."""
     claim = Claim(holder=holder, lasts_s=lasts, version="1")
-    sight = sighted(Sight(claim, since), claim, since + later)
+    sight = observed(Observation(claim, since), claim, since + later)
     assert sight.since == since
     assert may_take(sight, since + later, 15) == (not holder or (since + later) - since > max(15, lasts))
-    renewed = sighted(sight, Claim(holder=holder, lasts_s=lasts, version="2"), since + later)
+    renewed = observed(sight, Claim(holder=holder, lasts_s=lasts, version="2"), since + later)
     assert renewed.since == since + later
 
 

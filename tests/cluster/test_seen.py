@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.supervise.kubernetes.seen import HOPELESS, names_by_label, replicas, seen, uid
+from launcher.supervise.kubernetes.seen import HOPELESS, pods_by_label, replicas, seen, uid
 from launcher.supervise.scheduled.lease import version
 
 _STATES: tuple[dict[str, Any], ...] = (
@@ -81,7 +81,7 @@ _JUNK = st.recursive(
 def test_whatever_the_api_says(pods: list[Any]) -> None:
     """No object breaks us; what is not there is not there."""
     assert seen(pods).stage in ("none", "coming", "running", "over", "ending")
-    names_by_label(pods, "c")
+    pods_by_label(pods, "c")
     for found in pods:
         uid(found), version(found), replicas(found)
 

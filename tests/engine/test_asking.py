@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.base.processes import MARK, ProcessScope, ScopeEndedError, heard, kill_left_behind
+from launcher.base.processes import MARK, ProcessScope, ScopeEndedError, kill_left_behind, read_pipes
 from launcher.engine.asking import NoAnswerError, ask
 from launcher.engine.prove import DryRunError, dry_run
 from tests.children import killed_on_failure
@@ -108,7 +108,7 @@ def test_a_question_without_an_answer_is_not_asked_again(tmp_path: Path, monkeyp
     (tmp_path / "engine").unlink()
     assert ask(script(tmp_path, "echo 1"), {}, timeout_s=60).out == "1\n"
     script(tmp_path, "sleep 4324")
-    monkeypatch.setattr("launcher.engine.asking.AGAIN_S", 0.0)
+    monkeypatch.setattr("launcher.engine.asking.RETRY_AFTER_S", 0.0)
     with pytest.raises(NoAnswerError):
         ask(words, {}, timeout_s=0.5)
 
@@ -121,7 +121,7 @@ def test_nothing_runs_after_its_scope() -> None:
     def wait(scope: ProcessScope) -> None:
         with scope.start(("sleep", "4325"), os.environ, stdout=subprocess.PIPE) as child:
             started.set()
-            said.extend(data for _, data in heard(child, time.monotonic() + 60))
+            said.extend(data for _, data in read_pipes(child, time.monotonic() + 60))
             said.append(b"over")
 
     with ProcessScope() as scope:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.base.programs import interpreter, unrunnable
+from launcher.base.programs import interpreter, why_not_runnable
 
 LOADER = b"/lib/ld-nowhere.so.1\0"
 
@@ -65,7 +65,7 @@ def test_each_reason(name: str, why: str | None, tmp_path: Path) -> None:
     for file, content in files.items():
         (tmp_path / file).write_bytes(content)
         (tmp_path / file).chmod(0o755)
-    assert unrunnable(name.format(tmp_path)) == (why and why.format(tmp_path))
+    assert why_not_runnable(name.format(tmp_path)) == (why and why.format(tmp_path))
 
 
 def test_what_runs_a_program(llama_server: Path, tmp_path: Path) -> None:

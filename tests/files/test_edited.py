@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.files import ChangedMeanwhileError, one_at_a_time, replace_as_read
+from launcher.files import ChangedMeanwhileError, folder_lock, replace_if_unchanged
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     real.write_bytes(b"old")
     real.chmod(0o640)
     link.symlink_to(real)
-    replace_as_read(link, b"old", b"new")
+    replace_if_unchanged(link, b"old", b"new")
     assert link.is_symlink()
     assert (real.read_bytes(), real.stat().st_mode & 0o777) == (b"new", 0o640)
 
@@ -26,7 +26,7 @@ def test_what_was_saved_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     file = tmp_path / "launch.yaml"
     file.write_bytes(b"saved")
     with pytest.raises(ChangedMeanwhileError):
-        replace_as_read(file, b"read", b"new")
+        replace_if_unchanged(file, b"read", b"new")
     assert file.read_bytes() == b"saved"
 
 
@@ -37,9 +37,9 @@ def test_one_follows_the_other(tmp_path: Path) -> None:
 
     def add() -> None:
         for _ in range(20):
-            with one_at_a_time(file):
+            with folder_lock(file):
                 before = file.read_bytes()
-                replace_as_read(file, before, before + b"x")
+                replace_if_unchanged(file, before, before + b"x")
 
     both = [threading.Thread(target=add) for _ in range(2)]
     for thread in both:

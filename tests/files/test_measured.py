@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from launcher.errors import HostError
-from launcher.files.measured import KEPT, keep_measured, known_rates, measured_file, read_measured
+from launcher.files.measured import MEASUREMENTS_MAX, keep_measured, known_rates, measured_file, read_measured
 from launcher.ir.measured import Measurement, Touched
 
 
@@ -41,8 +41,8 @@ def test_the_newest_of_a_key_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     keep_measured([of("a", "2026-01-01"), of("b", "2026-01-02")])
     keep_measured([of("a", "2026-01-03", 2.0)])
     assert [(m.key, m.decode) for m in read_measured()] == [("b", 1.0), ("a", 2.0)]
-    keep_measured(of(str(n), f"2027-{n:05}") for n in range(KEPT))
-    assert len(read_measured()) == KEPT
+    keep_measured(of(str(n), f"2027-{n:05}") for n in range(MEASUREMENTS_MAX))
+    assert len(read_measured()) == MEASUREMENTS_MAX
     assert not {"a", "b"} & {m.key for m in read_measured()}
     assert msgspec.json.decode(measured_file().read_bytes())
     for damaged in (b"{", b'[{"key": "\xff"}]', b'[{"touched": ' + b"[" * 100_000):

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from launcher.base.programs import NOT_HERE
-from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, models_to_come, take_inventory
+from launcher.hardware import HostFacts, check_host, describe_checks, gather_facts, missing_models, take_inventory
 from launcher.hardware.facts import port_taken
 from launcher.ir.catalog import StoredFile
 from launcher.ir.fleet import (
@@ -327,11 +327,11 @@ def test_models_to_come_are_counted_by_disk(tmp_path: Path) -> None:
         StoredFile(path=str(tmp_path / "big" / "x.gguf"), key="b", bytes=7, here=False, used=True),
         StoredFile(path=str(tmp_path / "small" / "y.gguf"), key="c", bytes=2, here=False, used=False),
     ]
-    need, free = models_to_come(files)
+    need, free = missing_models(files)
     assert need == {str(tmp_path / "big"): 9}
     assert free.keys() == need.keys()
     assert free[str(tmp_path / "big")] > 0
-    assert models_to_come(files[:1]) == ({}, {})
+    assert missing_models(files[:1]) == ({}, {})
 
 
 def test_what_is_wrong_with_many_is_said_once() -> None:

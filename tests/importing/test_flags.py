@@ -12,7 +12,7 @@ import pytest
 from launcher.config.schema import fields_of
 from launcher.engine import recorded, recorded_names
 from launcher.importing.command import server_of
-from launcher.importing.flags import FIELDS, HUB, OURS, SECRETS, SWITCHES, USUAL, WITHOUT_EQUAL
+from launcher.importing.flags import DOWNLOAD_FLAGS, FIELDS, IGNORED_FLAGS, OWN_FLAGS, SECRETS, SWITCHES, WITHOUT_EQUAL
 from launcher.importing.result import Imported
 from launcher.ir.config import DraftConfig, ServerConfig
 from launcher.render.spellings import TABLE
@@ -138,7 +138,7 @@ def test_every_field_is_one() -> None:
         outer, _, inner = field.partition(".")
         assert outer in known
         assert outer != "draft" or inner in {*fields_of(DraftConfig), "file"}
-    for spelling in {*FIELDS, *OURS, *SECRETS} & set(FLAGS):
+    for spelling in {*FIELDS, *OWN_FLAGS, *SECRETS} & set(FLAGS):
         negated = spelling in FLAGS[spelling].negations
         arity = 0 if negated else FLAGS[spelling].arity
         assert (spelling in SWITCHES) == (arity == 0) or spelling in {"-fa", "--flash-attn"}, spelling
@@ -152,7 +152,7 @@ def test_the_table_in_the_documentation_has_every_flag() -> None:
 
 def test_nothing_that_the_compiler_decides_becomes_an_extra_argument() -> None:
     """It would be refused there (`engine/flag-conflict`): each such flag is a field, ours, or said with words."""
-    spoken = {*FIELDS, *OURS, *USUAL, *SECRETS, *HUB, *WITHOUT_EQUAL}
+    spoken = {*FIELDS, *OWN_FLAGS, *IGNORED_FLAGS, *SECRETS, *DOWNLOAD_FLAGS, *WITHOUT_EQUAL}
     decided = {name for meaning in TABLE if not meaning.soft for name in meaning.owns}
     spellings = {s for name in decided if name in FLAGS for s in (*FLAGS[name].names, *FLAGS[name].negations)}
     assert len(spellings) > 90

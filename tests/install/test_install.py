@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from launcher.errors import HostError
 from launcher.install import Layout, Systemd, install, plan_changes, plan_removal, read_record, uninstall
-from launcher.install.changes import process
-from launcher.install.unit_text import running_words
+from launcher.install.changes import process_lines
+from launcher.install.unit_text import exec_argv
 from launcher.ir.deployment import Deployment, RenderedFile
 from tests.launched import launched
 
@@ -85,10 +85,10 @@ def test_any_sequence_of_installs(tmp_path_factory: pytest.TempPathFactory, stat
 def test_comments_do_not_restart(lines: list[str]) -> None:
     """Only lines that the process is started with count as a change of a unit."""
     text = "\n".join(lines).encode()
-    assert process(text).decode().split("\n") == [line for line in lines if line in ("A=1", "B=#2")] or not process(
-        text
-    )
-    assert process(b"[Unit]\nAfter=b.service\n[Service]\n" + text) == process(
+    assert process_lines(text).decode().split("\n") == [
+        line for line in lines if line in ("A=1", "B=#2")
+    ] or not process_lines(text)
+    assert process_lines(b"[Unit]\nAfter=b.service\n[Service]\n" + text) == process_lines(
         b"[Service]\n" + text + b"\n[Install]\nA=1"
     )
 
@@ -253,4 +253,4 @@ def test_bad_units_are_refused(tmp_path: Path) -> None:
 )
 def test_what_a_unit_says_that_it_runs(command: str, words: tuple[str, ...] | None) -> None:
     """What systemd makes of `%%`, `$$` and the credentials' directory; what else it would replace is its own to say."""
-    assert running_words([f"[Service]\nExecStart={command}\n"], "/run/credentials/x") == words
+    assert exec_argv([f"[Service]\nExecStart={command}\n"], "/run/credentials/x") == words

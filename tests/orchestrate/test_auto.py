@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.orchestrate.decision import Patience, parse_decision
+from launcher.orchestrate.decision import RouterBackoff, parse_decision
 from launcher.orchestrate.settings import settings_of
 from tests.orchestrate.scripted import DIE, ORCHESTRATION, PASS, decides, fleet_table, scripted_fleet
 from tests.route.fleet import front_unit, until
@@ -302,7 +302,7 @@ async def test_the_front_door_is_checked_as_what_it_serves(tmp_path: Path) -> No
 
 def test_the_router_is_asked_again_by_one_request_after_its_rest() -> None:
     """Nobody while it rests, one when it is over, all once it answered."""
-    patience = Patience(30)
+    patience = RouterBackoff(30)
     assert patience.asks(1)
     patience.observed(11, late=True)
     assert [patience.asks(at) for at in (12, 40, 41, 42, 70, 71)] == [False, False, True, False, False, True]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.orchestrate.context import (
-    OURS,
+    OWN_TEXTS,
     fit,
     judge_prompt,
     request_text,
@@ -123,12 +123,14 @@ def test_what_a_request_asks(body: dict[str, object], text: str) -> None:
 )
 def test_words_of_our_prompts_are_no_answer(text: str, expected: tuple[str, bool] | None) -> None:
     """A worker that repeats what it was told, in other letters or lines; a text of its own stays as it is."""
-    assert Echo((BLOCK_PROMPT, *OURS), "What is the capital of France?").out_of(text) == (expected or (text, False))
+    assert Echo((BLOCK_PROMPT, *OWN_TEXTS), "What is the capital of France?").strip_from(text) == (
+        expected or (text, False)
+    )
 
 
 def test_what_the_client_said_itself_may_be_answered() -> None:
     """Who asks about our words, about blocks, or for a whole answer gets them back."""
     said = 'What does "When nothing is left to write, answer [DONE]." mean? Explain by blocks.'
     text = "Here are the two blocks:\nWhen nothing is left to write, answer [DONE]. It ends a text."
-    assert Echo((BLOCK_PROMPT, *OURS), said).out_of(text) == (text, False)
-    assert Echo((), "x").out_of("data: [DONE]", whole=True) == ("data: [DONE]", True)
+    assert Echo((BLOCK_PROMPT, *OWN_TEXTS), said).strip_from(text) == (text, False)
+    assert Echo((), "x").strip_from("data: [DONE]", whole=True) == ("data: [DONE]", True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launcher.errors import HostError
 from launcher.orchestrate import FILE_NAME, ProjectMemory, export_project, forget_project, list_projects
 from launcher.orchestrate.cycle import Commit
-from launcher.orchestrate.memory import Opened
+from launcher.orchestrate.memory import OpenGeneration
 from launcher.orchestrate.retention import Moment, next_horizon
 from launcher.orchestrate.verdict import Verdict
 
@@ -28,7 +28,7 @@ def block(seq: int) -> Commit:
     return Commit(seq=seq, text=f"block {seq}", verdicts=VERDICTS, ends="stop" if seq == 4 else "")
 
 
-def work(memory: ProjectMemory, generation: str = "g") -> Opened:
+def work(memory: ProjectMemory, generation: str = "g") -> OpenGeneration:
     """Five blocks, as the runtime writes them, from where the generation stands."""
     opened = memory.open(generation, "", "p", **FIELDS)
     for seq in range(len(opened.committed), 5):
@@ -113,7 +113,7 @@ def _die_at(statement: int, path: Path, returned: int) -> None:
     memory._db.set_trace_callback(count)
     commit = memory.commit
 
-    def told(opened: Opened, what: Commit, server: str) -> None:
+    def told(opened: OpenGeneration, what: Commit, server: str) -> None:
         """Commit, then say so."""
         commit(opened, what, server)
         os.write(returned, b".")

@@ -119,7 +119,7 @@ def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
     now = [ProcessStatus(name="a", kind="server", state="ready", port=9)]
     told: list[Happened] = []
     seen = Observer(msgspec.structs.replace(fleet, targets=wanted), table, lambda: now, emit=told.append)
-    seen.look()
+    seen.check_targets()
     assert told == []
     seen(events.Swapped(name="a", instead_of=("b",), seconds=3.5))
     assert [(t.kind, t.name, t.message) for t in told] == [("target", "", "swap seconds: missed")]
@@ -127,7 +127,7 @@ def test_a_missed_target_is_an_event(tmp_path: Path) -> None:
     assert told[0].details == {"target": "swap_seconds", "limit": 3.0, "measured": 3.5, "met": False}
     for speed, first in ((25.0, 0.4), (15.0, 0.4), (15.5, 0.9), (30.0, 0.1), (31.0, 0.1)):
         now[0] = msgspec.structs.replace(now[0], tokens_per_second=speed, first_token_s=first)
-        seen.look()
+        seen.check_targets()
     assert [(t.name, t.message) for t in told[1:]] == [
         ("a", "tokens per second: missed"),
         ("a", "first token seconds: missed"),

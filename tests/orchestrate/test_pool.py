@@ -288,7 +288,7 @@ def test_a_file_that_is_replaced_as_it_is_opened_is_seen(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "open", open_late)
     files = program.Files([str(path)])
     assert files.is_stale()
-    files = files.anew()
+    files = files.reopened()
     assert not files.is_stale()
     files.close()
 

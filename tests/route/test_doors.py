@@ -20,7 +20,7 @@ import pytest
 from launcher.errors import ConfigError, HostError
 from launcher.ir.fleet import FrontUnit
 from launcher.manifest import front_changes
-from launcher.route import Doors, Front, StaticUpstreams, bind, bind_more, key_watch, serve
+from launcher.route import Front, Listeners, StaticUpstreams, bind, bind_more, key_watch, serve
 from launcher.route.doors import tls_context
 from launcher.route.keys import read_keys
 from tests.route.fleet import WAIT_S, Upstream, answering, front_unit, get, post, table, target, until
@@ -37,10 +37,10 @@ async def test_refusals_are_counted_after_a_move() -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors]]:
+async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Listeners]]:
     """A front at `unit` with the one server at `port`, and its doors."""
     front = Front(table(target("m", port), front=unit), StaticUpstreams())
-    doors = Doors(front, bind(front, unit.host, unit.port), bind_more(front))
+    doors = Listeners(front, bind(front, unit.host, unit.port), bind_more(front))
     shutdown = asyncio.Event()
     task = asyncio.create_task(
         serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=0.2)
@@ -53,7 +53,7 @@ async def opened(unit: FrontUnit, port: int) -> AsyncIterator[tuple[Front, Doors
         await asyncio.wait_for(task, WAIT_S)
 
 
-async def move(front: Front, doors: Doors, unit: FrontUnit) -> None:
+async def move(front: Front, doors: Listeners, unit: FrontUnit) -> None:
     """As the runtime does it."""
     door = doors.prepare(unit)
     try:
@@ -374,7 +374,7 @@ async def test_the_next_fronts_unix_socket_stays(tmp_path: Path) -> None:
     """A front that drains has given its path up: another one may have taken it when the drain is over."""
     path = tmp_path / "front.sock"
     front = Front(table(target("m", 1), front=unit_at(free(), None, listen=(str(path),))), StaticUpstreams())
-    doors = Doors(front, bind(front, front.unit.host, front.unit.port), bind_more(front))
+    doors = Listeners(front, bind(front, front.unit.host, front.unit.port), bind_more(front))
     await doors.open()
     doors.close()
     assert not path.exists()
@@ -394,7 +394,7 @@ async def test_tls_without_descriptors_goes_on_when_there_are_some(tmp_path: Pat
     front = Front(table(target("m", 1), front=unit), StaticUpstreams())
     bound = FewDescriptors(bind(front, unit.host, unit.port))
     shutdown = asyncio.Event()
-    doors = Doors(front, cast("socket.socket", bound))
+    doors = Listeners(front, cast("socket.socket", bound))
     serving = asyncio.create_task(
         serve(front, host=unit.host, port=unit.port, doors=doors, shutdown=shutdown, drain_timeout_s=60)
     )

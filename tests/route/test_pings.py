@@ -9,7 +9,7 @@ import pytest
 
 from launcher.ir.live import UnavailableError
 from launcher.route import Front
-from launcher.route.problem import answered_otherwise
+from launcher.route.problem import unexpected_answer
 from tests.route.fleet import (
     OK,
     SSE_HEAD,
@@ -156,6 +156,6 @@ async def test_a_client_that_leaves_while_it_waits_leaves_the_queue() -> None:
 
 def test_the_answers_of_servers_that_are_no_stream_are_errors() -> None:
     """Whatever they are."""
-    assert answered_otherwise(200, OK).status == 502
-    assert answered_otherwise(500, b"\xff").message == "the server refused it"
-    assert answered_otherwise(400, b'{"error": "x"}').code == "upstream_refused"
+    assert unexpected_answer(200, OK).status == 502
+    assert unexpected_answer(500, b"\xff").message == "the server refused it"
+    assert unexpected_answer(400, b'{"error": "x"}').code == "upstream_refused"

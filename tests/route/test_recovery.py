@@ -9,7 +9,7 @@ import pytest
 
 from launcher.ir.live import Lease
 from launcher.route import Front
-from launcher.route.oom import said_out_of_memory
+from launcher.route.oom import out_of_memory_message
 from tests.route.fleet import OK, SSE_HEAD, FakeFleet, Upstream, ask, chunked, post, running, table, target
 
 WORDS = rb"decode() failed: std::bad_alloc"
@@ -19,7 +19,7 @@ def told(parts: list[bytes], *, is_events: bool) -> tuple[str | None, int]:
     """What an answer that comes in these parts says at last, and after how many of them that is known."""
     for seen in range(1, len(parts) + 1):
         complete = seen == len(parts)
-        said = said_out_of_memory(b"".join(parts[:seen]), is_events=is_events, complete=complete)
+        said = out_of_memory_message(b"".join(parts[:seen]), is_events=is_events, complete=complete)
         if said is not None:
             return said, seen
     return None, len(parts)

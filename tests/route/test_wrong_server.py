@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from launcher.base.claimed_name import stranger
+from launcher.base.claimed_name import wrong_server
 from launcher.route import AskedUpstreams, Front
 from tests.route.fleet import OK, RawClient, Upstream, ask, get, post, running, table, target
 
@@ -96,4 +96,4 @@ async def test_a_stranger_who_never_ends_is_not_listened_to() -> None:
 )
 def test_what_a_server_says_of_itself(models: bytes, who: str | None) -> None:
     """Its name or one of its aliases; anything else is a stranger."""
-    assert stranger("m", models) == who
+    assert wrong_server("m", models) == who

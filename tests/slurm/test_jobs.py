@@ -193,7 +193,7 @@ async def test_a_wait_is_no_late_start() -> None:
                 await asyncio.sleep(0)
             return 7
 
-    assert await readiness.begun(cast("OwnedProcess", Waiting()), 0.001, told.append) == 7
+    assert await readiness.wait_started(cast("OwnedProcess", Waiting()), 0.001, told.append) == 7
     assert len(told) >= 2
 
 

@@ -31,7 +31,7 @@ from launcher.supervise import (
     process,
     stop_orphans,
 )
-from launcher.supervise.identity import MARKER, ServerRecord, argv_agrees, mismatch, shows
+from launcher.supervise.identity import MARKER, ServerRecord, argv_agrees, argv_compatible, mismatch
 from launcher.supervise.offline import stop_records
 from tests.supervise.test_runtime import wait_until
 
@@ -264,7 +264,7 @@ def test_a_wrapper_that_puts_another_program_there(sleeper: Sleeper, tmp_path: P
         time.sleep(0.01)
     assert mismatch(mine) is None
     assert mismatch(msgspec.structs.replace(mine, argv=(str(wrapper), "601"))) is not None
-    assert not shows(("a",), ("b",))
+    assert not argv_compatible(("a",), ("b",))
 
 
 @pytest.mark.parametrize(

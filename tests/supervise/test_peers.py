@@ -72,14 +72,14 @@ async def test_who_greets(
     await supervisor.start()
     await watcher.until(events.ServerReady, "lender")
     mine = f"127.0.0.1:{port}"
-    assert await peers.hello(mine)
-    assert await peers.hello(mine)
+    assert await peers.answers_hello(mine)
+    assert await peers.answers_hello(mine)
     assert len(await peers.absent([mine, f"127.0.0.1:{free_port()}"])) == 1
     monkeypatch.setattr(peers, "_ASK_S", 0.3)
-    assert not await peers.hello(f"127.0.0.1:{listener[0]}")
-    assert not await peers.hello(f"127.0.0.1:{listener[0]}")
+    assert not await peers.answers_hello(f"127.0.0.1:{listener[0]}")
+    assert not await peers.answers_hello(f"127.0.0.1:{listener[0]}")
     assert listener[1][0].startswith(b"\x0e\x18")
-    assert not await peers.hello("no port")
+    assert not await peers.answers_hello("no port")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(peers._HELLO)

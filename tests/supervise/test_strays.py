@@ -33,7 +33,7 @@ def behind(supervisor: Supervisor, name: str, port: int | None = None) -> tuple[
 
 async def look(supervisor: Supervisor) -> None:
     """One look."""
-    await supervisor._strays.look_behind()
+    await supervisor._strays.adopt_foreign()
 
 
 async def test_what_nobody_runs_is_taken_over(fleet: Any, free_port: FreePort) -> None:

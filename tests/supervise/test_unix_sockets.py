@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.base.addresses import LONGEST_BYTES, wrong_path
-from launcher.base.unix_socket import NotASocketError, listener, make_room, remove_stale
+from launcher.base.addresses import SOCKET_PATH_MAX_BYTES, socket_path_fault
+from launcher.base.unix_socket import NotASocketError, listener, prepare_socket_path, remove_stale
 from launcher.hardware.facts import address_taken
 from launcher.ir.fleet import ServerUnit
 from launcher.runtime import spawn_detached
@@ -111,7 +111,7 @@ def test_nothing_but_a_dead_socket_is_removed(tmp_path: Path, what: str) -> None
             assert "no socket" in str(port_owner(0, str(path)))
             assert "no socket" in (address_taken(str(path), 0) or "")
         remove_stale(str(path))
-        make_room(str(path))
+        prepare_socket_path(str(path))
         assert os.path.lexists(path) == (what != "dead")
         if what != "dead":
             assert os.lstat(path).st_ino == before.st_ino
@@ -125,8 +125,8 @@ def test_what_keeps_a_server_from_a_path(tmp_path: Path) -> None:
     if os.geteuid():
         assert "not ours" in (address_taken("/sys/new/a.sock", 0) or "")
     with pytest.raises(FileExistsError):
-        make_room(str(tmp_path / "file/a.sock"))
-    make_room(str(tmp_path / "new/er/a.sock"))
+        prepare_socket_path(str(tmp_path / "file/a.sock"))
+    prepare_socket_path(str(tmp_path / "new/er/a.sock"))
     assert (tmp_path / "new/er").stat().st_mode & 0o777 == 0o700
 
 
@@ -152,10 +152,10 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=40).map(lambda text: f"/{text}.sock"))
 def test_a_path_that_is_taken_needs_no_care(path: str) -> None:
     """Absolute, as short as the kernel wants it, itself when normalised, the same in a shell and in a unit."""
-    if wrong_path(path) is None:
+    if socket_path_fault(path) is None:
         assert path.startswith("/")
         assert path.endswith(".sock")
-        assert len(path.encode()) <= LONGEST_BYTES
+        assert len(path.encode()) <= SOCKET_PATH_MAX_BYTES
         assert os.path.normpath(path) == path
         assert shlex.quote(path) == path
         assert not set(path) & set("%$\"'\\ \t\n:;#{}")
@@ -166,7 +166,7 @@ def test_an_ordinary_path_is_taken(names: list[str]) -> None:
     """Folders of such characters, but none that is here or one up."""
     path = "".join(f"/{name}" for name in names) + ".sock"
     plain = not {".", ".."} & set(names[:-1])
-    assert (wrong_path(path) is None) == (plain and len(path) <= LONGEST_BYTES)
+    assert (socket_path_fault(path) is None) == (plain and len(path) <= SOCKET_PATH_MAX_BYTES)
 
 
 # --- a fleet ---------------------------------------------------------------------------------------------------

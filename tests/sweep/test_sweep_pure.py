@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from launcher.ir.sweep import Gain, PointResult, Recommendation, Sample, Spread, SweepDocument, Workload
 from launcher.sweep import (
-    LOOKS,
+    ROUNDS,
     batch_speeds,
     candidate,
     gain_of,
@@ -181,8 +181,8 @@ def pairs(ratio: float, noise: float, seed: int, count: int = 12) -> list[tuple[
 
 def swept_once(ratio: float, noise: float, seed: int) -> Recommendation:
     """As the command goes about it: more pairs as long as it is open."""
-    drawn = pairs(ratio, noise, seed, 12 * 2 ** (LOOKS - 1))
-    gains = [gain_of(drawn[: 12 * 2**look]) for look in range(LOOKS)]
+    drawn = pairs(ratio, noise, seed, 12 * 2 ** (ROUNDS - 1))
+    gains = [gain_of(drawn[: 12 * 2**look]) for look in range(ROUNDS)]
     return recommend("a", CHOSEN, next((g for g in gains if is_decided(g)), gains[-1]), 1.5)
 
 

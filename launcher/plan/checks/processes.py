@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from launcher.base.addresses import is_path, place, spelled
+from launcher.base.addresses import address_text, is_path, port_or_path
 from launcher.cpulist import CPUS_MAX, format_cpulist, parse_cpulist
 from launcher.errors import Finding, Fix, Severity, fault
 from launcher.ir.architectures import traits
@@ -206,7 +206,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
     found: dict[str, Listener] = {}
     by_place: defaultdict[str, list[Listener]] = defaultdict(list)
     for listener in listeners(planning):
-        by_place[place(listener.host, listener.port)].append(listener)
+        by_place[port_or_path(listener.host, listener.port)].append(listener)
     for one, other in (pair for same in by_place.values() for pair in combinations(same, 2)):
         same_host = one.host == other.host or {one.host, other.host} & ANYWHERE
         turns = one.exclusive is not None and one.exclusive == other.exclusive
@@ -217,7 +217,7 @@ def check_port_conflicts(planning: Planning) -> Iterator[Finding]:
     for key, others in clashes.items():
         listener = found[key]
         others_said = " and ".join(dict.fromkeys(others))
-        message = f"{key} listens on {spelled(listener.host, listener.port)}, and so does {others_said}"
+        message = f"{key} listens on {address_text(listener.host, listener.port)}, and so does {others_said}"
         place_kind = "path" if is_path(listener.host) else "port"
         note = f"give one of them another {place_kind}"
         yield fault("plan/port-conflict", listener.port_key, message, note)

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.base.addresses import spelled
+from launcher.base.addresses import address_text
 from launcher.ir.fleet import ClusterUnit, FleetManifest, ServerUnit, ServiceUnit
 from launcher.ir.live import Manager
 from launcher.supervise.diagnosis import Diagnosis
 from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.kubernetes.api import MERGE, ApiServer, in_cluster_url
-from launcher.supervise.kubernetes.seen import names_by_label, replicas, seen, uid
+from launcher.supervise.kubernetes.seen import pods_by_label, replicas, seen, uid
 from launcher.supervise.owner import Ending, Watcher
 from launcher.supervise.scheduled import (
-    CALL,
+    CALL_SHARE,
     Election,
     ScheduledOwner,
     ScheduledProcess,
@@ -50,13 +50,13 @@ class Pods(ScheduledOwner):
         space = f"namespaces/{cluster.namespace}"
         self._scales = f"/apis/apps/v1/{space}/deployments/%s/scale"
         self._list = f"/api/v1/{space}/pods"
-        self._limit_s = cluster.lease_s * CALL
+        self._limit_s = cluster.lease_s * CALL_SHARE
         self._api = ApiServer(url or in_cluster_url(), Path(cluster.account_dir), limit_s=self._limit_s)
         host, pod = os.environ.get("POD_IP", "127.0.0.1"), os.environ.get("POD_NAME", "front")
         election = Election(
             self._api,
             f"/apis/coordination.k8s.io/v1/{space}/leases/{cluster.lease}",
-            identity(spelled(host, port), pod, secrets.token_hex(4)),
+            identity(address_text(host, port), pod, secrets.token_hex(4)),
             cluster.lease_s,
         )
         everyone: tuple[ServerUnit | ServiceUnit, ...] = (*manifest.servers, *manifest.services)
@@ -65,7 +65,7 @@ class Pods(ScheduledOwner):
         """Pods by uid."""
         self._seen: dict[str, Seen] = {}
         """State by Deployment that has pods."""
-        self._unsure: dict[str, float] = {}
+        self._unanswered_until: dict[str, float] = {}
         """Until when an unanswered change may still be made (loop time), by server."""
         self._synced = asyncio.Event()
         self._knows_scales = False
@@ -74,7 +74,7 @@ class Pods(ScheduledOwner):
 
     def adopt(self, record: ServerRecord, watcher: Watcher) -> ScheduledProcess | None:
         """The process of `record`, which `living` found; it may still be starting."""
-        return self.attached(record.name, watcher)
+        return self.attach(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """Servers that have pods; the first time, also those scaled up without a pod yet. None where another leads."""
@@ -83,7 +83,7 @@ class Pods(ScheduledOwner):
         await self.known()
         asked: set[str] = set()
         if self.election.leads and not self._knows_scales:
-            asked = await self._asked_for([name for name in specs if name in self._cluster.deployments])
+            asked = await self._scaled_up([name for name in specs if name in self._cluster.deployments])
             self._knows_scales = True
         if not self.election.leads:
             return [], []
@@ -121,7 +121,7 @@ class Pods(ScheduledOwner):
         await super().close()
         await self._api.close()
 
-    async def look_on(self) -> None:
+    async def follow_forever(self) -> None:
         """List, watch, and list again whenever the watch cannot go on from where it was (410, a lost connection)."""
         selector = {"labelSelector": ",".join(f"{k}={v}" for k, v in sorted(self._cluster.selector.items()))}
         pause_s, failure = self.pause_s, ""
@@ -135,7 +135,7 @@ class Pods(ScheduledOwner):
                 at, pause_s, failure = version(listed), self.pause_s, ""
                 while True:
                     async for event in self._api.watch(self._list, {**selector, "resourceVersion": at}):
-                        at = self._heard(event) or at
+                        at = self._apply_event(event) or at
                     await asyncio.sleep(self.pause_s)
             except SchedulerError as error:
                 await asyncio.sleep(pause_s)
@@ -145,7 +145,7 @@ class Pods(ScheduledOwner):
                         failure = str(error)
                         _LOG.warning("the pods of this fleet: %s", error)
 
-    def _heard(self, event: Mapping[str, Any]) -> str:
+    def _apply_event(self, event: Mapping[str, Any]) -> str:
         """Take in one event of the watch; returns the version to go on from."""
         pod = event.get("object")
         if not isinstance(pod, dict):
@@ -159,9 +159,9 @@ class Pods(ScheduledOwner):
 
     def _take(self) -> None:
         self._seen = {
-            name: seen(pods) for name, pods in names_by_label(self._pods.values(), self._cluster.label).items()
+            name: seen(pods) for name, pods in pods_by_label(self._pods.values(), self._cluster.label).items()
         }
-        self.tell()
+        self.notify_processes()
 
     async def known(self) -> None:
         """See `ScheduledOwner`."""
@@ -173,23 +173,23 @@ class Pods(ScheduledOwner):
     async def scale_once(self, name: str, wanted: int) -> None:
         """Read the scale, and change it if it differs. Raises SchedulerError."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(0.0, self._unsure.get(name, 0.0) - loop.time()))
+        await asyncio.sleep(max(0.0, self._unanswered_until.get(name, 0.0) - loop.time()))
         path = self._scales % self._cluster.deployments[name]
         scale = await self._api.ask("GET", path)
         if replicas(scale) == wanted:
             return
-        self.may_change()
-        self._unsure[name] = loop.time() + 2 * self._limit_s
+        self.require_leading()
+        self._unanswered_until[name] = loop.time() + 2 * self._limit_s
         change = {"metadata": {"resourceVersion": version(scale)}, "spec": {"replicas": wanted}}
         try:
             await self._api.ask("PATCH", path, body=change, kind=MERGE)
         except SchedulerError as error:
             if error.status:
-                del self._unsure[name]  # it was answered: it is not made
+                del self._unanswered_until[name]  # it was answered: it is not made
             raise
-        del self._unsure[name]
+        del self._unanswered_until[name]
 
-    async def _asked_for(self, names: Sequence[str]) -> set[str]:
+    async def _scaled_up(self, names: Sequence[str]) -> set[str]:
         """The servers of `names` that are scaled up, whether the cluster has made a pod yet or not."""
         limit = asyncio.Semaphore(_AT_ONCE)
 
@@ -201,7 +201,7 @@ class Pods(ScheduledOwner):
                         return replicas(await self._api.ask("GET", self._scales % self._cluster.deployments[name])) > 0
                 except SchedulerError as error:
                     _LOG.warning("%s: %s", name, error)
-                    if not error.passes:
+                    if not error.is_transient:
                         return False
                 await asyncio.sleep(pause_s)
                 pause_s = min(self.pause_max_s, pause_s * 2)

@@ -39,7 +39,7 @@ def seen(pods: Iterable[Object]) -> Seen:
     )
 
 
-def names_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]]:
+def pods_by_label(pods: Iterable[Object], label: str) -> dict[str, list[Object]]:
     """`pods` by their value of `label`."""
     found: dict[str, list[Object]] = {}
     for pod in pods:

@@ -6,9 +6,18 @@ are pure.
 
 from __future__ import annotations
 
-from launcher.supervise.scheduled.election import CALL, Election
+from launcher.supervise.scheduled.election import CALL_SHARE, Election
 from launcher.supervise.scheduled.lease import identity
 from launcher.supervise.scheduled.owner import ScheduledOwner, ScheduledProcess
 from launcher.supervise.scheduled.seen import SchedulerError, Seen, Stage
 
-__all__ = ["CALL", "Election", "ScheduledOwner", "ScheduledProcess", "SchedulerError", "Seen", "Stage", "identity"]
+__all__ = [
+    "CALL_SHARE",
+    "Election",
+    "ScheduledOwner",
+    "ScheduledProcess",
+    "SchedulerError",
+    "Seen",
+    "Stage",
+    "identity",
+]

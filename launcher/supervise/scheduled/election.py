@@ -7,7 +7,7 @@ import datetime as dt
 import logging
 from typing import Any, Protocol
 
-from launcher.supervise.scheduled.lease import Sight, address_of, claim_of, may_take, sighted, taken
+from launcher.supervise.scheduled.lease import Observation, address_of, claim_of, may_take, observed, taken
 from launcher.supervise.scheduled.seen import SchedulerError
 
 _LOG = logging.getLogger("launch.supervise")
@@ -15,7 +15,7 @@ _LEADS_FOR = 2 / 3
 """Part of the lease's duration for which its holder acts on the last renewal that it knows of."""
 _LOOKS = 7
 """Number of times per duration of the lease that it is read and renewed."""
-CALL = 2 / 15
+CALL_SHARE = 2 / 15
 """Part of the lease's duration after which a call is done, or never will be: two of them (a call that the server begins
 when we give it up) are less than what is left of a lease after its holder has stopped acting."""
 
@@ -47,9 +47,9 @@ class Election:
         self._path = path
         self._lasts_s = lasts_s
         self._until = 0.0
-        self._sight: Sight | None = None
+        self._sight: Observation | None = None
         self._failure = ""
-        self._over = False
+        self._given_back = False
 
     @property
     def leads(self) -> bool:
@@ -66,7 +66,7 @@ class Election:
 
     async def run(self) -> None:
         """Take the lease as soon as possible and keep it; returns when it is lost or given back."""
-        while not self.lost.is_set() and not self._over:
+        while not self.lost.is_set() and not self._given_back:
             begun = asyncio.get_running_loop().time()
             try:
                 await self._look(begun)
@@ -83,7 +83,7 @@ class Election:
 
     async def give_back(self) -> None:
         """Stop leading, and free the lease for the next front, if the store can be reached."""
-        led, self._until, self._over = self.leads, 0.0, True
+        led, self._until, self._given_back = self.leads, 0.0, True
         if led:
             try:
                 lease = await self._store.ask("GET", self._path)
@@ -96,14 +96,14 @@ class Election:
         """Read the lease; renew it if it is ours, take it if it is free. Raises SchedulerError."""
         lease = await self._store.ask("GET", self._path)
         claim = claim_of(lease)
-        self._sight = sighted(self._sight, claim, asyncio.get_running_loop().time())
+        self._sight = observed(self._sight, claim, asyncio.get_running_loop().time())
         if claim.holder != self.identity:
             if self.elected.is_set():
                 self._until = 0.0
                 return
             if not may_take(self._sight, begun, self._lasts_s):
                 return
-        if self._over:
+        if self._given_back:
             return
         begun = asyncio.get_running_loop().time()
         try:
@@ -112,9 +112,9 @@ class Election:
             if error.status == 409:
                 return  # somebody was faster: the next look shows who
             raise
-        if self._over:
+        if self._given_back:
             return
-        self._sight = sighted(self._sight, claim_of(lease), begun)
+        self._sight = observed(self._sight, claim_of(lease), begun)
         self._until = begun + self._lasts_s * _LEADS_FOR
         if not self.elected.is_set():
             _LOG.warning("this front leads the fleet from now on")

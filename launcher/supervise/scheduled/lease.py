@@ -23,7 +23,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
 
 
-class Sight(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True):
     """A claim, and when it was first seen unchanged, on our own clock."""
 
     claim: Claim
@@ -43,12 +43,12 @@ def claim_of(lease: Object) -> Claim:
     )
 
 
-def sighted(before: Sight | None, claim: Claim, now: float) -> Sight:
+def observed(before: Observation | None, claim: Claim, now: float) -> Observation:
     """`claim` as seen at `now`; where it is unchanged, `before` with its earlier time."""
-    return before if before is not None and before.claim == claim else Sight(claim, now)
+    return before if before is not None and before.claim == claim else Observation(claim, now)
 
 
-def may_take(sight: Sight, now: float, least_s: float) -> bool:
+def may_take(sight: Observation, now: float, least_s: float) -> bool:
     """Whether nobody holds the lease, or it was not renewed for its duration and for `least_s`."""
     return not sight.claim.holder or now - sight.since > max(sight.claim.lasts_s, least_s)
 

@@ -51,7 +51,7 @@ class ScheduledOwner(ProcessOwner):
     def start(self, spec: ProcessSpec, level: int, record: ServerRecord, watcher: Watcher) -> ScheduledProcess:
         """Start the process in a task; a refusal by the scheduler is reported as an end, never raised."""
         del level, record  # there is no smaller way to run
-        process = self.attached(spec.name, watcher)
+        process = self.attach(spec.name, watcher)
         process.begin()
         return process
 
@@ -79,7 +79,7 @@ class ScheduledOwner(ProcessOwner):
     async def until_gone(self, name: str) -> None:
         """Wait until nothing of `name` is left on any node."""
 
-    async def ask_none_of_group(self, name: str) -> None:
+    async def wait_for_group(self, name: str) -> None:
         """Wait until no other member of its exclusive group, and no earlier run of it, is left."""
         await self.known()
         if self.now(name).stage == "over":  # an earlier run, which a scheduler may start again and again
@@ -102,7 +102,7 @@ class ScheduledOwner(ProcessOwner):
                 try:
                     await self.scale_once(name, wanted)
                 except SchedulerError as error:
-                    if not error.passes:
+                    if not error.is_transient:
                         raise
                     if error.status == _CONFLICT:
                         continue  # somebody changed it meanwhile: it is read again
@@ -114,7 +114,7 @@ class ScheduledOwner(ProcessOwner):
                 else:
                     return
 
-    def leave(self, process: ScheduledProcess) -> None:
+    def detach(self, process: ScheduledProcess) -> None:
         """Send `process` no more updates."""
         if self._processes.get(process.name) is process:
             del self._processes[process.name]
@@ -124,7 +124,7 @@ class ScheduledOwner(ProcessOwner):
     def follow(self) -> None:
         """Start following what runs, unless that has begun."""
         if self._follower is None:
-            self._follower = asyncio.get_running_loop().create_task(self.look_on())
+            self._follower = asyncio.get_running_loop().create_task(self.follow_forever())
 
     async def close(self) -> None:
         """Stop following."""
@@ -134,8 +134,8 @@ class ScheduledOwner(ProcessOwner):
             await asyncio.gather(follower, return_exceptions=True)
 
     @abc.abstractmethod
-    async def look_on(self) -> None:
-        """Follow what runs, for ever, and call `tell` whenever it has changed."""
+    async def follow_forever(self) -> None:
+        """Follow what runs, for ever, and call `notify_processes` whenever it has changed."""
 
     @abc.abstractmethod
     async def known(self) -> None:
@@ -145,12 +145,12 @@ class ScheduledOwner(ProcessOwner):
     async def scale_once(self, name: str, wanted: int) -> None:
         """Make `name` run (1) or not (0), in one try. Raises SchedulerError."""
 
-    def may_change(self) -> None:
+    def require_leading(self) -> None:
         """Raise SchedulerError unless this front leads."""
         if not self.election.leads:
             raise SchedulerError(503, "this front does not lead")
 
-    def tell(self) -> None:
+    def notify_processes(self) -> None:
         """Wake `wait_while`, and let every process look at its state, which may have changed."""
         self._changed.set()
         self._changed = asyncio.Event()
@@ -158,11 +158,11 @@ class ScheduledOwner(ProcessOwner):
             process.look()
 
     async def wait_while(self, holds: Callable[[], bool]) -> None:
-        """Wait as long as `holds()`, which is tested again after every `tell`."""
+        """Wait as long as `holds()`, which is tested again after every `notify_processes`."""
         while holds():
             await self._changed.wait()
 
-    def attached(self, name: str, watcher: Watcher) -> ScheduledProcess:
+    def attach(self, name: str, watcher: Watcher) -> ScheduledProcess:
         """A new object for the process `name`, which gets updates from now on."""
         process = self._processes[name] = ScheduledProcess(self, name, watcher)
         self.follow()
@@ -188,7 +188,7 @@ class ScheduledProcess:
         self.address: tuple[str, int] | None = None
         """See `launcher.supervise.owner`."""
         self._begun = True
-        self._showed = False
+        self._was_seen = False
         """The scheduler has shown something of it."""
         self._ending = False
         self._watcher = watcher
@@ -224,7 +224,7 @@ class ScheduledProcess:
         """See `launcher.supervise.owner`."""
         for task in self._tasks:
             task.cancel()
-        self._owner.leave(self)
+        self._owner.detach(self)
 
     async def log_mark(self) -> object:
         """Its state; a new value for each call while it waits for a node or an image, which is not its fault."""
@@ -236,7 +236,7 @@ class ScheduledProcess:
         if self._ending or not self._begun:
             return
         now = self._owner.now(self.name)
-        self._showed = self._showed or now.stage != "none"
+        self._was_seen = self._was_seen or now.stage != "none"
         if not self._run and now.stage == "running":
             self._run, self.address = now.run, now.address
             self._ready.set_result(0)
@@ -253,7 +253,7 @@ class ScheduledProcess:
     async def _start(self) -> None:
         """Wait for its exclusive group, then scale it up. A refusal is reported as an end."""
         try:
-            await self._owner.ask_none_of_group(self.name)
+            await self._owner.wait_for_group(self.name)
             await self._owner.scale(self.name, 1)
         except SchedulerError as error:
             if not self._ending:
@@ -269,7 +269,7 @@ class ScheduledProcess:
             await self._owner.scale(self.name, 0)
         except SchedulerError as error:  # what may not be scaled is not ours to end; whatever is left of it counts
             _LOG.error("%s is not ended: %s", self.name, error)
-        if not self._showed:
+        if not self._was_seen:
             await asyncio.sleep(_SETTLE_S)
         await self._owner.until_gone(self.name)
         await self._report(how)
@@ -277,7 +277,7 @@ class ScheduledProcess:
     async def _report(self, how: Seen | None) -> None:
         self._ready.cancel()
         ending = await self._owner.ending(self.name, how)
-        self._owner.leave(self)
+        self._owner.detach(self)
         self._watcher.on_exit(ending)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:

@@ -40,6 +40,6 @@ class SchedulerError(Exception):
         self.status = status
 
     @property
-    def passes(self) -> bool:
+    def is_transient(self) -> bool:
         """Whether the call may be repeated: unreachable, busy, failing, changed meanwhile, or our token has expired."""
         return self.status in (0, 401, 408, 409, 410, 429) or self.status >= 500

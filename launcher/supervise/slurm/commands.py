@@ -13,7 +13,7 @@ _LIMIT_S = 20.0
 """Seconds for a command; Slurm's own messages have 10 s (MessageTimeout)."""
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS")
 """Variables that choose the Slurm cluster; all others of a job would be options of the next job."""
-_PASSES = (
+_TRANSIENT = (
     *("unable to contact", "timed out", "connection refused", "connection failure", "connection reset"),
     *("temporarily", "try again", "zero bytes", "communication", "transport endpoint", "authentication error"),
     *("munge", "unexpected message", "resource busy", "in progress"),
@@ -77,4 +77,4 @@ def _status(output: str) -> int:
     plain = output.lower()
     if any(part in plain for part in _UNSURE):
         return 0
-    return 503 if any(part in plain for part in _PASSES) else 422
+    return 503 if any(part in plain for part in _TRANSIENT) else 422

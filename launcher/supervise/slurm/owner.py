@@ -17,7 +17,7 @@ from launcher.supervise.diagnosis import Diagnosis, diagnose
 from launcher.supervise.identity import Rejected, ServerRecord, new_record
 from launcher.supervise.owner import Ending, Watcher
 from launcher.supervise.scheduled import (
-    CALL,
+    CALL_SHARE,
     Election,
     ScheduledOwner,
     ScheduledProcess,
@@ -54,7 +54,7 @@ class Jobs(ScheduledOwner):
 
     def __init__(self, slurm: SlurmUnit, manifest: FleetManifest, *, address: str) -> None:
         """`address`: host and port of our front, for the fronts that wait."""
-        limit_s = slurm.lease_s * CALL
+        limit_s = slurm.lease_s * CALL_SHARE
         self._files = SharedFiles(Path(slurm.shared_dir), limit_s=limit_s)
         self.log_dir = self._files.directory / LOGS
         whose = identity(address, str(os.getpid()), secrets.token_hex(4))
@@ -62,13 +62,13 @@ class Jobs(ScheduledOwner):
         self._jobs: dict[str, list[Job]] = {}
         """Jobs by server, as the queue shows them."""
         self._places: dict[int, Place] = {}
-        self._tellers: dict[int, str] = {}
+        self._reporting_jobs: dict[int, str] = {}
         """Jobs that may have written where they run, with their server."""
         self._looked_at = float("-inf")
         """When the last complete look at the queue began (loop time)."""
         self._submitted: dict[str, tuple[int, float]] = {}
         """By server: the job that runs it or will, and since when it is known (loop time)."""
-        self._hurry = asyncio.Event()
+        self._look_now = asyncio.Event()
         self.take_over(manifest)
 
     def take_over(self, manifest: FleetManifest) -> None:
@@ -87,7 +87,7 @@ class Jobs(ScheduledOwner):
         if job is None:
             return None
         self._submitted[record.name] = job.id, self._looked_at
-        return self.attached(record.name, watcher)
+        return self.attach(record.name, watcher)
 
     async def living(self, specs: Mapping[str, ProcessSpec]) -> tuple[list[ServerRecord], list[Rejected]]:
         """Servers with a job that is not over. None where another front leads."""
@@ -140,11 +140,11 @@ class Jobs(ScheduledOwner):
 
     # --- following ------------------------------------------------------------------------------------------
 
-    async def look_on(self) -> None:
+    async def follow_forever(self) -> None:
         """See `ScheduledOwner`."""
         pause_s, failure = self.pause_s, ""
         while True:
-            self._hurry.clear()
+            self._look_now.clear()
             try:
                 await self._look()
                 pause_s, failure = self.pause_s, ""
@@ -159,14 +159,14 @@ class Jobs(ScheduledOwner):
     async def _rest(self) -> None:
         """Wait until the next look: soon if one is waited for, or a job has written news. Raises SchedulerError."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + (_LOOK_S if self._moves() else _REST_S)
+        until = loop.time() + (_LOOK_S if self._is_changing() else _REST_S)
         while (left_s := until - loop.time()) > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left_s, _GLANCE_S)):
-                    await self._hurry.wait()
+                    await self._look_now.wait()
                     await asyncio.sleep(_SOON_S)
                     return
-            if left_s > _GLANCE_S and await self._files.places(self._tellers) != self._places:
+            if left_s > _GLANCE_S and await self._files.places(self._reporting_jobs) != self._places:
                 return
 
     async def _look(self) -> None:
@@ -175,14 +175,14 @@ class Jobs(ScheduledOwner):
         jobs = by_server(await commands.queue(), self._names)
         running = {job.id: name for name, own in jobs.items() for job in own if job.state == "RUNNING"}
         ended = {j.id: n for n, own in jobs.items() for j in own if j.over and self._submitted.get(n, (0,))[0] == j.id}
-        self._tellers = running | ended
-        self._places = await self._files.places(self._tellers)
+        self._reporting_jobs = running | ended
+        self._places = await self._files.places(self._reporting_jobs)
         self._jobs, self._looked_at = jobs, begun
-        self.tell()
+        self.notify_processes()
         if self.election.leads and not any(lock.locked() for lock in self._turns.values()):
             await commands.cancel([job for own in jobs.values() for job in surplus(own)])
 
-    def _moves(self) -> bool:
+    def _is_changing(self) -> bool:
         if any(process.waits for process in self._processes.values()):
             return True
         return any(self.now(name).stage in ("coming", "ending", "over") for name in self._jobs)
@@ -192,7 +192,7 @@ class Jobs(ScheduledOwner):
         self.follow()
         since = asyncio.get_running_loop().time()
         while self._looked_at <= since:
-            self._hurry.set()
+            self._look_now.set()
             await self._changed.wait()
 
     # --- submitting -----------------------------------------------------------------------------------------
@@ -208,10 +208,10 @@ class Jobs(ScheduledOwner):
         if job is not None:
             self._submitted[name] = job.id, self._looked_at
             return
-        self.may_change()
+        self.require_leading()
         number = await commands.submit(self._units[name].script)
         self._submitted[name] = number, asyncio.get_running_loop().time()
-        self._hurry.set()
+        self._look_now.set()
 
     async def _cancel(self, name: str) -> None:
         await self.known()
@@ -219,9 +219,9 @@ class Jobs(ScheduledOwner):
         jobs = [job.id for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
         if not jobs:
             return
-        self.may_change()
+        self.require_leading()
         await commands.cancel(jobs)
-        self._hurry.set()
+        self._look_now.set()
 
     def _living(self, name: str) -> Job | None:
         living = [job for job in self._jobs.get(name, ()) if not job.over and job.state != "COMPLETING"]
