@@ -82,25 +82,25 @@ class _StreamCollector(_Collector):
 
     def __init__(self, peer: str) -> None:
         super().__init__(peer)
-        self.extra_lines = asyncio.Event()
+        self.more = asyncio.Event()
 
     def write(self, data: bytes, done: bool) -> None:  # noqa: ARG002  # as above
         """Keep the part, and have no more come where there is much."""
         self.parts.append(data)
         self._size += len(data)
         self.write_paused = self._size > _HELD_BYTES
-        self.extra_lines.set()
+        self.more.set()
 
     def answered(self) -> None:
         super().answered()
-        self.extra_lines.set()
+        self.more.set()
 
     def taken(self) -> bytes:
         """What came since."""
         data = b"".join(self.parts)
         self.parts.clear()
         self._size = 0
-        self.extra_lines.clear()
+        self.more.clear()
         return data
 
 
