@@ -423,12 +423,12 @@ class ClientConnection(Deadlines, asyncio.BufferedProtocol):
             handler.drop_body()
         self._waiting.clear()
 
-    def overdue(self) -> None:
+    def on_answer_deadline(self) -> None:
         """The answer's deadline has passed."""
         if self._active is not None:
             self._active.overdue()
 
-    def late(self) -> None:
+    def on_client_deadline(self) -> None:
         """The client's deadline has passed: refuse what is incomplete, or close."""
         place, closing = self._reader.place, self.transport.is_closing()
         if self._discards_upload and not closing:
