@@ -80,7 +80,7 @@ def _run(words: list[str]) -> int:
         if (answer := hydra_answer(words, command_names())) is not None:
             raise ConfigError.of("config/usage", answer)
         words = with_command(words, command_names(), fleet=found_fleet_file() is not None)
-        if not words:
+        if not words and "_LAUNCH_COMPLETE" not in os.environ:
             sys.stderr.write("no launch.yaml here or in ~/.config/launch: `launch init` writes one\n\n")
         code = run_app(words)
         sys.stdout.flush()

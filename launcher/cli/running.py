@@ -252,7 +252,11 @@ def _stop_fleet(directory: Path, status: FleetStatus, err: Terminal) -> list[str
         return _stop_left(directory, (), err)
     running = [p.name for p in status.processes if p.pid is not None]
     supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, report=err.line)
-    left = _stop_left(directory, (), err)
+    try:
+        left = _stop_left(directory, (), err)
+    except SuperviseError:  # somebody removed its lock a moment ago, and it has made that again
+        supervise.end_runtime(directory, wait_s=_STOP_WAIT_S, report=err.line)
+        left = _stop_left(directory, (), err)
     # one that is stopped before it started a server has only its own name
     return running + [name for name in left if name not in running] or [status.deployment]
 

@@ -94,7 +94,7 @@ def _services(manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
 def _upstreams(_manifest: FleetManifest, facts: HostFacts) -> Iterator[Finding]:
     """An upstream that does not answer, or not correctly: the fleet runs without it."""
     note = "who asks for its models gets an error, or their fallback, until it does"
-    for name, wrong in facts.failing_upstreams.items():
+    for name, wrong in facts.unwell_upstreams.items():
         yield _warning("host/upstream-unwell", f"upstreams.{name}", f"{name} {wrong}", note)
 
 

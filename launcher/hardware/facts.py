@@ -42,7 +42,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Directory → bytes of model files in the config that are not there yet, those on one disk added up."""
     models_free: dict[str, int] = {}
     """Each directory of `models_to_come` → free bytes of its disk."""
-    failing_upstreams: dict[str, str] = {}
+    unwell_upstreams: dict[str, str] = {}
     """Upstream → what is wrong with it, as seen from this host."""
     unseen_gpus: tuple[str, ...] = ()
     """GPUs that cannot be listed here: of a backend without a driver module, and without a binary to ask."""
@@ -92,7 +92,7 @@ def gather_facts(
         taken_ports={name: why for name, why in taken if why is not None},
         our_bytes=sum(running.values()),
         disk_free={str(state_dir): _disk_free(state_dir)},
-        failing_upstreams=unwell_upstreams(routes),
+        unwell_upstreams=unwell_upstreams(routes),
     )
 
 
