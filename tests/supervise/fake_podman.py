@@ -7,6 +7,7 @@ port that `--publish=ADDRESS:HOST:CONTAINER` names; the other arguments are kept
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -40,7 +41,8 @@ def remove(name: str) -> None:
     """Kill a container and forget it."""
     pid = pid_of(name)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its client may just have ended it
+            os.kill(pid, signal.SIGKILL)
         while pid_of(name) is not None:
             time.sleep(0.01)
     (HERE / name).unlink(missing_ok=True)
