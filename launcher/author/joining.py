@@ -77,28 +77,28 @@ def ways(
     `memory`: all that the fleet may use; beside GPUs, `ram` is what its servers leave. `mates`: it takes turns with
     these, and no other way is tried.
     """
-    companies = [_named(neighbours, memory.pool, mates)] if mates else list(_companies(neighbours, memory.pool))
+    groups = [_named(neighbours, memory.pool, mates)] if mates else list(_groups_to_join(neighbours, memory.pool))
     if candidate.kind != "chat" and not mates:  # rather in RAM than a swap for each text
-        yield from _whole(candidate, companies[0], CONTEXTS, needs)
+        yield from _whole(candidate, groups[0], CONTEXTS, needs)
         if memory.cards:
-            yield from _partly(candidate, companies[0], memory.ram, needs)
+            yield from _partly(candidate, groups[0], memory.ram, needs)
     long = [c for c in CONTEXTS if c >= CONTEXT_TOGETHER]
     for contexts in (long, [c for c in CONTEXTS if c < CONTEXT_TOGETHER]):
-        for company in companies:
-            yield from _whole(candidate, company, contexts, needs)
-    for company in sorted(companies if memory.cards else (), key=lambda company: not company.group):
-        yield from _partly(candidate, company, memory.ram, needs)
+        for turns in groups:
+            yield from _whole(candidate, turns, contexts, needs)
+    for turns in sorted(groups if memory.cards else (), key=lambda turns: not turns.group):
+        yield from _partly(candidate, turns, memory.ram, needs)
     if mates:
         return
     tokens = tokens_for(candidate, ON_DEMAND)
-    size, free = needs(candidate, tokens), max(0, companies[0].free)
+    size, free = needs(candidate, tokens), max(0, groups[0].free)
     why = f"{gib(size)}, on demand: {gib(free)} are left beside the others"
     yield Way(choice=chosen_as(candidate, tokens, size, why, "warm"))
 
 
 def room(neighbours: Sequence[Neighbour], memory: MemoryBudget) -> int:
     """The most bytes that the fleet can leave for one more server without a change of what a person wrote."""
-    return max(company.free for company in _companies(neighbours, memory.pool))
+    return max(turns.free for turns in _groups_to_join(neighbours, memory.pool))
 
 
 def would_make_room(neighbours: Sequence[Neighbour], memory: MemoryBudget, size: int) -> str | None:
@@ -107,30 +107,30 @@ def would_make_room(neighbours: Sequence[Neighbour], memory: MemoryBudget, size:
     return next((n.name for n in each if _named(neighbours, memory.pool, (n.name,)).free >= size), None)
 
 
-def _companies(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Group]:
+def _groups_to_join(neighbours: Sequence[Neighbour], pool: int) -> Iterator[_Group]:
     """No group; then each present group, the one of the largest server first; then with more and more servers drawn in.
 
     The largest servers are drawn in first, so that fewer have to be.
     """
-    yield _company("", (), neighbours, pool)
+    yield _group("", (), neighbours, pool)
     largest = sorted((n for n in neighbours if n.group), key=lambda n: (-n.bytes, n.name))
     groups = list(dict.fromkeys(n.group for n in largest))
     for group in groups:
-        yield _company(group, (), neighbours, pool)
+        yield _group(group, (), neighbours, pool)
     group = next(iter(groups), TURNS)
     alone = sorted((n for n in neighbours if n.shares and not n.group), key=lambda n: (-n.bytes, n.name))
     for count in range(1, min(len(alone), DRAWN_MAX) + 1):
-        yield _company(group, alone[:count], neighbours, pool)
+        yield _group(group, alone[:count], neighbours, pool)
 
 
 def _named(neighbours: Sequence[Neighbour], pool: int, names: Sequence[str]) -> _Group:
     """The group of the first of `names` that has one, or a new group, with all of `names` in it."""
     named = [n for n in neighbours if n.name in names]
     group = next((n.group for n in named if n.group), TURNS)
-    return _company(group, [n for n in named if n.group != group], neighbours, pool)
+    return _group(group, [n for n in named if n.group != group], neighbours, pool)
 
 
-def _company(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Group:
+def _group(group: str, drawn: Sequence[Neighbour], neighbours: Sequence[Neighbour], pool: int) -> _Group:
     """A group with `drawn` added to it; free is what the servers outside the group leave."""
     members = [n for n in neighbours if group and n.group == group and n not in drawn]
     others = [n for n in neighbours if n not in drawn and n not in members]
@@ -148,24 +148,24 @@ def taken(neighbours: Sequence[Neighbour]) -> int:
     return sum(groups.values()) + sum(n.bytes for n in neighbours if not n.group)
 
 
-def _whole(candidate: ServerCandidate, company: _Group, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
+def _whole(candidate: ServerCandidate, turns: _Group, contexts: Sequence[int], needs: Needs) -> Iterator[Way]:
     """A way for each of `contexts` with which all layers fit."""
     for tokens in steps(candidate, contexts):
         size = needs(candidate, tokens)
-        if size <= company.free:
-            yield _way(candidate, company, tokens, size)
+        if size <= turns.free:
+            yield _way(candidate, turns, tokens, size)
 
 
-def _partly(candidate: ServerCandidate, company: _Group, ram: int, needs: Needs) -> Iterator[Way]:
+def _partly(candidate: ServerCandidate, turns: _Group, ram: int, needs: Needs) -> Iterator[Way]:
     """A way for each context with which the GPUs hold some of the layers, and RAM the rest."""
     for tokens in steps(candidate, [context for context in CONTEXTS if context <= CONTEXT_TOGETHER]):
-        size, free = needs(candidate, tokens), max(0, company.free)
+        size, free = needs(candidate, tokens), max(0, turns.free)
         if free < size <= free + ram:
-            yield _way(candidate, company, tokens, size, SPILLED)
+            yield _way(candidate, turns, tokens, size, SPILLED)
 
 
-def _way(candidate: ServerCandidate, company: _Group, tokens: int, size: int, place: str = "") -> Way:
-    turn = f"takes turns: {gib(max(0, company.beside))} are left beside the others" if company.group else "always up"
-    tier: Literal["hot", "warm"] = "warm" if company.group else "hot"
-    choice = chosen_as(candidate, tokens, size, f"{gib(size)}{place}, {turn}", tier, company.group)
-    return Way(choice=choice, turn_mates=company.turn_mates, drawn_in=company.drawn_in, whole=not place)
+def _way(candidate: ServerCandidate, turns: _Group, tokens: int, size: int, place: str = "") -> Way:
+    turn = f"takes turns: {gib(max(0, turns.beside))} are left beside the others" if turns.group else "always up"
+    tier: Literal["hot", "warm"] = "warm" if turns.group else "hot"
+    choice = chosen_as(candidate, tokens, size, f"{gib(size)}{place}, {turn}", tier, turns.group)
+    return Way(choice=choice, turn_mates=turns.turn_mates, drawn_in=turns.drawn_in, whole=not place)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher import supervise
 from launcher.base import procfs
 from launcher.cli.installed import installed_here
 from launcher.cli.running import fleets, show_status, stop_servers
@@ -45,6 +46,26 @@ def answers(state: Path) -> bool:
             return client.status().ready
     except NoRuntimeError:
         return False
+
+
+def test_a_lock_that_comes_back_while_a_fleet_is_stopped(
+    root: Path, tmp_path: Path, free_port: FreePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file was away for a moment, so that the runtime seemed to have ended: it is told to end again."""
+    spawn_detached(write_deployment_dir(tmp_path / "d", manifest(fake("one", free_port())), free_port()))
+    until(lambda: answers(root / "test"))
+    really_end, ends = supervise.end_runtime, []
+
+    def end(state: Path, *, wait_s: float, report: Callable[[str], None]) -> None:
+        """Find no lock the first time."""
+        ends.append(state)
+        if len(ends) > 1:
+            really_end(state, wait_s=wait_s, report=report)
+
+    monkeypatch.setattr(supervise, "end_runtime", end)
+    assert stop_servers((), everything=True, as_json=False) == 0
+    assert len(ends) == 2
+    assert not answers(root / "test")
 
 
 def test_the_state_of_a_running_fleet_is_removed(

@@ -115,3 +115,15 @@ def test_what_is_nested_too_deep_is_a_sentence(home: Path, capsys: pytest.Captur
 def test_a_good_command_says_nothing_of_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither host/refused, config/not-text nor config/depth."""
     assert (ended("status"), capsys.readouterr().err) == (0, "")
+
+
+def test_a_bare_command_without_a_fleet_file_says_where_it_looked(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The help alone would not say why nothing was started; to completion nothing is said."""
+    monkeypatch.chdir(home)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert ended() == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("no launch.yaml here or in ~/.config/launch: `launch init` writes one\n")
+    assert "Usage:" in out
